@@ -1,0 +1,153 @@
+//! The routing decision: one pure function for the data path, the tools and the tests.
+//!
+//! What is random is an argument, so that a decision can be replayed. Nothing allocates but an upper-case host.
+
+mod hash;
+mod hosts;
+mod matching;
+mod path;
+
+use http::{HeaderMap, Method, StatusCode};
+
+pub use hash::{Hashed, Peers, hash_key, xxh64};
+pub use path::{InvalidPath, normalize_path};
+
+use crate::snapshot::{Action, Forward, Route, RouteTable, VirtualHost, WeightedCluster};
+
+/// What the decision sees of a request: after normalisation, before any rewriting.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestView<'a> {
+    /// Case-sensitive.
+    pub method: &'a Method,
+    /// `http` or `https`.
+    pub scheme: &'a str,
+    /// Host and port as the client sent them.
+    pub authority: &'a str,
+    /// Normalised path with its query string.
+    pub path_and_query: &'a str,
+    /// All header lines; pseudo headers are not among them.
+    pub headers: &'a HeaderMap,
+}
+
+impl<'a> RequestView<'a> {
+    /// The path without the query string.
+    #[must_use]
+    pub fn path(&self) -> &'a str {
+        self.path_and_query.split_once('?').map_or(self.path_and_query, |(path, _)| path)
+    }
+
+    /// The query string, if there is one.
+    #[must_use]
+    pub fn query(&self) -> Option<&'a str> {
+        self.path_and_query.split_once('?').map(|(_, query)| query)
+    }
+}
+
+/// What is to happen with one request.
+#[derive(Debug, Clone, Copy)]
+pub enum Decision<'s> {
+    /// No virtual host has the name, or none of its routes matches: 404 NR.
+    NoRoute,
+    /// Answer here.
+    Direct {
+        /// The route that matched.
+        route: &'s Route,
+        /// Status of the answer.
+        status: StatusCode,
+    },
+    /// Forward to one destination, which retries keep.
+    Forward {
+        /// The route that matched.
+        route: &'s Route,
+        /// Its forwarding policy.
+        forward: &'s Forward,
+        /// The share that the draw hit.
+        destination: &'s WeightedCluster,
+    },
+}
+
+/// Decides. `draw` is called at most once, for a split by weight, and yields a uniform 64-bit value.
+pub fn decide<'s>(
+    table: &'s RouteTable,
+    request: &RequestView<'_>,
+    draw: impl FnOnce() -> u64,
+) -> Decision<'s> {
+    let Some(route) = virtual_host(table, request.authority).and_then(|host| first_match(host, request))
+    else {
+        return Decision::NoRoute;
+    };
+    match &route.action {
+        Action::Direct { status } => Decision::Direct { route, status: *status },
+        Action::Forward(forward) => match split(forward, draw) {
+            Some(destination) => Decision::Forward { route, forward, destination },
+            None => Decision::NoRoute,
+        },
+    }
+}
+
+/// The virtual host that an authority belongs to.
+#[must_use]
+pub fn virtual_host<'s>(table: &'s RouteTable, authority: &str) -> Option<&'s VirtualHost> {
+    let index = table.hosts.find(authority)?;
+    table.virtual_hosts.get(index as usize)
+}
+
+/// The first route of the virtual host that takes the request.
+#[must_use]
+pub fn first_match<'s>(host: &'s VirtualHost, request: &RequestView<'_>) -> Option<&'s Route> {
+    host.routes.iter().find(|route| route.when.matches(request))
+}
+
+/// Envoy `weighted_clusters`: the draw modulo the total, then cumulative ranges in list order.
+fn split(forward: &Forward, draw: impl FnOnce() -> u64) -> Option<&WeightedCluster> {
+    if let [only] = &*forward.clusters {
+        return Some(only);
+    }
+    let mut left = draw().checked_rem(forward.total_weight)?;
+    forward.clusters.iter().find(|entry| {
+        let hit = left < u64::from(entry.weight);
+        left = left.saturating_sub(u64::from(entry.weight));
+        hit
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::{ClusterRef, HeaderOps};
+
+    fn weighted(weights: &[u32]) -> Forward {
+        Forward {
+            clusters: weights
+                .iter()
+                .map(|weight| WeightedCluster {
+                    cluster: ClusterRef::Missing(weight.to_string().into()),
+                    weight: *weight,
+                    request_headers: HeaderOps::default(),
+                    response_headers: HeaderOps::default(),
+                })
+                .collect(),
+            total_weight: weights.iter().map(|weight| u64::from(*weight)).sum(),
+            authority: None,
+            timeout: None,
+            retry: None,
+            hash: Box::default(),
+        }
+    }
+
+    #[test]
+    fn every_draw_hits_the_range_of_its_weight() {
+        let forward = weighted(&[90, 10]);
+        let hits = (0..1000).filter(|draw| split(&forward, || *draw).unwrap().weight == 10).count();
+        assert_eq!(hits, 100);
+        assert_eq!(split(&forward, || 89).unwrap().weight, 90);
+        assert_eq!(split(&forward, || 90).unwrap().weight, 10);
+        assert_eq!(split(&forward, || 190).unwrap().weight, 10);
+    }
+
+    #[test]
+    fn a_lone_destination_needs_no_draw() {
+        let forward = weighted(&[1]);
+        assert_eq!(split(&forward, || unreachable!("not drawn")).unwrap().weight, 1);
+    }
+}
