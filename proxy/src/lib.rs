@@ -1,1 +1,7 @@
-//! Placeholder.
+//! The sidecar as a library: what the binary, the demo and the tests start.
+//!
+//! Modules form floors: the snapshot (crate `outrigger-config`) and [`telemetry`] records at the bottom, then
+//! upstream, the request path, workers, and the wiring on top.
+
+pub mod drain;
+pub mod telemetry;

@@ -1,0 +1,173 @@
+//! Going away without failing a request: the phases of a drain, and the count of what is still open.
+//!
+//! *Announced*: readiness fails, HTTP/2 connections get GOAWAY, HTTP/1 answers carry `Connection: close`, and new
+//! connections are still taken, since clients learn late. *Closing*: nothing new is accepted. *Forced*: whatever is
+//! open is dropped. Who moves from phase to phase, and when, is the business of the application.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, AtomicUsize, Ordering},
+};
+
+use tokio::sync::{Notify, watch};
+
+/// How far the shutdown is. Phases only grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Phase {
+    /// No drain.
+    Serving = 0,
+    /// Clients are told to go away; new connections are still accepted.
+    Announced = 1,
+    /// Nothing new is accepted; what is open may finish.
+    Closing = 2,
+    /// What is open is dropped.
+    Forced = 3,
+}
+
+/// Moves the phase; one per process.
+#[derive(Debug)]
+pub struct Drain {
+    phase: watch::Sender<Phase>,
+    shared: Arc<Shared>,
+}
+
+/// Sees the phase and counts connections; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    phase: watch::Receiver<Phase>,
+    shared: Arc<Shared>,
+}
+
+/// Counts one open connection until it is dropped.
+#[derive(Debug)]
+pub struct Guard(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// The phase again, readable for every response without the lock of the watch channel.
+    phase: AtomicU8,
+    active: AtomicUsize,
+    changed: Notify,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { phase: watch::Sender::new(Phase::Serving), shared: Arc::default() }
+    }
+}
+
+impl Drain {
+    /// A handle for workers and connections.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        Watch { phase: self.phase.subscribe(), shared: Arc::clone(&self.shared) }
+    }
+
+    /// The phase now.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Moves on to `phase`; going back is ignored.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.send_if_modified(|now| {
+            let later = phase > *now;
+            if later {
+                *now = phase;
+                self.shared.phase.store(phase as u8, Ordering::Release);
+            }
+            later
+        });
+    }
+
+    /// Connections that are open.
+    #[must_use]
+    pub fn active(&self) -> usize {
+        self.shared.active.load(Ordering::Acquire)
+    }
+
+    /// Waits until no connection is open.
+    pub async fn idle(&self) {
+        loop {
+            let changed = self.shared.changed.notified();
+            if self.active() == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Watch {
+    /// The phase now, without a lock.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        match self.shared.phase.load(Ordering::Acquire) {
+            0 => Phase::Serving,
+            1 => Phase::Announced,
+            2 => Phase::Closing,
+            _ => Phase::Forced,
+        }
+    }
+
+    /// Whether responses are to say that the connection closes.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.phase() >= Phase::Announced
+    }
+
+    /// Waits for a phase, or a later one. A [`Drain`] that is gone counts as [`Phase::Forced`].
+    pub async fn reached(&mut self, phase: Phase) {
+        // An error means that the sender is gone, and with it the process.
+        let _gone = self.phase.wait_for(|now| *now >= phase).await;
+    }
+
+    /// Counts a connection for as long as the guard lives.
+    #[must_use]
+    pub fn guard(&self) -> Guard {
+        self.shared.active.fetch_add(1, Ordering::AcqRel);
+        Guard(Arc::clone(&self.shared))
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.0.active.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.changed.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn phases_only_grow_and_wake_who_waits() {
+        let drain = Drain::default();
+        let mut watch = drain.watch();
+        assert!(watch.reached(Phase::Announced).now_or_never().is_none());
+        drain.enter(Phase::Closing);
+        drain.enter(Phase::Announced);
+        assert_eq!((drain.phase(), watch.phase()), (Phase::Closing, Phase::Closing));
+        assert!(watch.reached(Phase::Announced).now_or_never().is_some(), "a later phase counts");
+        assert!(watch.reached(Phase::Forced).now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn idle_waits_for_the_last_guard() {
+        let drain = Drain::default();
+        let watch = drain.watch();
+        let (first, second) = (watch.guard(), watch.guard());
+        let mut idle = std::pin::pin!(drain.idle());
+        drop(first);
+        assert!(idle.as_mut().now_or_never().is_none());
+        drop(second);
+        assert!(idle.now_or_never().is_some());
+        assert_eq!(drain.active(), 0);
+    }
+}
