@@ -1,0 +1,249 @@
+//! Istio's request metrics: counted by each worker in cells of its own, merged when somebody scrapes.
+//!
+//! [`Requests`] keys the series by their labels and outlives every reload. A worker resolves a series once and keeps
+//! the handle in its [`Cache`] under small keys (addresses and numbers), so that a request hashes no label and takes no
+//! lock. Both the cache and the registry are bounded; what does not fit counts in one series whose labels all say
+//! `overflow`.
+
+use std::{
+    collections::HashMap,
+    hash::{Hash, Hasher},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use outrigger_config::snapshot::{Cluster, Direction, Endpoint, Node};
+use tokio::time::Instant;
+
+use super::{
+    Flags, Record,
+    histogram::{Histogram, Merged, add},
+    labels::{Labels, Outcome, Peer},
+};
+
+/// Distinct label sets that are kept; each costs about 3 KiB and 0.5 KiB for each worker that counts in it.
+const MAX_SERIES: usize = 2_000;
+/// Distinct hosts that a worker reports for requests without a cluster: clients choose them.
+const MAX_HOSTS: usize = 50;
+/// A series that no worker holds is dropped when it stood still for so long.
+const EXPIRY: Duration = Duration::from_mins(15);
+
+/// All series of requests, shared by the workers and the scraper.
+#[derive(Debug)]
+pub struct Requests {
+    workers: usize,
+    series: Mutex<HashMap<Labels, Series>>,
+}
+
+#[derive(Debug)]
+struct Series {
+    /// One place for each worker, filled when that worker counts.
+    cells: Box<[Option<Arc<Cells>>]>,
+    unheld_since: Option<Instant>,
+}
+
+/// What one worker counted of one series: the four metrics have the same labels.
+#[derive(Debug, Default)]
+struct Cells {
+    requests: AtomicU64,
+    duration: Histogram,
+    request_bytes: Histogram,
+    response_bytes: Histogram,
+}
+
+/// One series, summed over the workers.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(super) struct Sums {
+    pub(super) requests: u64,
+    pub(super) duration: Merged,
+    pub(super) request_bytes: Merged,
+    pub(super) response_bytes: Merged,
+}
+
+impl Requests {
+    /// An empty registry for workers with numbers below `workers`.
+    #[must_use]
+    pub fn new(workers: usize) -> Arc<Self> {
+        Arc::new(Self { workers, series: Mutex::default() })
+    }
+
+    fn resolve(&self, worker: usize, labels: Labels) -> Arc<Cells> {
+        let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        let labels = if series.len() < MAX_SERIES || series.contains_key(&labels) {
+            labels
+        } else {
+            Labels::overflow()
+        };
+        let entry = series
+            .entry(labels)
+            .or_insert_with(|| Series { cells: vec![None; self.workers].into(), unheld_since: None });
+        entry.unheld_since = None;
+        match entry.cells.get_mut(worker) {
+            Some(cell) => Arc::clone(cell.get_or_insert_default()),
+            None => {
+                debug_assert!(false, "worker {worker} of {}", self.workers);
+                Arc::default()
+            }
+        }
+    }
+
+    /// Every series with its sums, in no order. Drops the series that have expired at `now`.
+    pub(super) fn scrape(&self, now: Instant) -> Vec<(Labels, Sums)> {
+        let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        series.retain(|_, entry| !entry.expired(now));
+        series.iter().map(|(labels, entry)| (labels.clone(), entry.sums())).collect()
+    }
+}
+
+impl Series {
+    /// No worker of the current configuration counts here, for long enough to be scraped a last time.
+    fn expired(&mut self, now: Instant) -> bool {
+        if self.cells.iter().flatten().any(|cells| Arc::strong_count(cells) > 1) {
+            self.unheld_since = None;
+            return false;
+        }
+        now.saturating_duration_since(*self.unheld_since.get_or_insert(now)) >= EXPIRY
+    }
+
+    fn sums(&self) -> Sums {
+        let mut sums = Sums::default();
+        for cells in self.cells.iter().flatten() {
+            sums.requests += cells.requests.load(Relaxed);
+            sums.duration.merge(&cells.duration);
+            sums.request_bytes.merge(&cells.request_bytes);
+            sums.response_bytes.merge(&cells.response_bytes);
+        }
+        sums
+    }
+}
+
+/// The series that one worker has resolved under the current snapshot.
+#[derive(Debug)]
+pub(super) struct Cache {
+    worker: usize,
+    requests: Arc<Requests>,
+    own: Peer,
+    handles: HashMap<Key, Arc<Cells>>,
+    hosts: usize,
+}
+
+/// Equal keys have equal labels under one snapshot. Clusters and endpoints are compared by address: the key keeps
+/// them alive, so that no other one takes their place.
+#[derive(Debug, Clone)]
+struct Key {
+    direction: Direction,
+    cluster: Option<Arc<Cluster>>,
+    endpoint: Option<Arc<Endpoint>>,
+    host: Option<Box<str>>,
+    grpc: bool,
+    grpc_status: Option<u32>,
+    status: u16,
+    flags: Flags,
+}
+
+impl Cache {
+    pub(super) fn new(worker: usize, requests: Arc<Requests>) -> Self {
+        Self { worker, requests, own: Peer::own(&Node::default()), handles: HashMap::new(), hosts: 0 }
+    }
+
+    /// Forgets all handles: a new snapshot has other clusters, and perhaps another node.
+    pub(super) fn adopt(&mut self, node: &Node) {
+        self.own = Peer::own(node);
+        self.handles.clear();
+        self.hosts = 0;
+    }
+
+    pub(super) fn count(&mut self, record: &Record, took: Duration) {
+        let cells = self.handle(record);
+        add(&cells.requests, 1);
+        cells.duration.observe(took.as_secs_f64() * 1_000.0);
+        cells.request_bytes.observe(as_f64(record.wire_received));
+        cells.response_bytes.observe(as_f64(record.wire_sent));
+    }
+
+    fn handle(&mut self, record: &Record) -> &Cells {
+        let mut key = Key {
+            direction: record.direction,
+            cluster: record.cluster.clone(),
+            endpoint: record.endpoint.clone(),
+            host: host(record),
+            grpc: record.grpc,
+            grpc_status: record.grpc_status,
+            status: record.status,
+            flags: record.flags,
+        };
+        if key.host.is_some() && !self.handles.contains_key(&key) {
+            if self.hosts < MAX_HOSTS {
+                self.hosts += 1;
+            } else {
+                key.host = None;
+            }
+        }
+        if self.handles.len() >= MAX_SERIES {
+            // Upstreams choose status codes: many distinct keys, few of them used again.
+            self.handles.clear();
+        }
+        self.handles.entry(key).or_insert_with_key(|key| {
+            let labels = Labels::new(&self.own, &key.outcome());
+            self.requests.resolve(self.worker, labels)
+        })
+    }
+}
+
+/// Only a request without a cluster is told by its host.
+fn host(record: &Record) -> Option<Box<str>> {
+    match (&record.cluster, &record.authority) {
+        (None, Some(authority)) => authority.to_str().ok().map(Into::into),
+        _ => None,
+    }
+}
+
+impl Key {
+    fn outcome(&self) -> Outcome<'_> {
+        Outcome {
+            direction: self.direction,
+            cluster: self.cluster.as_deref(),
+            endpoint: self.endpoint.as_deref(),
+            host: self.host.as_deref(),
+            grpc: self.grpc,
+            grpc_status: self.grpc_status,
+            status: self.status,
+            flags: self.flags,
+        }
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        address(self.endpoint.as_ref()) == address(other.endpoint.as_ref())
+            && address(self.cluster.as_ref()) == address(other.cluster.as_ref())
+            && self.status == other.status
+            && self.grpc_status == other.grpc_status
+            && self.grpc == other.grpc
+            && self.flags == other.flags
+            && self.direction == other.direction
+            && self.host == other.host
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        address(self.endpoint.as_ref()).hash(state);
+        address(self.cluster.as_ref()).hash(state);
+        (self.status, self.grpc_status, self.flags, &self.host).hash(state);
+    }
+}
+
+fn address<T>(shared: Option<&Arc<T>>) -> usize {
+    shared.map_or(0, |shared| Arc::as_ptr(shared).addr())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a histogram's sum is a float")]
+fn as_f64(bytes: u64) -> f64 {
+    bytes as f64
+}

@@ -1,0 +1,115 @@
+//! The facts of one request, gathered while it passes.
+
+use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::SystemTime};
+
+use http::{HeaderMap, HeaderValue, Method, Version, uri::PathAndQuery};
+use outrigger_config::snapshot::{Cluster, Direction, Endpoint};
+use tokio::time::Instant;
+
+use super::{Details, Flags, access_log::LogPlan};
+
+/// What is known of one request. [`Shard::begin`](super::Shard::begin) makes it, the request path fills it,
+/// [`Shard::emit`](super::Shard::emit) takes it.
+#[derive(Debug)]
+pub struct Record {
+    /// When the request headers were complete; durations count from here.
+    pub began: Instant,
+    /// The same on the wall clock.
+    pub started: SystemTime,
+    /// Of the listener.
+    pub direction: Direction,
+    /// The client's end of its connection.
+    pub downstream_remote: Option<SocketAddr>,
+    /// Our end of the client's connection.
+    pub downstream_local: Option<SocketAddr>,
+    /// `None` where the request line could not be read.
+    pub method: Option<Method>,
+    /// Normalised path with its query, as sent upstream.
+    pub path: Option<PathAndQuery>,
+    /// `:authority` or `Host`, as sent upstream.
+    pub authority: Option<HeaderValue>,
+    /// What the client spoke.
+    pub version: Option<Version>,
+    /// 16 bytes of the trace, where tracing is on.
+    pub trace_id: Option<u128>,
+    /// Name of the route that matched.
+    pub route: Option<Arc<str>>,
+    /// The cluster that was chosen, if it exists.
+    pub cluster: Option<Arc<Cluster>>,
+    /// The endpoint of the last try.
+    pub endpoint: Option<Arc<Endpoint>>,
+    /// Our end of the connection of the last try; `None` if it never stood.
+    pub upstream_local: Option<SocketAddr>,
+    /// Tries that were sent to an endpoint, or would have been.
+    pub attempts: u32,
+    /// Status that the client got; 0 if it got none.
+    pub status: u16,
+    /// The request's content type is gRPC.
+    pub grpc: bool,
+    /// `grpc-status` of headers or trailers.
+    pub grpc_status: Option<u32>,
+    /// Envoy's response flags.
+    pub flags: Flags,
+    /// Envoy's response code details.
+    pub details: Option<Details>,
+    /// Why the connection to the endpoint failed: `delayed_connect_error:_Connection_refused`.
+    pub transport_failure: Option<Cow<'static, str>>,
+    /// Body bytes that the client sent.
+    pub body_received: u64,
+    /// Body bytes that the client got.
+    pub body_sent: u64,
+    /// Bytes of the request on the client's connection, headers included.
+    pub wire_received: u64,
+    /// Bytes of the response on the client's connection, headers included.
+    pub wire_sent: u64,
+    pub(super) plan: Option<Arc<LogPlan>>,
+    /// Header values by the slots of the plan; empty until the first one is captured.
+    pub(super) captured: Vec<Option<HeaderValue>>,
+}
+
+impl Record {
+    pub(super) fn new(
+        began: Instant,
+        started: SystemTime,
+        direction: Direction,
+        plan: Option<Arc<LogPlan>>,
+    ) -> Self {
+        Self {
+            began,
+            started,
+            direction,
+            downstream_remote: None,
+            downstream_local: None,
+            method: None,
+            path: None,
+            authority: None,
+            version: None,
+            trace_id: None,
+            route: None,
+            cluster: None,
+            endpoint: None,
+            upstream_local: None,
+            attempts: 0,
+            status: 0,
+            grpc: false,
+            grpc_status: None,
+            flags: Flags::default(),
+            details: None,
+            transport_failure: None,
+            body_received: 0,
+            body_sent: 0,
+            wire_received: 0,
+            wire_sent: 0,
+            plan,
+            captured: Vec::new(),
+        }
+    }
+
+    pub(super) fn read_grpc_status(&mut self, headers: &HeaderMap) {
+        if self.grpc
+            && let Some(value) = headers.get("grpc-status")
+        {
+            self.grpc_status = value.to_str().ok().and_then(|text| text.parse().ok());
+        }
+    }
+}
