@@ -5,13 +5,15 @@
 //! whose drops are counted.
 
 mod access_log;
+mod exposition;
 mod flags;
 mod histogram;
 mod labels;
 mod metrics;
 mod record;
 
-pub use access_log::{LogQueue, LogWriter};
+pub use access_log::{LogCounts, LogQueue, LogWriter};
+pub use exposition::{CLASSIC, Kind, Metrics, OPEN_METRICS, Sample};
 pub use flags::{Details, Flag, Flags};
 pub use metrics::Requests;
 pub use record::Record;
@@ -25,6 +27,9 @@ use std::{
 use http::HeaderMap;
 use outrigger_config::snapshot::{Direction, Snapshot};
 use tokio::time::Instant;
+
+#[cfg(test)]
+mod tests;
 
 use access_log::LogPlan;
 use metrics::Cache;

@@ -15,7 +15,7 @@ use outrigger_config::{
 };
 
 use super::Record;
-pub use queue::{LogQueue, LogWriter};
+pub use queue::{LogCounts, LogQueue, LogWriter};
 
 /// A log format with its header names resolved to slots, so that only what it shows is kept of a request.
 #[derive(Debug)]

@@ -37,6 +37,10 @@ pub struct LogWriter {
     shared: Arc<Shared>,
 }
 
+/// Counts the lines of a queue; unlike the queue it does not keep the writer running.
+#[derive(Debug, Clone)]
+pub struct LogCounts(Arc<Shared>);
+
 #[derive(Debug)]
 struct Line {
     path: Arc<str>,
@@ -69,16 +73,24 @@ impl LogQueue {
         }
     }
 
+    /// What became of the lines.
+    #[must_use]
+    pub fn counts(&self) -> LogCounts {
+        LogCounts(Arc::clone(&self.shared))
+    }
+}
+
+impl LogCounts {
     /// Lines that were lost because the queue was full or the file could not be written.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.shared.dropped.load(Relaxed)
+        self.0.dropped.load(Relaxed)
     }
 
     /// Lines that were written.
     #[must_use]
     pub fn written(&self) -> u64 {
-        self.shared.written.load(Relaxed)
+        self.0.written.load(Relaxed)
     }
 }
 
@@ -180,14 +192,10 @@ mod tests {
         for (at, path) in [0, 0, 1, 0].into_iter().map(|at| &paths[at]).enumerate() {
             queue.send(path, format!("{at}\n").as_bytes());
         }
-        let counts = queue.clone();
+        let counts = queue.counts();
         drop(queue);
-        let thread = std::thread::spawn(move || writer.run());
-        while counts.written() < 4 {
-            std::thread::yield_now();
-        }
-        drop(counts);
-        thread.join().unwrap();
+        writer.run();
+        assert_eq!((counts.written(), counts.dropped()), (4, 0));
         let [first, second] = [0, 1].map(|at: usize| std::fs::read_to_string(&*paths[at]).unwrap());
         assert_eq!((first.as_str(), second.as_str()), ("0\n1\n3\n", "2\n"));
     }
@@ -199,13 +207,13 @@ mod tests {
         for _ in 0..=MAX_LINES {
             queue.send(&path, b"x\n");
         }
-        assert_eq!(queue.dropped(), 1);
+        assert_eq!(queue.counts().dropped(), 1);
         drop(writer);
 
         let (queue, _writer) = LogQueue::new();
         queue.send(&path, &vec![b'x'; MAX_BYTES]);
         queue.send(&path, b"x");
-        assert_eq!(queue.dropped(), 1, "bytes are bounded as well");
+        assert_eq!(queue.counts().dropped(), 1, "bytes are bounded as well");
     }
 
     #[test]
@@ -214,9 +222,9 @@ mod tests {
         let (queue, writer) = LogQueue::new();
         let path: Arc<str> = folder.path().join("missing/log").to_str().unwrap().into();
         queue.send(&path, b"x\n");
-        let shared = Arc::clone(&queue.shared);
+        let counts = queue.counts();
         drop(queue);
         writer.run();
-        assert_eq!((shared.dropped.load(Relaxed), shared.written.load(Relaxed)), (1, 0));
+        assert_eq!((counts.dropped(), counts.written()), (1, 0));
     }
 }

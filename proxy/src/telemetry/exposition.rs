@@ -1,0 +1,197 @@
+//! The scrape: every metric of the process as text.
+//!
+//! `prometheus-client` writes OpenMetrics. A scraper that does not ask for it gets the classic text format, which
+//! differs in its comment lines only. Envoy's counters lack the suffix `_total` that OpenMetrics wants of a counter;
+//! their names matter more than their type, so they are of unknown type.
+
+use std::{fmt, sync::Arc};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, LabelSetEncoder, NoLabelSet, text},
+    metrics::{MetricType, exemplar::Exemplar},
+    registry::Registry,
+};
+use tokio::time::Instant;
+
+use super::{
+    Requests,
+    histogram::Merged,
+    labels::{Labels, NAMES},
+    metrics::Sums,
+};
+
+/// Content type of [`Metrics::open_metrics`].
+pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Content type of [`Metrics::classic`].
+pub const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// All sources of metrics.
+#[derive(Debug, Default)]
+pub struct Metrics(Registry);
+
+/// One number of a source, read at the scrape.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// Full name.
+    pub name: &'static str,
+    /// One sentence without its full stop.
+    pub help: &'static str,
+    /// What the number is.
+    pub kind: Kind,
+    /// Names and values.
+    pub labels: Vec<(&'static str, Arc<str>)>,
+    /// The number.
+    pub value: f64,
+}
+
+/// The type of a [`Sample`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows. Its name ends in `_total`, or it is an Envoy counter.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+}
+
+impl Metrics {
+    /// Metrics of requests.
+    #[must_use]
+    pub fn new(requests: Arc<Requests>) -> Self {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(IstioMetrics(requests)));
+        Self(registry)
+    }
+
+    /// Adds a source that is asked at every scrape. Samples of one name must be neighbours.
+    pub fn add(&mut self, source: impl Fn() -> Vec<Sample> + Send + Sync + 'static) {
+        self.0.register_collector(Box::new(Source(source)));
+    }
+
+    /// The OpenMetrics text.
+    #[must_use]
+    pub fn open_metrics(&self) -> String {
+        let mut page = String::new();
+        let written = text::encode(&mut page, &self.0);
+        debug_assert!(written.is_ok(), "a string takes every write");
+        page
+    }
+
+    /// The classic Prometheus text.
+    #[must_use]
+    pub fn classic(&self) -> String {
+        to_classic(&self.open_metrics())
+    }
+}
+
+/// A counter's comments name its samples, and nothing marks the end.
+fn to_classic(page: &str) -> String {
+    let mut classic = String::with_capacity(page.len());
+    let mut help = None;
+    for line in page.lines() {
+        if line == "# EOF" || line.starts_with("# UNIT ") {
+            continue;
+        }
+        if line.starts_with("# HELP ") {
+            help = Some(line);
+            continue;
+        }
+        let Some((family, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.rsplit_once(' ')) else {
+            classic.push_str(line);
+            classic.push('\n');
+            continue;
+        };
+        let (suffix, kind) = match kind {
+            "counter" => ("_total", "counter"),
+            "unknown" => ("", "untyped"),
+            other => ("", other),
+        };
+        if let Some(text) = help.take().and_then(|line| line.strip_prefix("# HELP ")?.strip_prefix(family)) {
+            classic.push_str(&format!("# HELP {family}{suffix}{text}\n"));
+        }
+        classic.push_str(&format!("# TYPE {family}{suffix} {kind}\n"));
+    }
+    classic
+}
+
+/// Istio's request metrics.
+#[derive(Debug)]
+struct IstioMetrics(Arc<Requests>);
+
+impl Collector for IstioMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let series = self.0.scrape(Instant::now());
+        let mut requests =
+            encoder.encode_descriptor("istio_requests", "Requests that ended", None, MetricType::Counter)?;
+        for (labels, sums) in &series {
+            requests.encode_family(labels)?.encode_counter(&sums.requests, NO_EXEMPLAR)?;
+        }
+        let histograms: [(&str, &str, fn(&Sums) -> &Merged); 3] = [
+            (
+                "istio_request_duration_milliseconds",
+                "Time from a request's start to the last byte of its response",
+                |sums| &sums.duration,
+            ),
+            ("istio_request_bytes", "Bytes of a request with its headers", |sums| &sums.request_bytes),
+            ("istio_response_bytes", "Bytes of a response with its headers", |sums| &sums.response_bytes),
+        ];
+        for (name, help, pick) in histograms {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+            for (labels, sums) in &series {
+                let merged = pick(sums);
+                family.encode_family(labels)?.encode_histogram::<NoLabelSet>(
+                    merged.sum(),
+                    merged.count(),
+                    &merged.buckets(),
+                    None,
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+const NO_EXEMPLAR: Option<&Exemplar<NoLabelSet, u64>> = None;
+
+impl EncodeLabelSet for Labels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        let pairs = NAMES.iter().zip(&self.0).filter(|(_, value)| !value.is_empty());
+        pairs.map(|(name, value)| (*name, &**value)).collect::<Vec<_>>().encode(encoder)
+    }
+}
+
+/// Plain numbers of one part of the process.
+struct Source<F>(F);
+
+impl<F> fmt::Debug for Source<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Source")
+    }
+}
+
+impl<F: Fn() -> Vec<Sample> + Send + Sync + 'static> Collector for Source<F> {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        for family in self.0().chunk_by(|left, right| left.name == right.name) {
+            let Some(first) = family.first() else { continue };
+            let total = first.name.strip_suffix("_total");
+            let (name, kind) = match (first.kind, total) {
+                (Kind::Counter, Some(name)) => (name, MetricType::Counter),
+                (Kind::Counter, None) => (first.name, MetricType::Unknown),
+                (Kind::Gauge, _) => (first.name, MetricType::Gauge),
+            };
+            let counts = matches!(kind, MetricType::Counter);
+            let mut metric = encoder.encode_descriptor(name, first.help, None, kind)?;
+            for sample in family {
+                let labels: Vec<(&str, &str)> =
+                    sample.labels.iter().map(|(name, value)| (*name, &**value)).collect();
+                let mut metric = metric.encode_family(&labels)?;
+                if counts {
+                    metric.encode_counter(&sample.value, NO_EXEMPLAR)?;
+                } else {
+                    metric.encode_gauge(&sample.value)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
