@@ -5,3 +5,4 @@
 
 pub mod drain;
 pub mod telemetry;
+pub mod upstream;

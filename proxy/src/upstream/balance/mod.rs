@@ -1,0 +1,186 @@
+//! Load balancing: which host takes a request. Each algorithm is Envoy's, to the bit where it hashes.
+//!
+//! Tables (ring, Maglev) belong to the [`HostSet`] and are shared by the workers; schedules (round robin, weighted least
+//! request) belong to each worker. Nothing here does IO or knows the time.
+
+mod edf;
+mod least_request;
+mod maglev;
+mod random;
+mod ring_hash;
+mod round_robin;
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
+
+use outrigger_config::snapshot::Balancer;
+use rand::{Rng, rngs::SmallRng};
+
+use self::{maglev::Maglev, ring_hash::Ring, round_robin::RoundRobin};
+use super::{ClusterState, Host};
+
+/// The hosts of a cluster between two changes of health or membership.
+#[derive(Debug)]
+pub struct HostSet {
+    /// All hosts, in order of the configuration.
+    pub all: Arc<[Arc<Host>]>,
+    /// Those that take requests: the healthy ones, or all in panic.
+    pub candidates: Arc<[Arc<Host>]>,
+    /// How many are healthy.
+    pub healthy: usize,
+    /// Too few are healthy: all are used.
+    pub panic: bool,
+    pub(super) version: u64,
+    pub(super) picker: Picker,
+}
+
+/// The balancing policy with what it prepares once for all workers.
+#[derive(Debug)]
+pub(super) enum Picker {
+    RoundRobin { weighted: bool },
+    LeastRequest { weighted: bool },
+    Random,
+    Ring(Ring),
+    Maglev(Maglev),
+}
+
+impl Picker {
+    pub(super) fn new(balancer: &Balancer, hosts: &[Arc<Host>]) -> Self {
+        let weighted = hosts.windows(2).any(|pair| match pair {
+            [a, b] => a.endpoint.weight != b.endpoint.weight,
+            _ => false,
+        });
+        let weights =
+            || hosts.iter().map(|host| (&*host.endpoint.key, host.endpoint.weight)).collect::<Vec<_>>();
+        match *balancer {
+            Balancer::RoundRobin => Self::RoundRobin { weighted },
+            Balancer::LeastRequest => Self::LeastRequest { weighted },
+            Balancer::Random => Self::Random,
+            Balancer::RingHash { minimum_ring_size, maximum_ring_size } => {
+                Self::Ring(Ring::new(&weights(), minimum_ring_size, maximum_ring_size))
+            }
+            Balancer::Maglev { table_size } => Self::Maglev(Maglev::new(&weights(), table_size)),
+        }
+    }
+
+    /// Whether building it is worth another thread.
+    pub(super) fn is_table(&self) -> bool {
+        matches!(self, Self::Ring(_) | Self::Maglev(_))
+    }
+}
+
+/// The schedules of one worker.
+#[derive(Debug, Default)]
+pub struct Balancers {
+    schedules: RefCell<HashMap<u64, Schedule>>,
+}
+
+#[derive(Debug)]
+struct Schedule {
+    cluster: Weak<ClusterState>,
+    version: u64,
+    order: RoundRobin,
+}
+
+impl Balancers {
+    /// No schedule yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Picks a host, or none where no host takes requests (flag UH).
+    ///
+    /// `hash` is the request's key for ring hash and Maglev; without one a random number takes its place. Hosts in
+    /// `avoid` are picked again up to 5 times; the sixth host is taken whatever it is (Istio's
+    /// `host_selection_retry_max_attempts`).
+    pub fn pick(
+        &self,
+        cluster: &Arc<ClusterState>,
+        hash: Option<u64>,
+        avoid: &[Arc<Host>],
+        rng: &mut SmallRng,
+    ) -> Option<Arc<Host>> {
+        let set = cluster.hosts();
+        if set.candidates.is_empty() {
+            return None;
+        }
+        if set.panic {
+            cluster.stats.lb_healthy_panic.inc();
+        }
+        let hash = if set.picker.is_table() { hash.unwrap_or_else(|| rng.next_u64()) } else { 0 };
+        let mut last = None;
+        for attempt in 0..=RE_PICKS {
+            let host = set.candidates.get(self.index(cluster, &set, hash, attempt, rng))?;
+            // A table is replaced a moment after the ejection: until then an ejected host is passed over.
+            let gone = !set.panic && host.is_ejected();
+            if !gone && !avoid.iter().any(|other| other.id() == host.id()) {
+                return Some(host.clone());
+            }
+            last = Some(host);
+        }
+        last.cloned()
+    }
+
+    fn index(
+        &self,
+        cluster: &Arc<ClusterState>,
+        set: &HostSet,
+        hash: u64,
+        attempt: u64,
+        rng: &mut SmallRng,
+    ) -> usize {
+        let hosts = &*set.candidates;
+        match &set.picker {
+            Picker::Ring(ring) => ring.pick(hash, attempt),
+            Picker::Maglev(maglev) => maglev.pick(hash, attempt),
+            Picker::Random => random::pick(hosts.len(), rng),
+            Picker::LeastRequest { weighted: false } => {
+                least_request::pick(hosts.len(), rng, |i| active(hosts, i))
+            }
+            Picker::LeastRequest { weighted: true } => {
+                let weight = |i| weight(hosts, i) / (active(hosts, i) + 1) as f64;
+                self.scheduled(cluster, set, true, rng, weight)
+            }
+            Picker::RoundRobin { weighted } => {
+                self.scheduled(cluster, set, *weighted, rng, |i| weight(hosts, i))
+            }
+        }
+    }
+
+    fn scheduled(
+        &self,
+        cluster: &Arc<ClusterState>,
+        set: &HostSet,
+        weighted: bool,
+        rng: &mut SmallRng,
+        weight: impl Fn(usize) -> f64,
+    ) -> usize {
+        let mut schedules = self.schedules.borrow_mut();
+        let current = schedules.get(&cluster.id()).is_some_and(|schedule| schedule.version == set.version);
+        if !current {
+            // A new host set is rare: a good time to forget the clusters that are gone.
+            schedules.retain(|_, schedule| schedule.cluster.strong_count() > 0);
+            let order = RoundRobin::new(set.candidates.len(), weighted, rng.next_u64(), &weight);
+            let cluster = (cluster.id(), Arc::downgrade(cluster));
+            schedules.insert(cluster.0, Schedule { cluster: cluster.1, version: set.version, order });
+        }
+        schedules.get_mut(&cluster.id()).map_or(0, |schedule| schedule.order.pick(weight))
+    }
+}
+
+/// Re-picks where a picked host is to be avoided.
+const RE_PICKS: u64 = 5;
+
+fn weight(hosts: &[Arc<Host>], index: usize) -> f64 {
+    hosts.get(index).map_or(1.0, |host| f64::from(host.endpoint.weight))
+}
+
+fn active(hosts: &[Arc<Host>], index: usize) -> u64 {
+    hosts.get(index).map_or(0, |host| host.active())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,103 @@
+//! One endpoint of one cluster at run time: its counters and its health. Both outlive a reload.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use outrigger_config::snapshot::Endpoint;
+
+use super::{
+    HostStats,
+    outlier::{EjectionReport, Health},
+};
+
+/// Identity of an endpoint within its cluster, for as long as the process lives: pools and retries are keyed by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostId(u64);
+
+impl HostId {
+    fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Relaxed))
+    }
+}
+
+/// An endpoint as one snapshot describes it, with the state it shares with its earlier descriptions.
+#[derive(Debug)]
+pub struct Host {
+    /// Address, weight and labels.
+    pub endpoint: Arc<Endpoint>,
+    state: Arc<HostState>,
+}
+
+#[derive(Debug)]
+struct HostState {
+    id: HostId,
+    stats: HostStats,
+    health: Health,
+    removed: AtomicBool,
+}
+
+impl Host {
+    pub(super) fn new(endpoint: Arc<Endpoint>) -> Self {
+        let state = HostState {
+            id: HostId::next(),
+            stats: HostStats::default(),
+            health: Health::default(),
+            removed: AtomicBool::new(false),
+        };
+        Self { endpoint, state: Arc::new(state) }
+    }
+
+    /// The same host under a new description.
+    pub(super) fn described(&self, endpoint: Arc<Endpoint>) -> Self {
+        Self { endpoint, state: self.state.clone() }
+    }
+
+    /// Identity: the same cluster name and address, whatever the weight and labels.
+    pub fn id(&self) -> HostId {
+        self.state.id
+    }
+
+    /// Where to connect.
+    pub fn address(&self) -> SocketAddr {
+        self.endpoint.address
+    }
+
+    /// Its counters.
+    pub fn stats(&self) -> &HostStats {
+        &self.state.stats
+    }
+
+    /// Active requests of all workers, the load that `LEAST_REQUEST` compares.
+    pub fn active(&self) -> u64 {
+        self.state.stats.rq_active.get()
+    }
+
+    /// Whether it is ejected now (Envoy `/failed_outlier_check`).
+    pub fn is_ejected(&self) -> bool {
+        self.state.health.is_ejected()
+    }
+
+    /// Why, since when and until when it is ejected, and how often it was.
+    pub fn ejection(&self) -> EjectionReport {
+        self.state.health.report()
+    }
+
+    pub(super) fn health(&self) -> &Health {
+        &self.state.health
+    }
+
+    /// Whether no snapshot names it any more: its idle connections are to be closed.
+    pub fn is_removed(&self) -> bool {
+        self.state.removed.load(Relaxed)
+    }
+
+    pub(super) fn remove(&self) {
+        self.state.removed.store(true, Relaxed);
+    }
+}
