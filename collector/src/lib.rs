@@ -2,5 +2,6 @@
 
 pub mod otlp;
 mod signal;
+pub mod status;
 
 pub use signal::Signal;
