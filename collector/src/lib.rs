@@ -1,5 +1,6 @@
 //! A small OTLP collector that loses nothing it has accepted.
 
+pub mod config;
 pub mod otlp;
 mod signal;
 pub mod status;
