@@ -1,7 +1,11 @@
 //! A small OTLP collector that loses nothing it has accepted.
 
+pub mod budget;
 pub mod config;
+pub mod metrics;
 pub mod otlp;
+pub mod pipeline;
+pub mod queue;
 mod signal;
 pub mod status;
 
