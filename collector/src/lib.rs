@@ -6,6 +6,7 @@ pub mod metrics;
 pub mod otlp;
 pub mod pipeline;
 pub mod queue;
+pub mod receivers;
 mod signal;
 pub mod status;
 
