@@ -2,6 +2,7 @@
 
 pub mod budget;
 pub mod config;
+pub mod exporters;
 pub mod metrics;
 pub mod otlp;
 pub mod pipeline;

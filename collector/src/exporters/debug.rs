@@ -1,0 +1,34 @@
+//! The log as a destination: a line per batch, and its content if asked for.
+
+use bytes::Bytes;
+
+use super::{Delivered, Failure, Request};
+use crate::otlp;
+use crate::signal::Signal;
+
+/// Writes to the log.
+#[derive(Debug)]
+pub struct Debug {
+    pub(super) name: String,
+    pub(super) detailed: bool,
+}
+
+impl Debug {
+    pub(super) fn prepare(&self, signal: Signal, payload: Bytes) -> Result<Bytes, Failure> {
+        if !self.detailed {
+            return Ok(payload);
+        }
+        otlp::to_json(signal, &payload).map(Bytes::from).map_err(|error| Failure::final_(error.to_string()))
+    }
+
+    pub(super) fn send(&self, request: &Request) -> Delivered {
+        let (exporter, signal, items) = (self.name.as_str(), request.signal.name(), request.items);
+        if self.detailed {
+            let content = String::from_utf8_lossy(&request.body);
+            tracing::info!(exporter, signal, items, %content, "batch");
+        } else {
+            tracing::info!(exporter, signal, items, bytes = request.body.len(), "batch");
+        }
+        Delivered::default()
+    }
+}
