@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! The program `otlp-collector`; everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    otlp_collector::cli::main(std::env::args_os())
+}
