@@ -1,0 +1,224 @@
+//! Binds listeners and hands each accepted socket to the worker with the fewest live connections.
+//!
+//! Few long HTTP/2 connections make `SO_REUSEPORT` uneven, so one accept loop a listener counts instead. It runs on
+//! the control thread; no request is looked at here.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use outrigger_config::snapshot::Direction;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::sleep,
+};
+
+/// Connections that wait to be accepted by the system.
+const BACKLOG: i32 = 4096;
+/// Accepted sockets that wait for one worker.
+const QUEUE: usize = 256;
+/// Wait after a failed accept: descriptors or memory are short, and others must be able to give some back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a connection knows of the listener it came in by.
+#[derive(Debug)]
+pub struct ListenerInfo {
+    /// Name in the snapshot: `127.0.0.1_4317`.
+    pub name: Arc<str>,
+    /// Inbound or outbound.
+    pub direction: Direction,
+    /// The bound address, port 0 resolved.
+    pub address: SocketAddr,
+}
+
+/// A connection on its way to a worker.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Not registered with any runtime yet.
+    pub stream: std::net::TcpStream,
+    /// The client.
+    pub peer: SocketAddr,
+    /// Where it came in.
+    pub listener: Arc<ListenerInfo>,
+    /// Held as long as the connection lives.
+    pub live: Live,
+}
+
+/// Counts one live connection of a worker and of the process, until it is dropped.
+#[derive(Debug)]
+pub struct Live {
+    worker: Arc<AtomicUsize>,
+    total: Arc<AtomicUsize>,
+}
+
+impl Live {
+    fn new(worker: &Arc<AtomicUsize>, total: &Arc<AtomicUsize>) -> Self {
+        worker.fetch_add(1, Relaxed);
+        total.fetch_add(1, Relaxed);
+        Self { worker: Arc::clone(worker), total: Arc::clone(total) }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.worker.fetch_sub(1, Relaxed);
+        self.total.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The accepting side of all workers; shared by the accept loops.
+#[derive(Debug, Clone)]
+pub struct Workers {
+    lanes: Arc<[Lane]>,
+    total: Arc<AtomicUsize>,
+    limit: usize,
+    refused: Arc<AtomicUsize>,
+}
+
+#[derive(Debug)]
+struct Lane {
+    sender: mpsc::Sender<Accepted>,
+    live: Arc<AtomicUsize>,
+}
+
+impl Workers {
+    /// Makes `count` lanes; each receiver is served by one worker. Above `limit` live connections new ones are closed
+    /// at once.
+    #[must_use]
+    pub fn new(count: usize, limit: usize) -> (Self, Vec<mpsc::Receiver<Accepted>>) {
+        let (lanes, receivers): (Vec<_>, Vec<_>) = (0..count)
+            .map(|_| {
+                let (sender, receiver) = mpsc::channel(QUEUE);
+                (Lane { sender, live: Arc::default() }, receiver)
+            })
+            .unzip();
+        (Self { lanes: lanes.into(), total: Arc::default(), limit, refused: Arc::default() }, receivers)
+    }
+
+    /// Live connections, those on their way to a worker included.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.total.load(Relaxed)
+    }
+
+    /// Connections that were closed because the limit was reached.
+    #[must_use]
+    pub fn refused(&self) -> usize {
+        self.refused.load(Relaxed)
+    }
+
+    async fn hand_off(&self, stream: std::net::TcpStream, peer: SocketAddr, listener: &Arc<ListenerInfo>) {
+        if self.live() >= self.limit {
+            self.refused.fetch_add(1, Relaxed);
+            return;
+        }
+        let Some(lane) = self.lanes.iter().min_by_key(|lane| lane.live.load(Relaxed)) else { return };
+        let live = Live::new(&lane.live, &self.total);
+        // A worker that is gone takes nothing: the process is stopping.
+        let _ = lane.sender.send(Accepted { stream, peer, listener: Arc::clone(listener), live }).await;
+    }
+}
+
+/// Binds `address` with `SO_REUSEADDR`.
+///
+/// # Errors
+/// Those of the system: the port is in use, or may not be bound.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Accepts for ever; drop the future to close the listener. A failed accept is waited out, never fatal.
+pub async fn accept(listener: TcpListener, info: Arc<ListenerInfo>, workers: Workers) {
+    loop {
+        let accepted = listener.accept().await.and_then(|(stream, peer)| Ok((prepare(stream)?, peer)));
+        match accepted {
+            Ok((stream, peer)) => workers.hand_off(stream, peer, &info).await,
+            Err(error) if is_about_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(listener = %info.name, %error, "accept failed");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Without `TCP_NODELAY` gRPC waits 40 ms for delayed acknowledgements.
+fn prepare(stream: TcpStream) -> io::Result<std::net::TcpStream> {
+    stream.set_nodelay(true)?;
+    stream.into_std()
+}
+
+/// The client left before it was accepted: the listener itself is well.
+fn is_about_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidInput};
+    // A socket whose peer is gone answers `setsockopt` with EINVAL on some systems.
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | InvalidInput)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(listener: &TcpListener) -> Arc<ListenerInfo> {
+        let address = listener.local_addr().unwrap();
+        Arc::new(ListenerInfo { name: "test".into(), direction: Direction::Outbound, address })
+    }
+
+    #[tokio::test]
+    async fn the_worker_with_the_fewest_connections_takes_the_next() {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let info = info(&listener);
+        let address = info.address;
+        let (workers, mut lanes) = Workers::new(2, 100);
+        let accepting = tokio::spawn(accept(listener, info, workers.clone()));
+        let mut clients = Vec::new();
+        for _ in 0..4 {
+            clients.push(TcpStream::connect(address).await.unwrap());
+        }
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        for _ in 0..2 {
+            first.push(lanes[0].recv().await.unwrap());
+            second.push(lanes[1].recv().await.unwrap());
+        }
+        assert_eq!(workers.live(), 4);
+        second.clear();
+        for _ in 0..2 {
+            clients.push(TcpStream::connect(address).await.unwrap());
+            second.push(lanes[1].recv().await.unwrap());
+        }
+        assert!(lanes[0].try_recv().is_err());
+        accepting.abort();
+    }
+
+    #[tokio::test]
+    async fn connections_above_the_limit_are_closed() {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let info = info(&listener);
+        let address = info.address;
+        let (workers, mut lanes) = Workers::new(1, 1);
+        let accepting = tokio::spawn(accept(listener, info, workers.clone()));
+        let _kept = TcpStream::connect(address).await.unwrap();
+        let live = lanes[0].recv().await.unwrap();
+        let mut refused = TcpStream::connect(address).await.unwrap();
+        let read = tokio::io::AsyncReadExt::read(&mut refused, &mut [0; 8]).await;
+        assert!(matches!(read, Ok(0) | Err(_)));
+        assert_eq!(workers.refused(), 1);
+        drop(live);
+        let _next = TcpStream::connect(address).await.unwrap();
+        assert!(lanes[0].recv().await.is_some());
+        accepting.abort();
+    }
+}

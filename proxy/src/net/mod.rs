@@ -1,0 +1,8 @@
+//! Sockets: where connections come from and the one wrapper that every downstream connection is read through.
+//!
+//! Nothing here knows a route or a header's meaning beyond what framing needs.
+
+pub(crate) mod gate;
+pub mod listen;
+pub(crate) mod sniff;
+pub(crate) mod socket;

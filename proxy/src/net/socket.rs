@@ -1,0 +1,261 @@
+//! The one wrapper around a downstream socket: counts wire bytes, replays what the sniffer read, and passes HTTP/1
+//! through the gate.
+//!
+//! It is `Send`, as an upgraded connection needs it. A refused head is replaced by a stand-in request, so that the
+//! refusal is answered, logged and ordered behind earlier answers like any other request.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Sleep, sleep},
+};
+
+use super::gate::{Gate, Verdict, Violation};
+
+/// From the first byte of a request head to its last (`spec: header read, 15 s from first byte`).
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a closed connection still reads, so that the last answer is not lost to a reset (Envoy
+/// `delayed_close_timeout`).
+const LINGER: Duration = Duration::from_secs(1);
+/// What hyper is given in the place of a refused head.
+const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\n\r\n";
+
+/// A downstream connection as hyper sees it.
+pub(crate) struct Socket {
+    stream: TcpStream,
+    meter: Arc<Meter>,
+    /// Bytes that may be read next: sniffed, or released by the gate.
+    ready: BytesMut,
+    /// An incomplete head.
+    held: BytesMut,
+    gate: Option<Gate>,
+    head_timer: Option<Pin<Box<Sleep>>>,
+    lingering: Option<Pin<Box<Sleep>>>,
+    ended: bool,
+}
+
+/// What a connection's service sees of its socket.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    read: AtomicU64,
+    written: AtomicU64,
+    refused: OnceLock<(u64, Violation)>,
+}
+
+impl Meter {
+    /// Bytes that came from the client.
+    pub(crate) fn read(&self) -> u64 {
+        self.read.load(Relaxed)
+    }
+
+    /// Bytes that went to the client.
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Relaxed)
+    }
+
+    /// Why request number `index` (from 0) of the connection is a stand-in.
+    pub(crate) fn violation(&self, index: u64) -> Option<Violation> {
+        self.refused.get().filter(|(at, _)| *at == index).map(|(_, violation)| *violation)
+    }
+}
+
+impl Socket {
+    /// Wraps a stream of which `sniffed` was read already.
+    pub(crate) fn new(stream: TcpStream, sniffed: BytesMut, http1: bool) -> Self {
+        let meter = Arc::new(Meter::default());
+        meter.read.store(sniffed.len() as u64, Relaxed);
+        let mut socket = Self {
+            stream,
+            meter,
+            ready: BytesMut::new(),
+            held: BytesMut::new(),
+            gate: http1.then(Gate::default),
+            head_timer: None,
+            lingering: None,
+            ended: false,
+        };
+        if http1 {
+            socket.held = sniffed;
+            socket.release();
+        } else {
+            socket.ready = sniffed;
+        }
+        socket
+    }
+
+    /// The counters, for the service.
+    pub(crate) fn meter(&self) -> Arc<Meter> {
+        Arc::clone(&self.meter)
+    }
+
+    /// Judges what is held back.
+    fn release(&mut self) {
+        let Some(gate) = &mut self.gate else { return };
+        match gate.admit(&self.held) {
+            Verdict::All => {
+                self.ready.unsplit(std::mem::take(&mut self.held));
+                self.head_timer = None;
+            }
+            Verdict::Hold(passed) => {
+                let passed = self.held.split_to(passed);
+                if !passed.is_empty() {
+                    self.ready.unsplit(passed);
+                    self.head_timer = None;
+                }
+                self.head_timer.get_or_insert_with(|| Box::pin(sleep(HEAD_TIMEOUT)));
+            }
+            Verdict::Refuse(passed, violation) => {
+                self.held.truncate(passed);
+                self.ready.unsplit(std::mem::take(&mut self.held));
+                self.refuse(violation);
+            }
+        }
+    }
+
+    fn refuse(&mut self, violation: Violation) {
+        let index = self.gate.as_ref().map_or(0, Gate::heads);
+        // Only one head is ever refused: nothing passes behind it.
+        let _ = self.meter.refused.set((index, violation));
+        self.ready.extend_from_slice(STAND_IN);
+        self.held = BytesMut::new();
+        self.head_timer = None;
+    }
+
+    /// Judges bytes that stand in the reader's buffer, in place: a whole head is never copied.
+    fn admit(&mut self, buffer: &mut ReadBuf<'_>, start: usize) {
+        let Some(gate) = &mut self.gate else { return };
+        let fresh = buffer.filled().get(start..).unwrap_or_default();
+        if !self.held.is_empty() {
+            self.held.extend_from_slice(fresh);
+            buffer.set_filled(start);
+            self.release();
+            return;
+        }
+        match gate.admit(fresh) {
+            Verdict::All => {}
+            Verdict::Hold(passed) => {
+                self.held.extend_from_slice(fresh.get(passed..).unwrap_or_default());
+                buffer.set_filled(start + passed);
+                self.head_timer = Some(Box::pin(sleep(HEAD_TIMEOUT)));
+            }
+            Verdict::Refuse(passed, violation) => {
+                buffer.set_filled(start + passed);
+                self.refuse(violation);
+            }
+        }
+    }
+
+    fn poll_stream(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
+        let start = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        let count = buffer.filled().len() - start;
+        self.meter.read.fetch_add(count as u64, Relaxed);
+        self.ended |= count == 0;
+        Poll::Ready(Ok(count))
+    }
+
+    /// Reads and forgets until the client closes.
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut space = [0; 1024];
+        while !self.ended {
+            ready!(self.poll_stream(cx, &mut ReadBuf::new(&mut space)))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        loop {
+            if !this.ready.is_empty() {
+                let count = this.ready.len().min(buffer.remaining());
+                buffer.put_slice(this.ready.get(..count).unwrap_or_default());
+                this.ready.advance(count);
+                if this.ready.is_empty() {
+                    // The gate is rarely needed: its memory is given back.
+                    this.ready = BytesMut::new();
+                }
+                return Poll::Ready(Ok(()));
+            }
+            if this.meter.refused.get().is_some() {
+                return this.poll_discard(cx);
+            }
+            let start = buffer.filled().len();
+            match this.poll_stream(cx, buffer) {
+                Poll::Ready(read) => {
+                    if read? == 0 {
+                        return Poll::Ready(Ok(()));
+                    }
+                    this.admit(buffer, start);
+                    if buffer.filled().len() > start {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Poll::Pending => {
+                    let Some(timer) = &mut this.head_timer else { return Poll::Pending };
+                    ready!(timer.as_mut().poll(cx));
+                    this.refuse(Violation::Timeout);
+                }
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, data))?;
+        self.meter.written.fetch_add(written as u64, Relaxed);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, data))?;
+        self.meter.written.fetch_add(written as u64, Relaxed);
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    /// Ends the sending side, then reads until the client has closed as well, but no longer than [`LINGER`].
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.lingering.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            this.lingering = Some(Box::pin(sleep(LINGER)));
+        }
+        if this.poll_discard(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(timer) = &mut this.lingering {
+            ready!(timer.as_mut().poll(cx));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
