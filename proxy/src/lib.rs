@@ -4,5 +4,7 @@
 //! upstream, the request path, workers, and the wiring on top.
 
 pub mod drain;
+pub mod http;
+pub mod net;
 pub mod telemetry;
 pub mod upstream;

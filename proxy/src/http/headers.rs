@@ -1,0 +1,254 @@
+//! Header hygiene: what ends at this hop, what a client may not say, and what we add, in Envoy's order.
+//!
+//! Hop-by-hop and `Connection`-named headers go before any of ours come. The header operations of routes run here,
+//! their values are made in [`format`](super::format).
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{
+        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, SERVER, TE, TRANSFER_ENCODING, UPGRADE,
+    },
+};
+use outrigger_config::snapshot::{Direction, HeaderOps};
+
+use super::format::{Facts, evaluate};
+
+pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(crate) const X_ENVOY_ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+pub(crate) const X_ENVOY_EXPECTED_RQ_TIMEOUT_MS: HeaderName =
+    HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+pub(crate) const X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName =
+    HeaderName::from_static("x-envoy-upstream-service-time");
+pub(crate) const X_ENVOY_OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(crate) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// What only a mesh-internal caller may say; a sidecar takes every caller for external (Envoy `cleanHeaders`).
+const INTERNAL: [HeaderName; 15] = [
+    HeaderName::from_static("x-envoy-force-trace"),
+    HeaderName::from_static("x-envoy-retry-on"),
+    HeaderName::from_static("x-envoy-retry-grpc-on"),
+    HeaderName::from_static("x-envoy-max-retries"),
+    HeaderName::from_static("x-envoy-retriable-status-codes"),
+    HeaderName::from_static("x-envoy-retriable-header-names"),
+    HeaderName::from_static("x-envoy-upstream-rq-timeout-ms"),
+    HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms"),
+    HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response"),
+    HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
+    HeaderName::from_static("x-envoy-original-url"),
+    HeaderName::from_static("x-envoy-internal"),
+    HeaderName::from_static("x-envoy-ip-tags"),
+    HeaderName::from_static("x-envoy-upstream-alt-stat-name"),
+    HeaderName::from_static("x-envoy-upstream-stream-duration-ms"),
+];
+
+/// Removes what must not pass from the client: hop-by-hop headers, those that any `Connection` line names, internal
+/// `x-envoy-*` and the certificate header (SANITIZE). Host and framing stay whatever `Connection` says.
+pub(crate) fn clean_request(headers: &mut HeaderMap) {
+    let trailers = headers.get_all(TE).iter().any(|line| has_token(line, "trailers"));
+    for name in named_by_connection(headers) {
+        headers.remove(name);
+    }
+    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, UPGRADE, HTTP2_SETTINGS, TRANSFER_ENCODING] {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if headers.keys().any(|name| name.as_str().starts_with("x-")) {
+        for name in &INTERNAL {
+            headers.remove(name);
+        }
+        headers.remove(X_ENVOY_EXPECTED_RQ_TIMEOUT_MS);
+        headers.remove("x-forwarded-client-cert");
+    }
+}
+
+/// Removes what ends at this hop from an upstream's answer. Headers that its `Connection` names stay, as in Envoy.
+pub(crate) fn clean_response(headers: &mut HeaderMap) {
+    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+}
+
+/// Removes from trailers what would change framing, routing or the connection if someone merged them into headers.
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    for name in
+        [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, UPGRADE, TRANSFER_ENCODING, CONTENT_LENGTH, HOST]
+    {
+        trailers.remove(name);
+    }
+}
+
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let lines = headers.get_all(CONNECTION).iter().chain(headers.get_all(PROXY_CONNECTION));
+    lines
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+        .filter(|name| *name != HOST && *name != CONTENT_LENGTH)
+        .collect()
+}
+
+/// Whether a comma-separated value holds a token, parameters and case ignored.
+pub(crate) fn has_token(value: &HeaderValue, token: &str) -> bool {
+    value.as_bytes().split(|byte| *byte == b',').any(|part| {
+        let name = part.split(|byte| *byte == b';').next().unwrap_or_default();
+        name.trim_ascii().eq_ignore_ascii_case(token.as_bytes())
+    })
+}
+
+/// True for a gRPC request: `application/grpc`, with or without a suffix; not gRPC-Web.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return false };
+    value
+        .as_bytes()
+        .strip_prefix(b"application/grpc")
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+}
+
+/// Several cookie lines (HTTP/2 splits them) become one for HTTP/1 and for hashing.
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (lines.next(), lines.next()) else { return };
+    let mut joined = first.as_bytes().to_vec();
+    for line in [second].into_iter().chain(lines) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(line.as_bytes());
+    }
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+/// Istio's order: removals, then `set`, then `add`. An empty value is not added.
+pub(crate) fn apply(ops: &HeaderOps, headers: &mut HeaderMap, facts: &Facts<'_>) {
+    for name in &ops.remove {
+        headers.remove(name);
+    }
+    for (name, format) in &ops.set {
+        match evaluate(format, facts, headers) {
+            Some(value) => drop(headers.insert(name, value)),
+            None => drop(headers.remove(name)),
+        }
+    }
+    for (name, format) in &ops.add {
+        if let Some(value) = evaluate(format, facts, headers) {
+            headers.append(name, value);
+        }
+    }
+}
+
+/// Overwrites the upstream's own name.
+pub(crate) fn set_server(headers: &mut HeaderMap, direction: Direction) {
+    let name = match direction {
+        Direction::Inbound => "istio-envoy",
+        Direction::Outbound => "envoy",
+    };
+    headers.insert(SERVER, HeaderValue::from_static(name));
+}
+
+/// Bytes of a head as HTTP/1 writes it; `line` is the length of its first line. For HTTP/2 it stands for the size
+/// before compression.
+pub(crate) fn head_size(line: usize, headers: &HeaderMap) -> u64 {
+    let lines: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    (line + lines + 4) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(name, value)| {
+                (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
+            })
+            .collect()
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn headers_named_by_any_connection_line_end_here() {
+        let mut map = headers(&[
+            ("host", "a"),
+            ("content-length", "3"),
+            ("connection", "keep-alive, X-Secret"),
+            ("connection", "x-other,Host , content-length"),
+            ("x-secret", "1"),
+            ("x-other", "1"),
+            ("x-kept", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive, x-third"),
+            ("x-third", "1"),
+            ("te", "deflate"),
+            ("transfer-encoding", "chunked"),
+        ]);
+        clean_request(&mut map);
+        assert_eq!(names(&map), ["content-length", "host", "x-kept"]);
+    }
+
+    #[test]
+    fn of_te_only_trailers_is_kept() {
+        let mut map = headers(&[("te", "deflate, trailers;q=0.5"), ("connection", "TE")]);
+        clean_request(&mut map);
+        assert_eq!(map.get(TE).unwrap(), "trailers");
+    }
+
+    #[test]
+    fn upgrade_to_h2c_is_stripped() {
+        let mut map = headers(&[
+            ("connection", "Upgrade, HTTP2-Settings"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAMAAABkAAQAoAAAAAIAAAAA"),
+        ]);
+        clean_request(&mut map);
+        assert!(map.is_empty());
+    }
+
+    #[test]
+    fn a_client_cannot_say_what_only_the_mesh_may() {
+        let mut map = headers(&[
+            ("x-envoy-retry-on", "5xx"),
+            ("x-envoy-expected-rq-timeout-ms", "1"),
+            ("x-envoy-internal", "true"),
+            ("x-forwarded-client-cert", "By=x"),
+            ("x-envoy-original-path", "/kept"),
+            ("x-envoy-external-address", "kept"),
+            ("x-forwarded-for", "kept"),
+        ]);
+        clean_request(&mut map);
+        assert_eq!(names(&map), ["x-envoy-external-address", "x-envoy-original-path", "x-forwarded-for"]);
+    }
+
+    #[test]
+    fn headers_named_by_an_answers_connection_stay() {
+        let mut map =
+            headers(&[("connection", "close, x-kept"), ("x-kept", "1"), ("keep-alive", "timeout=1")]);
+        clean_response(&mut map);
+        assert_eq!(names(&map), ["x-kept"]);
+    }
+
+    #[test]
+    fn grpc_is_told_by_its_content_type() {
+        let grpc = |value| is_grpc(&headers(&[("content-type", value)]));
+        assert!(grpc("application/grpc") && grpc("application/grpc+proto") && grpc("application/grpc;x"));
+        assert!(!grpc("application/grpc-web") && !grpc("application/json") && !is_grpc(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn cookie_lines_are_joined() {
+        let mut map = headers(&[("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")]);
+        join_cookies(&mut map);
+        assert_eq!(map.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2; c=3"]);
+    }
+}
