@@ -16,8 +16,10 @@ use tokio::{sync::Notify, time::Instant};
 pub mod balance;
 mod breaker;
 mod cluster;
+mod connect;
 mod host;
 mod outlier;
+pub mod pool;
 pub mod stats;
 #[cfg(test)]
 mod testing;
@@ -27,6 +29,7 @@ pub use breaker::{Breaker, ConnectionPermit, Overflow, PendingPermit, RequestPer
 pub use cluster::ClusterState;
 pub use host::{Host, HostId};
 pub use outlier::{Ejection, EjectionReport, Outcome, Reason};
+pub use pool::{Lease, PoolError, Pools, ResetReason, ResponseBody, SendError, Sent, Wire};
 pub use stats::{ClusterStats, HostStats};
 
 /// The cluster states of the process, by name. Belongs to the control thread.

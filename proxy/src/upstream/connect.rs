@@ -1,0 +1,117 @@
+//! Opens connections to endpoints, and counts what comes back: the only place that names the upstream socket.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+};
+
+use outrigger_config::snapshot::Keepalive;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use super::ConnectionPermit;
+
+/// Counts the bytes that came over one connection: whether a failed request was answered at all.
+#[derive(Debug, Default)]
+pub(super) struct Meter(AtomicU64);
+
+impl Meter {
+    pub(super) fn received(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// An open connection to an endpoint; its permit ends with the socket, however that comes about.
+#[derive(Debug)]
+pub(super) struct Socket {
+    stream: TcpStream,
+    meter: Arc<Meter>,
+    _permit: ConnectionPermit,
+}
+
+impl Socket {
+    /// Connects without a deadline: the caller sets one.
+    pub(super) async fn connect(
+        address: SocketAddr,
+        keepalive: Option<Keepalive>,
+        permit: ConnectionPermit,
+    ) -> io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        // Without it gRPC waits 40 ms for the peer's delayed acknowledgement.
+        stream.set_nodelay(true)?;
+        if let Some(keepalive) = keepalive {
+            SockRef::from(&stream).set_tcp_keepalive(&probes(keepalive))?;
+        }
+        Ok(Self { stream, meter: Arc::default(), _permit: permit })
+    }
+
+    pub(super) fn local_address(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
+    }
+
+    pub(super) fn meter(&self) -> Arc<Meter> {
+        self.meter.clone()
+    }
+}
+
+fn probes(keepalive: Keepalive) -> TcpKeepalive {
+    let mut probes = TcpKeepalive::new();
+    if let Some(count) = keepalive.probes {
+        probes = probes.with_retries(count);
+    }
+    if let Some(time) = keepalive.time {
+        probes = probes.with_time(time);
+    }
+    if let Some(interval) = keepalive.interval {
+        probes = probes.with_interval(interval);
+    }
+    probes
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        self.meter.0.fetch_add((buf.filled().len() - before) as u64, Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
