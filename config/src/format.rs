@@ -9,7 +9,10 @@ use http::HeaderName;
 
 /// A compiled format string: literals and operators in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Format(Box<[Part]>);
+pub struct Format {
+    text: Box<str>,
+    parts: Box<[Part]>,
+}
 
 /// One piece of a [`Format`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,23 +102,30 @@ impl Format {
         if !literal.is_empty() {
             parts.push(Part::Literal(literal.into()));
         }
-        Ok(Self(parts.into()))
+        Ok(Self { text: text.into(), parts: parts.into() })
     }
 
     /// The pieces in order.
     #[must_use]
     pub fn parts(&self) -> &[Part] {
-        &self.0
+        &self.parts
     }
 
     /// The text, where no operator stands in it.
     #[must_use]
     pub fn literal(&self) -> Option<&str> {
-        match &*self.0 {
+        match &*self.parts {
             [] => Some(""),
             [Part::Literal(text)] => Some(text),
             _ => None,
         }
+    }
+}
+
+/// As it was written.
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
 }
 

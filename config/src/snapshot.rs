@@ -188,7 +188,7 @@ pub struct Route {
 }
 
 /// All conditions hold, or the route does not apply.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RouteMatch {
     /// Path without query.
     pub path: PathMatch,
@@ -199,7 +199,7 @@ pub struct RouteMatch {
 }
 
 /// Condition on the path, the query string excluded.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum PathMatch {
     /// Plain string prefix: `/api` matches `/apiv2`. `/` or empty matches all.
     Prefix {
@@ -235,7 +235,7 @@ pub enum HeaderKey {
 }
 
 /// Condition on one header.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct HeaderMatch {
     /// Where to look.
     pub key: HeaderKey,
@@ -247,7 +247,7 @@ pub struct HeaderMatch {
 }
 
 /// Condition on one query parameter: its first value, not decoded.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct QueryMatch {
     /// Case-sensitive name, not decoded.
     pub key: Box<str>,
@@ -256,7 +256,7 @@ pub struct QueryMatch {
 }
 
 /// Istio's `StringMatch`, compiled.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum ValueMatch {
     /// `{}` or the regex `*`.
     Present,
@@ -320,7 +320,7 @@ pub enum ClusterRef {
 }
 
 /// Istio `headers.request` or `headers.response`: removals first, then `set`, then `add`, each in order of the names.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct HeaderOps {
     /// Names to remove.
     pub remove: Box<[HeaderName]>,
