@@ -3,6 +3,66 @@
 //!
 //! Nothing here touches a socket, a file, a clock or a random source: what a decision needs of these is an argument.
 
+mod compile;
 pub mod decide;
+pub mod dump;
+mod fields;
 pub mod format;
+mod istio;
+mod read;
+mod registry;
+pub mod report;
 pub mod snapshot;
+mod yaml;
+
+use std::sync::Arc;
+
+pub use istio::mesh::{JSON_LOG_FORMAT, TEXT_LOG_FORMAT};
+use report::{Report, Sink};
+use snapshot::{Node, Snapshot, Version};
+
+/// A text with YAML documents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// As the user names it: a path, or `-`.
+    pub name: Arc<str>,
+    /// Its content.
+    pub text: String,
+}
+
+/// For whom to compile.
+#[derive(Debug, Clone, Default)]
+pub struct LoadOptions {
+    /// The proxy; documents without a namespace take its own.
+    pub node: Node,
+    /// A file with a `MeshConfig` of its own. It wins over the ConfigMap `istio`.
+    pub mesh: Option<Source>,
+}
+
+/// A configuration that can be used.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What to publish.
+    pub snapshot: Snapshot,
+    /// What does not do what it seems to say.
+    pub warnings: Report,
+}
+
+/// Reads and compiles everything.
+///
+/// # Errors
+/// The report holds every error of every document, and the warnings too.
+pub fn load(sources: &[Source], options: &LoadOptions) -> Result<Loaded, Report> {
+    let mut sink = Sink::default();
+    let all: Vec<&Source> = sources.iter().chain(&options.mesh).collect();
+    let (resources, documents) = read::read(sources, options, &mut sink);
+    let snapshot = compile::compile(resources, options.node.clone(), version(&all), &mut sink);
+    let files: Vec<_> = all.iter().map(|source| (Arc::clone(&source.name), &*source.text)).collect();
+    let report = sink.finish(&files, &documents);
+    if report.has_errors() { Err(report) } else { Ok(Loaded { snapshot, warnings: report }) }
+}
+
+fn version(sources: &[&Source]) -> Version {
+    let chain = |seed, source: &&Source| decide::xxh64(source.text.as_bytes(), seed);
+    Version(sources.iter().fold(0, chain))
+}

@@ -1,0 +1,94 @@
+//! Which names a service answers to, and which virtual service speaks for it.
+
+use crate::{
+    istio::{cluster_local, covers, sidecar::HostFilter, virtual_service::VirtualService},
+    registry::Service,
+    report::{Code, Sink},
+    snapshot::Node,
+};
+
+/// The virtual services that apply to this proxy, the one that wins a host first.
+#[derive(Debug)]
+pub(crate) struct VirtualServices<'r> {
+    ordered: Vec<&'r VirtualService>,
+}
+
+impl<'r> VirtualServices<'r> {
+    pub(crate) fn choose(written: &'r [VirtualService], node: &Node, sink: &mut Sink) -> Self {
+        let for_mesh = |vs: &&VirtualService| {
+            vs.gateways.is_empty() || vs.gateways.iter().any(|gateway| &**gateway == "mesh")
+        };
+        let visible = |vs: &&VirtualService| vs.exports.visible(&node.namespace);
+        let mut ordered: Vec<_> = written.iter().filter(for_mesh).filter(visible).collect();
+        ordered.sort_by(|a, b| {
+            (!a.exports.private_to(&node.namespace), a.meta.age())
+                .cmp(&(!b.exports.private_to(&node.namespace), b.meta.age()))
+        });
+        warn_conflicts(&ordered, sink);
+        Self { ordered }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &'r VirtualService> {
+        self.ordered.iter().copied()
+    }
+
+    /// The most specific host wins, then the older resource.
+    pub(crate) fn of(&self, service: &Service, filters: &[HostFilter]) -> Option<&'r VirtualService> {
+        let candidates = self.iter().filter(|vs| taken(filters, vs)).filter_map(|vs| {
+            let hosts = vs.hosts.iter().map(|host| &*host.value);
+            let best = hosts.filter(|host| covers(host, &service.host)).map(specificity).max()?;
+            Some((best, vs))
+        });
+        // The first of equals, so the last of the reversed order.
+        candidates.collect::<Vec<_>>().into_iter().rev().max_by_key(|(best, _)| *best).map(|(_, vs)| vs)
+    }
+}
+
+/// An egress listener carries virtual services as it carries services.
+pub(crate) fn taken(filters: &[HostFilter], vs: &VirtualService) -> bool {
+    filters.iter().any(|filter| vs.hosts.iter().any(|host| filter.takes(&vs.meta.namespace, &host.value)))
+}
+
+/// Exact before wildcard, long before short.
+fn specificity(host: &str) -> (bool, usize) {
+    (!host.starts_with('*'), host.len())
+}
+
+fn warn_conflicts(ordered: &[&VirtualService], sink: &mut Sink) {
+    let mut claimed: Vec<(&str, &VirtualService)> = Vec::new();
+    for vs in ordered {
+        for host in &vs.hosts {
+            match claimed.iter().find(|(name, other)| **name == *host.value && !std::ptr::eq(*other, *vs)) {
+                Some((_, winner)) => {
+                    let message = format!("`{}` is claimed by another VirtualService", host.value);
+                    let found = sink.report(Code::ConflictingHosts, host.span, message);
+                    found.label("has no effect for this host");
+                    found.note(format!("{} is older, or comes first by name", winner.meta.reference()));
+                    found.help("put all rules of a host into one VirtualService");
+                }
+                None => claimed.push((&host.value, vs)),
+            }
+        }
+    }
+}
+
+/// All names of a service, with a port or without: short ones only for clients of its namespace.
+pub(crate) fn domains(service: &Service, node: &Node) -> Vec<String> {
+    let host = &*service.host;
+    let mut domains = vec![host.to_owned(), format!("{host}.")];
+    if let Some((name, namespace)) = cluster_local(host) {
+        if namespace == &*node.namespace {
+            domains.push(name.to_owned());
+        }
+        domains.push(format!("{name}.{namespace}"));
+        domains.push(format!("{name}.{namespace}.svc"));
+    }
+    domains.extend(service.addresses.iter().map(|address| match address.value.contains(':') {
+        true => format!("[{}]", address.value),
+        false => address.value.to_string(),
+    }));
+    if host.starts_with('*') {
+        domains.retain(|domain| domain == host);
+    }
+    domains
+}

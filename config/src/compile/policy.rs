@@ -1,0 +1,114 @@
+//! Which destination rule applies to a service, and what its layers add up to.
+
+use crate::{
+    istio::{
+        ROOT_NAMESPACE, covers,
+        destination_rule::{Blocks, DestinationRule, Policy, Subset},
+        selects,
+    },
+    registry::Service,
+    report::{Code, Sink},
+    snapshot::Node,
+};
+
+/// The rules that may apply to this proxy, those for one host merged.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    rules: Vec<DestinationRule>,
+    namespace: Box<str>,
+}
+
+impl Rules {
+    /// Merges the rules of one namespace and host, the oldest first: new subsets are appended, the first
+    /// `trafficPolicy` counts.
+    pub(crate) fn merge(mut written: Vec<DestinationRule>, node: &Node, sink: &mut Sink) -> Self {
+        written.retain(|rule| {
+            let chosen = rule.selector.as_ref().is_none_or(|labels| selects(labels, &node.labels));
+            chosen && (rule.meta.namespace == node.namespace || rule.selector.is_none())
+        });
+        written.sort_by(|a, b| a.meta.age().cmp(&b.meta.age()));
+        let mut rules: Vec<DestinationRule> = Vec::new();
+        for rule in written {
+            let same = |other: &&mut DestinationRule| {
+                other.meta.namespace == rule.meta.namespace
+                    && other.host.value == rule.host.value
+                    && other.exports == rule.exports
+                    && other.selector == rule.selector
+            };
+            match rules.iter_mut().find(same) {
+                Some(first) => merge_into(first, rule, sink),
+                None => rules.push(rule),
+            }
+        }
+        Self { rules, namespace: node.namespace.as_ref().into() }
+    }
+
+    /// Istio's search: the client's namespace, the service's, the root namespace.
+    pub(crate) fn of(&self, service: &Service) -> Option<&DestinationRule> {
+        let own = &*self.namespace;
+        let client = (own != ROOT_NAMESPACE).then(|| self.best(own, service)).flatten();
+        client
+            .or_else(|| self.best(&service.meta.namespace, service))
+            .or_else(|| self.best(ROOT_NAMESPACE, service))
+    }
+
+    /// The selecting rule first, then the most specific host, then the oldest.
+    fn best(&self, namespace: &str, service: &Service) -> Option<&DestinationRule> {
+        let here = self.rules.iter().filter(|rule| {
+            &*rule.meta.namespace == namespace
+                && rule.exports.visible(&self.namespace)
+                && covers(&rule.host.value, &service.host)
+        });
+        here.min_by_key(|rule| {
+            let host = &rule.host.value;
+            (rule.selector.is_none(), host.starts_with('*'), std::cmp::Reverse(host.len()))
+        })
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &DestinationRule> {
+        self.rules.iter()
+    }
+}
+
+fn merge_into(first: &mut DestinationRule, rule: DestinationRule, sink: &mut Sink) {
+    let other = first.meta.reference();
+    for subset in rule.subsets {
+        if first.subsets.iter().any(|known| known.name == subset.name) {
+            let message = format!("the subset `{}` is defined already", subset.name);
+            let found = sink.report(Code::ConflictingRules, subset.span, message);
+            found.label("has no effect").note(format!("{other} defines it"));
+        } else {
+            first.subsets.push(subset);
+        }
+    }
+    match (&first.policy, rule.policy) {
+        (None, policy) => first.policy = policy,
+        (Some(_), Some(_)) => {
+            let found = sink.report(
+                Code::ConflictingRules,
+                rule.meta.span,
+                format!("the trafficPolicy of {} has no effect", rule.meta.resource()),
+            );
+            found.note(format!("the rules of one host are merged, and {other} has one"));
+        }
+        (Some(_), None) => {}
+    }
+}
+
+/// The blocks that count for a cluster or route: top level, its port, the subset, the subset's port.
+pub(crate) fn layered(rule: Option<&DestinationRule>, subset: Option<&Subset>, port: Option<u16>) -> Blocks {
+    let top = rule.and_then(|rule| level(rule.policy.as_ref(), port)).cloned().unwrap_or_default();
+    let over = subset.and_then(|subset| level(subset.policy.as_ref(), port)).cloned().unwrap_or_default();
+    Blocks {
+        load_balancer: over.load_balancer.or(top.load_balancer),
+        pool: over.pool.or(top.pool),
+        outlier: over.outlier.or(top.outlier),
+    }
+}
+
+/// A port's entry replaces its level as a whole: a block that it leaves out is not inherited.
+fn level(policy: Option<&Policy>, port: Option<u16>) -> Option<&Blocks> {
+    let policy = policy?;
+    let entry = policy.ports.iter().find(|(number, _)| Some(*number) == port);
+    Some(entry.map_or(&policy.blocks, |(_, blocks)| blocks))
+}

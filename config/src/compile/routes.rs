@@ -1,0 +1,202 @@
+//! Rules of a virtual service become routes of one port, in Istio's order.
+
+use std::sync::Arc;
+
+use super::{Compiler, policy::layered};
+use crate::{
+    istio::{
+        selects,
+        virtual_service::{
+            Destination, Headers, HttpRule, Match, Retries, VirtualService, all_paths, default_retry,
+            takes_all,
+        },
+    },
+    registry::Service,
+    snapshot::{
+        Action, Forward, HashPolicy, HeaderOps, Origin, RetryPolicy, Route, RouteMatch, WeightedCluster,
+    },
+};
+
+impl Compiler<'_> {
+    /// The routes of a virtual service on a port; empty where its static conditions leave nothing.
+    pub(crate) fn rules(&mut self, vs: &VirtualService, port: u16) -> Vec<Route> {
+        let mut routes = Vec::new();
+        for rule in vs.http.iter().filter(|rule| !rule.destinations.is_empty()) {
+            let blocks: Vec<Option<&Match>> = if rule.matches.is_empty() {
+                vec![None]
+            } else {
+                let applicable = rule.matches.iter().filter(|block| self.applies(block, port));
+                applicable.map(Some).collect()
+            };
+            for block in blocks {
+                let route = self.route(vs, rule, block, port);
+                let last = takes_all(&route.when);
+                routes.push(route);
+                if last {
+                    return routes;
+                }
+            }
+        }
+        routes
+    }
+
+    /// What is known of the proxy is decided now. A block with its own gateways is not asked for labels or namespace.
+    fn applies(&self, block: &Match, port: u16) -> bool {
+        let source = if block.gateways.is_empty() {
+            selects(&block.source_labels, &self.node.labels)
+                && block.source_namespace.as_deref().is_none_or(|wanted| *wanted == *self.node.namespace)
+        } else {
+            block.gateways.iter().any(|gateway| &**gateway == "mesh")
+        };
+        source && block.port.is_none_or(|wanted| wanted == port)
+    }
+
+    fn route(&mut self, vs: &VirtualService, rule: &HttpRule, block: Option<&Match>, port: u16) -> Route {
+        let name = match block {
+            Some(block) if !block.name.is_empty() => format!("{}.{}", rule.name, block.name),
+            _ => rule.name.to_string(),
+        };
+        let lone = match &*rule.destinations {
+            [only] => Some(only),
+            _ => None,
+        };
+        let (request, response) = match lone {
+            Some(only) => (
+                lone_operations(&rule.headers.request, &only.headers.request),
+                lone_operations(&rule.headers.response, &only.headers.response),
+            ),
+            None => (rule.headers.request.clone(), rule.headers.response.clone()),
+        };
+        Route {
+            name: name.into(),
+            when: block.map_or_else(everything, |block| block.when.clone()),
+            action: Action::Forward(Box::new(self.forward(rule, lone.is_some(), port))),
+            request_headers: request,
+            response_headers: response,
+            origin: vs.meta.origin(block.map_or(rule.span, |block| block.span)),
+        }
+    }
+
+    fn forward(&mut self, rule: &HttpRule, lone: bool, port: u16) -> Forward {
+        let mut hash = Vec::new();
+        let mut clusters = Vec::new();
+        for destination in &rule.destinations {
+            hash.extend(self.hash_of(destination));
+            let headers = if lone { &Headers::default() } else { &destination.headers };
+            clusters.push(WeightedCluster {
+                cluster: self.destination(destination, port),
+                weight: destination.weight,
+                request_headers: headers.request.clone(),
+                response_headers: headers.response.clone(),
+            });
+        }
+        let of_lone = rule.destinations.first().filter(|_| lone);
+        let authority =
+            rule.headers.authority.as_ref().or(of_lone.and_then(|d| d.headers.authority.as_ref()));
+        Forward {
+            total_weight: clusters.iter().map(|entry| u64::from(entry.weight)).sum(),
+            authority: authority.map(|authority| authority.value.clone()),
+            timeout: rule.timeout,
+            retry: self.retry(rule, lone && !hash.is_empty()),
+            clusters: clusters.into(),
+            hash: hash.into(),
+        }
+    }
+
+    fn destination(&mut self, destination: &Destination, listener: u16) -> crate::snapshot::ClusterRef {
+        let service = self.registry.find(&destination.host.value);
+        let port = destination_port(destination, service, listener);
+        let subset = destination.subset.as_ref().map_or("", |subset| &subset.value);
+        self.outbound(&destination.host.value, port, subset)
+    }
+
+    /// A port's policy is seen only if the destination names the port.
+    fn hash_of(&self, destination: &Destination) -> Option<HashPolicy> {
+        let service = self.registry.find(&destination.host.value)?;
+        let rule = self.rules.of(service)?;
+        let subset = destination.subset.as_ref();
+        let subset = subset.and_then(|name| rule.subsets.iter().find(|subset| subset.name == name.value));
+        layered(Some(rule), subset, destination.port.map(|port| port.value)).load_balancer?.hash
+    }
+
+    /// The same host is tried again where a hash chose it.
+    fn retry(&self, rule: &HttpRule, sticky: bool) -> Option<RetryPolicy> {
+        let policy = match (&rule.retries, &self.mesh.retries) {
+            (Some(Retries(policy)), _) | (None, Some(Retries(policy))) => policy.clone()?,
+            (None, None) => default_retry(),
+        };
+        let shorter = |per_try: &_| rule.timeout.is_none_or(|timeout| *per_try < timeout);
+        Some(RetryPolicy {
+            per_try_timeout: policy.per_try_timeout.filter(shorter),
+            avoid_previous_hosts: policy.avoid_previous_hosts && !sticky,
+            ..policy
+        })
+    }
+
+    /// A service that no virtual service speaks for: all endpoints, default retries.
+    pub(crate) fn default_route(&mut self, service: &Service, port: u16) -> Route {
+        let cluster = self.outbound(&service.host, port, "");
+        let hash =
+            layered(self.rules.of(service), None, Some(port)).load_balancer.and_then(|block| block.hash);
+        let policy = match &self.mesh.retries {
+            Some(Retries(policy)) => policy.clone(),
+            None => Some(default_retry()),
+        };
+        let retry = policy.map(|policy| RetryPolicy {
+            avoid_previous_hosts: policy.avoid_previous_hosts && hash.is_none(),
+            ..policy
+        });
+        plain_route("default", cluster, retry, hash.into_iter().collect(), service.origin.clone())
+    }
+}
+
+/// `destination.port`, else the service's only port, else the port on which the request came.
+pub(crate) fn destination_port(destination: &Destination, service: Option<&Service>, listener: u16) -> u16 {
+    let only = service.and_then(|service| match &*service.ports {
+        [only] => Some(only.number),
+        _ => None,
+    });
+    destination.port.map(|port| port.value).or(only).unwrap_or(listener)
+}
+
+/// Everything to one cluster.
+pub(crate) fn plain_route(
+    name: &str,
+    cluster: crate::snapshot::ClusterRef,
+    retry: Option<RetryPolicy>,
+    hash: Box<[HashPolicy]>,
+    origin: Origin,
+) -> Route {
+    let entry = WeightedCluster {
+        cluster,
+        weight: 1,
+        request_headers: HeaderOps::default(),
+        response_headers: HeaderOps::default(),
+    };
+    let forward =
+        Forward { clusters: [entry].into(), total_weight: 1, authority: None, timeout: None, retry, hash };
+    Route {
+        name: Arc::from(name),
+        when: everything(),
+        action: Action::Forward(Box::new(forward)),
+        request_headers: HeaderOps::default(),
+        response_headers: HeaderOps::default(),
+        origin,
+    }
+}
+
+pub(crate) fn everything() -> RouteMatch {
+    RouteMatch { path: all_paths(), headers: Box::default(), query: Box::default() }
+}
+
+/// With one destination Istio appends its operations behind the route's, in one list: there the destination wins. (With
+/// several, Envoy runs the destination's first, and the route wins.)
+fn lone_operations(route: &HeaderOps, destination: &HeaderOps) -> HeaderOps {
+    let replaced = |name| destination.set.iter().any(|(set, _)| set == name);
+    let kept = route.add.iter().filter(|(name, _)| !replaced(name));
+    HeaderOps {
+        remove: route.remove.iter().chain(&destination.remove).cloned().collect(),
+        set: route.set.iter().chain(&destination.set).cloned().collect(),
+        add: kept.chain(&destination.add).cloned().collect(),
+    }
+}

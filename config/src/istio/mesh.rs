@@ -1,0 +1,401 @@
+//! `MeshConfig`: the key `mesh` of the ConfigMap `istio`, or a file of its own.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    at_least_1ms,
+    destination_rule::{KEEPALIVE, keepalive},
+    sidecar::{OUTBOUND, OutboundMode, outbound_mode},
+    virtual_service::{HTTP_RETRY, Retries, read_retries},
+};
+use crate::{
+    fields::{self, Message, Object, Spanned, Type, moot, warned, yes},
+    format::Format,
+    report::{Code, Sink, Span},
+    snapshot::{AccessLog, Keepalive, LogEncoding, Propagation, Tracing},
+    yaml::{self, Base, Node, Value},
+};
+
+/// Istio's default access log line (`EnvoyTextLogFormat`), its newline included.
+pub const TEXT_LOG_FORMAT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \
+     %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% \
+     \"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% \
+     %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \
+     \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\" %UPSTREAM_CLUSTER_RAW% \
+     %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% \
+     %REQUESTED_SERVER_NAME% %ROUTE_NAME%\n";
+
+/// Istio's default JSON access log, in the order in which Envoy writes the keys.
+pub const JSON_LOG_FORMAT: [(&str, &str); 24] = [
+    ("authority", "%REQ(:AUTHORITY)%"),
+    ("bytes_received", "%BYTES_RECEIVED%"),
+    ("bytes_sent", "%BYTES_SENT%"),
+    ("connection_termination_details", "%CONNECTION_TERMINATION_DETAILS%"),
+    ("downstream_local_address", "%DOWNSTREAM_LOCAL_ADDRESS%"),
+    ("downstream_remote_address", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+    ("duration", "%DURATION%"),
+    ("method", "%REQ(:METHOD)%"),
+    ("path", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"),
+    ("protocol", "%PROTOCOL%"),
+    ("request_id", "%REQ(X-REQUEST-ID)%"),
+    ("requested_server_name", "%REQUESTED_SERVER_NAME%"),
+    ("response_code", "%RESPONSE_CODE%"),
+    ("response_code_details", "%RESPONSE_CODE_DETAILS%"),
+    ("response_flags", "%RESPONSE_FLAGS%"),
+    ("route_name", "%ROUTE_NAME%"),
+    ("start_time", "%START_TIME%"),
+    ("upstream_cluster", "%UPSTREAM_CLUSTER_RAW%"),
+    ("upstream_host", "%UPSTREAM_HOST%"),
+    ("upstream_local_address", "%UPSTREAM_LOCAL_ADDRESS%"),
+    ("upstream_service_time", "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%"),
+    ("upstream_transport_failure_reason", "%UPSTREAM_TRANSPORT_FAILURE_REASON%"),
+    ("user_agent", "%REQ(USER-AGENT)%"),
+    ("x_forwarded_for", "%REQ(X-FORWARDED-FOR)%"),
+];
+
+/// Istio's `PILOT_TRACE_SAMPLING`, in hundredths of a percent.
+const DEFAULT_SAMPLING: u16 = 100;
+
+/// The settings, defaults applied.
+#[derive(Debug)]
+pub(crate) struct Mesh {
+    pub(crate) access_log: Option<AccessLog>,
+    pub(crate) tracing: Tracing,
+    pub(crate) outbound: OutboundMode,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) keepalive: Option<Keepalive>,
+    pub(crate) retries: Option<Retries>,
+}
+
+impl Default for Mesh {
+    /// Istio's defaults; traces are propagated as B3 and W3C, so that either kind of application keeps its context.
+    fn default() -> Self {
+        Self {
+            access_log: None,
+            tracing: Tracing { propagation: Propagation::B3AndW3c, sampling: DEFAULT_SAMPLING },
+            outbound: OutboundMode::AllowAny,
+            connect_timeout: Duration::from_secs(10),
+            keepalive: None,
+            retries: None,
+        }
+    }
+}
+
+const ISTIOD: &str = "a setting of the control plane";
+const BOOT: &str = "a start-up setting of Istio's agent; the proxy's flags say it here";
+const TRACING_LATER: &str = "spans go to `OTEL_EXPORTER_OTLP_ENDPOINT`";
+
+pub(crate) static MESH_CONFIG: Message = Message {
+    name: "MeshConfig",
+    fields: &[
+        yes("accessLogFile", Type::Text, "the_access_log_is_compiled"),
+        yes("accessLogFormat", Type::Text, "the_access_log_is_compiled"),
+        yes("accessLogEncoding", Type::Enum(&["TEXT", "JSON"]), "the_access_log_is_compiled"),
+        yes("enableTracing", Type::Bool, "tracing_settings_are_compiled"),
+        yes("defaultConfig", Type::Object(&PROXY_CONFIG), "tracing_settings_are_compiled"),
+        yes("extensionProviders", Type::List(&Type::Object(&PROVIDER)), "tracing_settings_are_compiled"),
+        yes("defaultProviders", Type::Object(&DEFAULT_PROVIDERS), "tracing_settings_are_compiled"),
+        yes("outboundTrafficPolicy", Type::Object(&OUTBOUND), "unknown_hosts_follow_the_outbound_policy"),
+        yes("connectTimeout", Type::Duration, "mesh_defaults_reach_every_cluster"),
+        yes("tcpKeepalive", Type::Object(&KEEPALIVE), "mesh_defaults_reach_every_cluster"),
+        yes("defaultHttpRetryPolicy", Type::Object(&HTTP_RETRY), "mesh_defaults_reach_every_cluster"),
+        warned("defaultInboundHttpRetryPolicy", Type::Any, "inbound routes keep Istio's default policy"),
+        warned("defaultTrafficPolicy", Type::Any, "clusters keep Istio's defaults"),
+        warned("localityLbSetting", Type::Any, "balancing by locality is not built yet"),
+        warned("h2UpgradePolicy", Type::Text, "write it in a DestinationRule"),
+        warned("pathNormalization", Type::Any, "paths are normalised as by `BASE`"),
+        warned("protocolDetectionTimeout", Type::Text, "protocols are not sniffed"),
+        warned("inboundTrafficPolicy", Type::Any, "inbound traffic is not captured"),
+        warned("hboneConfig", Type::Any, "HBONE is not built"),
+        warned("defaultServiceExportTo", Type::Any, "`*` is the default"),
+        warned("defaultVirtualServiceExportTo", Type::Any, "`*` is the default"),
+        warned("defaultDestinationRuleExportTo", Type::Any, "`*` is the default"),
+        warned("rootNamespace", Type::Text, "`istio-system` is the root namespace"),
+        warned("enableEnvoyAccessLogService", Type::Bool, "use OpenTelemetry logs"),
+        warned("serviceSettings", Type::Any, "cluster-local services are not told apart"),
+        moot("proxyListenPort", BOOT),
+        moot("proxyInboundListenPort", BOOT),
+        moot("proxyHttpPort", BOOT),
+        moot("disableEnvoyListenerLog", BOOT),
+        moot("ingressService", ISTIOD),
+        moot("ingressControllerMode", ISTIOD),
+        moot("ingressClass", ISTIOD),
+        moot("ingressSelector", ISTIOD),
+        moot("configSources", ISTIOD),
+        moot("enableAutoMtls", ISTIOD),
+        moot("trustDomain", ISTIOD),
+        moot("trustDomainAliases", ISTIOD),
+        moot("caCertificates", ISTIOD),
+        moot("certificates", ISTIOD),
+        moot("dnsRefreshRate", ISTIOD),
+        moot("thriftConfig", ISTIOD),
+        moot("enablePrometheusMerge", ISTIOD),
+        moot("verifyCertificateAtClient", ISTIOD),
+        moot("ca", ISTIOD),
+        moot("discoverySelectors", ISTIOD),
+        moot("meshMTLS", ISTIOD),
+        moot("tlsDefaults", ISTIOD),
+    ],
+};
+
+static PROXY_CONFIG: Message = Message {
+    name: "ProxyConfig",
+    fields: &[
+        yes("tracing", Type::Object(&TRACING), "tracing_settings_are_compiled"),
+        warned("proxyHeaders", Type::Any, "headers are those of Istio's defaults"),
+        warned("proxyStatsMatcher", Type::Any, "all statistics are kept"),
+        moot("discoveryAddress", BOOT),
+        moot("configPath", BOOT),
+        moot("binaryPath", BOOT),
+        moot("serviceCluster", BOOT),
+        moot("drainDuration", BOOT),
+        moot("terminationDrainDuration", BOOT),
+        moot("proxyAdminPort", BOOT),
+        moot("controlPlaneAuthPolicy", BOOT),
+        moot("customConfigFile", BOOT),
+        moot("statNameLength", BOOT),
+        moot("concurrency", BOOT),
+        moot("proxyBootstrapTemplatePath", BOOT),
+        moot("interceptionMode", BOOT),
+        moot("sds", BOOT),
+        moot("envoyAccessLogService", BOOT),
+        moot("envoyMetricsService", BOOT),
+        moot("proxyMetadata", BOOT),
+        moot("runtimeValues", BOOT),
+        moot("statusPort", BOOT),
+        moot("extraStatTags", BOOT),
+        moot("gatewayTopology", BOOT),
+        moot("readinessProbe", BOOT),
+        moot("meshId", BOOT),
+        moot("holdApplicationUntilProxyStarts", BOOT),
+        moot("caCertificatesPem", BOOT),
+        moot("image", BOOT),
+        moot("privateKeyProvider", BOOT),
+        moot("fileFlushInterval", BOOT),
+        moot("fileFlushMinSizeKb", BOOT),
+        moot("statsEviction", BOOT),
+    ],
+};
+
+static TRACING: Message = Message {
+    name: "Tracing",
+    fields: &[
+        yes("sampling", Type::Float, "tracing_settings_are_compiled"),
+        yes("zipkin", Type::Object(&ZIPKIN), "tracing_settings_are_compiled"),
+        warned("customTags", Type::Any, TRACING_LATER),
+        warned("maxPathTagLength", Type::Int, TRACING_LATER),
+        warned("tlsSettings", Type::Any, TRACING_LATER),
+        warned("enableIstioTags", Type::Bool, TRACING_LATER),
+        warned("lightstep", Type::Any, TRACING_LATER),
+        warned("datadog", Type::Any, TRACING_LATER),
+        warned("stackdriver", Type::Any, TRACING_LATER),
+        warned("openCensusAgent", Type::Any, TRACING_LATER),
+    ],
+};
+
+static PROVIDER: Message = Message {
+    name: "ExtensionProvider",
+    fields: &[
+        yes("name", Type::Text, "tracing_settings_are_compiled"),
+        yes("opentelemetry", Type::Object(&OPENTELEMETRY), "tracing_settings_are_compiled"),
+        yes("zipkin", Type::Object(&ZIPKIN), "tracing_settings_are_compiled"),
+        moot("prometheus", "Istio's metrics are always served"),
+        warned("envoyFileAccessLog", Type::Any, "the access log follows `accessLogFile`"),
+        warned("envoyOtelAls", Type::Any, "access logs go to `OTEL_EXPORTER_OTLP_ENDPOINT`"),
+        warned("envoyHttpAls", Type::Any, "use OpenTelemetry logs"),
+        warned("envoyTcpAls", Type::Any, "use OpenTelemetry logs"),
+        warned("envoyExtAuthzHttp", Type::Any, "authorisation is not built yet"),
+        warned("envoyExtAuthzGrpc", Type::Any, "authorisation is not built yet"),
+        warned("datadog", Type::Any, TRACING_LATER),
+        warned("skywalking", Type::Any, TRACING_LATER),
+        warned("lightstep", Type::Any, TRACING_LATER),
+        warned("opencensus", Type::Any, TRACING_LATER),
+        warned("stackdriver", Type::Any, TRACING_LATER),
+        warned("sds", Type::Any, "certificates are not fetched"),
+    ],
+};
+
+static OPENTELEMETRY: Message = Message {
+    name: "OpenTelemetryTracingProvider",
+    fields: &[
+        warned("service", Type::Text, TRACING_LATER),
+        warned("port", Type::Int, TRACING_LATER),
+        warned("maxTagLength", Type::Int, TRACING_LATER),
+        warned("http", Type::Any, TRACING_LATER),
+        warned("grpc", Type::Any, TRACING_LATER),
+        warned("resourceDetectors", Type::Any, TRACING_LATER),
+        warned("dynatraceSampler", Type::Any, TRACING_LATER),
+        warned("serviceAttributeEnrichment", Type::Any, TRACING_LATER),
+        warned("disableContextPropagation", Type::Bool, "the context is always passed on"),
+    ],
+};
+
+static ZIPKIN: Message = Message {
+    name: "ZipkinTracingProvider",
+    fields: &[
+        yes(
+            "traceContextOption",
+            Type::Enum(&["USE_B3", "USE_B3_WITH_W3C_PROPAGATION"]),
+            "tracing_settings_are_compiled",
+        ),
+        warned("address", Type::Text, TRACING_LATER),
+        warned("service", Type::Text, TRACING_LATER),
+        warned("port", Type::Int, TRACING_LATER),
+        warned("maxTagLength", Type::Int, TRACING_LATER),
+        warned("enable64bitTraceId", Type::Bool, "trace ids have 128 bits"),
+        warned("path", Type::Text, TRACING_LATER),
+        warned("timeout", Type::Any, TRACING_LATER),
+        warned("headers", Type::Any, TRACING_LATER),
+        warned("disableContextPropagation", Type::Bool, "the context is always passed on"),
+    ],
+};
+
+static DEFAULT_PROVIDERS: Message = Message {
+    name: "DefaultProviders",
+    fields: &[
+        yes("tracing", Type::List(&Type::Text), "tracing_settings_are_compiled"),
+        moot("metrics", "Istio's metrics are always served"),
+        warned("accessLogging", Type::List(&Type::Text), "the access log follows `accessLogFile`"),
+    ],
+};
+
+/// The settings within a ConfigMap: a document in a block of text. The lines of findings are those of the file.
+pub(crate) fn embedded(config_map: &Node, source: &str, sink: &mut Sink) -> Vec<Node> {
+    let Some(block) = config_map.get("data").and_then(|data| data.get("mesh")) else {
+        sink.report(Code::MissingField, config_map.span, "the ConfigMap `istio` has no key `mesh`");
+        return Vec::new();
+    };
+    let text = block.text().unwrap_or_default();
+    // A literal block begins on the line below its header, and keeps its lines.
+    let first = source.lines().nth(block.span.line as usize).unwrap_or_default();
+    let indent = first.len() - first.trim_start().len();
+    let base =
+        Base { file: block.span.file, line: block.span.line, column: u32::try_from(indent).unwrap_or(0) };
+    yaml::parse(base, text, sink)
+}
+
+/// Reads the settings from a document that is a `MeshConfig`.
+pub(crate) fn read(document: &Node, sink: &mut Sink) -> Mesh {
+    fields::check(document, &MESH_CONFIG, sink);
+    let config = Object::new(document, &MESH_CONFIG);
+    let default = Mesh::default();
+    Mesh {
+        access_log: access_log(&config, sink),
+        tracing: tracing(&config, sink),
+        outbound: config
+            .object("outboundTrafficPolicy")
+            .map_or(default.outbound, |policy| outbound_mode(&policy)),
+        connect_timeout: at_least_1ms(config.duration("connectTimeout"), sink)
+            .unwrap_or(default.connect_timeout),
+        keepalive: config.object("tcpKeepalive").map(|block| keepalive(&block, sink)),
+        retries: config.object("defaultHttpRetryPolicy").map(|block| read_retries(&block, sink)),
+    }
+}
+
+fn access_log(config: &Object<'_>, sink: &mut Sink) -> Option<AccessLog> {
+    let format = config.text("accessLogFormat").filter(|format| !format.value.is_empty());
+    let encoding = match (config.text("accessLogEncoding").map_or("TEXT", |text| text.value), format) {
+        ("JSON", None) => LogEncoding::Json(default_json()),
+        ("JSON", Some(text)) => LogEncoding::Json(json_format(&text, sink)),
+        (_, None) => LogEncoding::Text(built_in(TEXT_LOG_FORMAT)),
+        (_, Some(text)) => {
+            // As in Istio: one line each, whether the newline was written or not.
+            let mut line = text.value.to_owned();
+            if !line.ends_with('\n') {
+                line.push('\n');
+            }
+            LogEncoding::Text(format_or_report(&line, text.span, sink)?)
+        }
+    };
+    let path = config.text("accessLogFile").filter(|path| !path.value.is_empty())?;
+    Some(AccessLog { path: path.value.into(), encoding })
+}
+
+#[expect(clippy::unwrap_used, reason = "a test reads the built-in formats")]
+fn built_in(text: &str) -> Format {
+    Format::parse(text).unwrap()
+}
+
+fn default_json() -> Box<[(Arc<str>, Format)]> {
+    JSON_LOG_FORMAT.iter().map(|(key, text)| ((*key).into(), built_in(text))).collect()
+}
+
+fn json_format(text: &Spanned<&str>, sink: &mut Sink) -> Box<[(Arc<str>, Format)]> {
+    let Ok(serde_json::Value::Object(object)) = serde_json::from_str(text.value) else {
+        let found = sink.report(Code::InvalidValue, text.span, "the JSON log format is not a JSON object");
+        found.help("write `{\"key\": \"%OPERATOR%\", ...}`");
+        return Box::default();
+    };
+    let mut pairs: Vec<(Arc<str>, Format)> = Vec::new();
+    for (key, value) in object {
+        match value.as_str() {
+            Some(value) => {
+                pairs.extend(format_or_report(value, text.span, sink).map(|format| (key.into(), format)));
+            }
+            None => {
+                sink.report(Code::InvalidValue, text.span, format!("the value of `{key}` is not a string"));
+            }
+        }
+    }
+    pairs.sort_by(|a, b| a.0.cmp(&b.0));
+    pairs.into()
+}
+
+fn format_or_report(text: &str, span: Span, sink: &mut Sink) -> Option<Format> {
+    match Format::parse(text) {
+        Ok(format) => Some(format),
+        Err(error) => {
+            sink.report(Code::InvalidValue, span, error.to_string());
+            None
+        }
+    }
+}
+
+fn tracing(config: &Object<'_>, sink: &mut Sink) -> Tracing {
+    let default = Mesh::default().tracing;
+    let settings = config.object("defaultConfig").and_then(|proxy| proxy.object("tracing"));
+    let sampling = settings.and_then(|settings| settings.float("sampling"));
+    let sampling = sampling.map_or(default.sampling, |percent| sampling_of(percent.value));
+    if config.bool("enableTracing") == Some(false) {
+        return Tracing { propagation: Propagation::Off, sampling };
+    }
+    let zipkin = settings.and_then(|settings| settings.object("zipkin"));
+    let propagation = provider(config, sink).or_else(|| zipkin.map(|zipkin| zipkin_propagation(&zipkin)));
+    Tracing { propagation: propagation.unwrap_or(default.propagation), sampling }
+}
+
+/// Hundredths of a percent; zero is unset, and what is no percentage is Istio's default.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 to 10000 by the guard")]
+fn sampling_of(percent: f64) -> u16 {
+    if percent > 0.0 && percent <= 100.0 { (percent * 100.0).round() as u16 } else { DEFAULT_SAMPLING }
+}
+
+/// The format of the first default provider.
+fn provider(config: &Object<'_>, sink: &mut Sink) -> Option<Propagation> {
+    let chosen = *config.object("defaultProviders")?.texts("tracing").first()?;
+    let providers = config.objects("extensionProviders");
+    let named = |provider: &&Object<'_>| provider.text("name").is_some_and(|name| name.value == chosen.value);
+    let Some(provider) = providers.iter().find(named) else {
+        let message = format!("no extension provider is named `{}`", chosen.value);
+        sink.report(Code::InvalidValue, chosen.span, message);
+        return None;
+    };
+    if provider.has("opentelemetry") {
+        return Some(Propagation::W3c);
+    }
+    provider.object("zipkin").map(|zipkin| zipkin_propagation(&zipkin))
+}
+
+fn zipkin_propagation(zipkin: &Object<'_>) -> Propagation {
+    match zipkin.text("traceContextOption").map(|option| option.value) {
+        Some("USE_B3_WITH_W3C_PROPAGATION") => Propagation::B3AndW3c,
+        _ => Propagation::B3,
+    }
+}
+
+/// True for a document that is the ConfigMap `istio`.
+pub(crate) fn is_mesh_config_map(document: &Node) -> bool {
+    let name = document.get("metadata").and_then(|metadata| metadata.get("name"));
+    name.and_then(Node::text) == Some("istio")
+        && document.get("data").is_some_and(|data| matches!(data.value, Value::Map(_)))
+}

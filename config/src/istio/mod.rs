@@ -1,0 +1,356 @@
+//! Istio's resources as users write them: the envelope, and the scalars that several kinds share.
+
+pub(crate) mod destination_rule;
+pub(crate) mod mesh;
+pub(crate) mod service_entry;
+pub(crate) mod sidecar;
+pub(crate) mod virtual_service;
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use http::HeaderName;
+use regex::Regex;
+
+use crate::{
+    fields::{self, Labels, Message, Object, Spanned, Type, yes},
+    report::{Code, Sink, Span},
+    snapshot::{Origin, ValueMatch},
+    yaml::Node,
+};
+
+/// Istio's `rootNamespace`.
+pub(crate) const ROOT_NAMESPACE: &str = "istio-system";
+/// Istio's `trustDomain`-independent DNS suffix of services.
+const CLUSTER_SUFFIX: &str = ".svc.cluster.local";
+
+/// Whose resource it is and where it stands.
+#[derive(Debug, Clone)]
+pub(crate) struct Meta {
+    pub(crate) kind: &'static str,
+    pub(crate) name: Arc<str>,
+    pub(crate) namespace: Arc<str>,
+    /// RFC 3339, which sorts as text; empty in most files.
+    pub(crate) created: Box<str>,
+    pub(crate) labels: Labels,
+    pub(crate) file: Arc<str>,
+    pub(crate) span: Span,
+}
+
+impl Meta {
+    /// Kind, namespace and name.
+    pub(crate) fn resource(&self) -> String {
+        format!("{} {}/{}", self.kind, self.namespace, self.name)
+    }
+
+    pub(crate) fn origin(&self, span: Span) -> Origin {
+        Origin { resource: self.resource().into(), file: Arc::clone(&self.file), line: span.line }
+    }
+
+    /// For notes: the resource and its place.
+    pub(crate) fn reference(&self) -> String {
+        self.origin(self.span).to_string()
+    }
+
+    /// Istio's order: the oldest first, then by name.
+    pub(crate) fn age(&self) -> (&str, &str, &str) {
+        (&self.created, &self.name, &self.namespace)
+    }
+}
+
+/// `exportTo`: who sees a resource.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Exports(Option<Vec<Box<str>>>);
+
+impl Exports {
+    pub(crate) fn read(spec: &Object<'_>, meta: &Meta, sink: &mut Sink) -> Self {
+        let names = spec.texts("exportTo");
+        if names.is_empty() {
+            return Self(None);
+        }
+        let mut out: Vec<Box<str>> = Vec::new();
+        for name in &names {
+            let resolved = if name.value == "." { &*meta.namespace } else { name.value };
+            if out.iter().any(|other| &**other == resolved) {
+                sink.report(Code::DuplicateName, name.span, format!("`{resolved}` is exported to twice"));
+            }
+            if name.value == "*" && names.len() > 1 {
+                let message = "`*` stands for all namespaces, and cannot be listed with others";
+                sink.report(Code::ExclusiveFields, name.span, message);
+            }
+            out.push(resolved.into());
+        }
+        out.sort();
+        Self(Some(out))
+    }
+
+    /// A resource is always seen in its own namespace unless `~` hides it.
+    pub(crate) fn visible(&self, from: &str) -> bool {
+        match &self.0 {
+            None => true,
+            Some(names) => names.iter().any(|name| &**name == "*" || &**name == from),
+        }
+    }
+
+    pub(crate) fn private_to(&self, namespace: &str) -> bool {
+        matches!(&self.0, Some(names) if matches!(&**names, [only] if &**only == namespace))
+    }
+}
+
+/// Istio's rule for hosts of virtual services and destination rules: a name without a dot is one of the resource's own
+/// namespace, everything else is a full name already. Lower case.
+pub(crate) fn full_host(host: &str, namespace: &str) -> Box<str> {
+    if host == "*" || host.contains('.') || is_ip(host) {
+        host.to_ascii_lowercase().into()
+    } else {
+        format!("{host}.{namespace}{CLUSTER_SUFFIX}").to_ascii_lowercase().into()
+    }
+}
+
+/// `name` and `namespace` of a cluster-local host.
+pub(crate) fn cluster_local(host: &str) -> Option<(&str, &str)> {
+    let (name, namespace) = host.strip_suffix(CLUSTER_SUFFIX)?.split_once('.')?;
+    (!name.contains('*') && !namespace.contains('.')).then_some((name, namespace))
+}
+
+pub(crate) fn is_ip(host: &str) -> bool {
+    host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok()
+}
+
+/// True if a host or wildcard covers another.
+pub(crate) fn covers(pattern: &str, host: &str) -> bool {
+    match pattern.strip_prefix('*') {
+        Some(suffix) => host.len() >= suffix.len() && host.ends_with(suffix) && host != suffix,
+        None => pattern == host,
+    }
+}
+
+/// A DNS name, a wildcard in the first label, or an address.
+pub(crate) fn check_host(host: &Spanned<&str>, sink: &mut Sink) -> bool {
+    let why = host_problem(host.value);
+    if let Some(why) = why {
+        sink.report(Code::InvalidHost, host.span, format!("`{}` is not a host: {why}", host.value));
+    }
+    why.is_none()
+}
+
+fn host_problem(host: &str) -> Option<&'static str> {
+    if host == "*" || is_ip(host) {
+        return None;
+    }
+    if host.is_empty() {
+        return Some("it is empty");
+    }
+    if host.len() > 255 {
+        return Some("it is longer than 255 characters");
+    }
+    let name = host.strip_prefix("*.").unwrap_or(host);
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let label_is_fine = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    if name.contains('*') {
+        return Some("a wildcard may only be the whole first label");
+    }
+    if !name.split('.').all(label_is_fine) {
+        return Some("labels hold letters, digits and inner hyphens, 63 characters at most");
+    }
+    let last = name.rsplit('.').next().unwrap_or_default();
+    last.bytes().all(|b| b.is_ascii_digit()).then_some("the top-level domain is a number")
+}
+
+/// RFC 1123 label: names of subsets and ports.
+pub(crate) fn is_label(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 63
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+/// 1 to 65535.
+pub(crate) fn port(number: Spanned<i64>, sink: &mut Sink) -> Option<u16> {
+    let port = u16::try_from(number.value).ok().filter(|port| *port > 0);
+    if port.is_none() {
+        let message = format!("{} is not a port, which is 1 to 65535", number.value);
+        sink.report(Code::InvalidValue, number.span, message);
+    }
+    port
+}
+
+/// Istio's rule for timeouts: at least a millisecond.
+pub(crate) fn at_least_1ms(duration: Option<Spanned<Duration>>, sink: &mut Sink) -> Option<Duration> {
+    let Spanned { value, span } = duration?;
+    if value < Duration::from_millis(1) {
+        sink.report(Code::InvalidValue, span, "the shortest duration here is 1ms");
+        return None;
+    }
+    Some(value)
+}
+
+pub(crate) fn header_name(text: &Spanned<&str>, sink: &mut Sink) -> Option<HeaderName> {
+    let name = HeaderName::from_bytes(text.value.as_bytes()).ok();
+    if name.is_none() {
+        sink.report(Code::InvalidHeader, text.span, format!("`{}` is not a header name", text.value));
+    }
+    name
+}
+
+pub(crate) static STRING_MATCH: Message = Message {
+    name: "StringMatch",
+    fields: &[
+        yes("exact", Type::Text, "every_match_field_is_honoured"),
+        yes("prefix", Type::Text, "every_match_field_is_honoured"),
+        yes("regex", Type::Text, "every_match_field_is_honoured"),
+    ],
+};
+
+/// One of the three forms, or none.
+pub(crate) fn one_form<'n>(node: &'n Node, sink: &mut Sink) -> Option<(&'static str, Spanned<&'n str>)> {
+    let matcher = Object::new(node, &STRING_MATCH);
+    let forms = ["exact", "prefix", "regex"].into_iter();
+    let mut given = forms.filter_map(|form| Some((form, matcher.text(form)?)));
+    let first = given.next();
+    if let Some((form, text)) = given.next() {
+        let message = format!("`{form}` stands beside another form; one of exact, prefix, regex is meant");
+        sink.report(Code::ExclusiveFields, text.span, message);
+    }
+    first
+}
+
+/// `StringMatch` of a header or query parameter; none of the forms is presence.
+pub(crate) fn value_match(node: &Node, sink: &mut Sink) -> Option<ValueMatch> {
+    if node.is_null() {
+        let found = sink.report(Code::InvalidValue, node.span, "the match is null");
+        found.help("write `{}` to ask that it is present");
+        return None;
+    }
+    Some(match one_form(node, sink) {
+        None | Some(("regex", Spanned { value: "*", .. })) => ValueMatch::Present,
+        Some(("exact", text)) => ValueMatch::Exact(text.value.into()),
+        Some(("prefix", text)) if text.value.is_empty() => {
+            sink.report(Code::InvalidValue, text.span, "an empty prefix matches everything");
+            return None;
+        }
+        Some(("prefix", text)) => ValueMatch::Prefix(text.value.into()),
+        Some((_, text)) => ValueMatch::Regex(full_match(&text, sink)?),
+    })
+}
+
+/// Istio's limits, and a match of the whole value.
+pub(crate) fn full_match(text: &Spanned<&str>, sink: &mut Sink) -> Option<Regex> {
+    let problem = match text.value {
+        "" => "it is empty".to_owned(),
+        long if long.len() > 1024 => "it is longer than 1024 bytes".to_owned(),
+        pattern => match (Regex::new(pattern), Regex::new(&format!("^(?:{pattern})$"))) {
+            (Ok(_), Ok(regex)) => return Some(regex),
+            (Err(error), _) | (_, Err(error)) => {
+                let text = error.to_string();
+                text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
+            }
+        },
+    };
+    let found =
+        sink.report(Code::InvalidRegex, text.span, format!("this is not a regular expression: {problem}"));
+    found.help("the syntax is RE2's: no look-around, no back-references");
+    None
+}
+
+pub(crate) static SELECTOR: Message = Message {
+    name: "WorkloadSelector",
+    fields: &[
+        yes("labels", Type::Map(&Type::Text), "the_selecting_sidecar_wins"),
+        yes("matchLabels", Type::Map(&Type::Text), "a_rule_with_a_selector_wins"),
+    ],
+};
+
+/// True if all labels are there.
+pub(crate) fn selects(selector: &Labels, labels: &Labels) -> bool {
+    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+pub(crate) static METADATA: Message = Message {
+    name: "ObjectMeta",
+    fields: &[
+        yes("name", Type::Text, "the_seed_compiles"),
+        yes("namespace", Type::Text, "short_names_take_the_namespace_of_the_rule"),
+        yes("labels", Type::Map(&Type::Text), "workload_entries_are_selected_by_label"),
+        yes("creationTimestamp", Type::Text, "the_older_virtual_service_keeps_a_host"),
+        yes("annotations", Type::Any, "the_seed_compiles"),
+    ],
+};
+
+pub(crate) static PORT: Message = Message {
+    name: "Port",
+    fields: &[
+        yes("number", Type::Int, "the_seed_compiles"),
+        yes("name", Type::Text, "the_protocol_follows_the_port"),
+        yes("protocol", Type::Text, "the_protocol_follows_the_port"),
+        yes("targetPort", Type::Int, "target_ports_and_endpoint_ports_decide_where_to_connect"),
+    ],
+};
+
+/// What travels on a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PortProtocol {
+    Http1,
+    Http2,
+    /// Unnamed: the client's version goes upstream.
+    Sniffed,
+    /// TCP, TLS, UDP and the databases: not carried by an HTTP listener.
+    Other,
+}
+
+/// `protocol` as far as it is known, else the prefix of the port's name (Istio's `ParsePortName`).
+pub(crate) fn protocol_of(name: &str, protocol: &str) -> PortProtocol {
+    let word = if protocol.is_empty() { name.split('-').next().unwrap_or_default() } else { protocol };
+    match word.to_ascii_lowercase().as_str() {
+        "http" => PortProtocol::Http1,
+        "grpc" if name.to_ascii_lowercase().starts_with("grpc-web") => PortProtocol::Http1,
+        "http2" | "grpc" => PortProtocol::Http2,
+        "grpc-web" => PortProtocol::Http1,
+        "https" | "tls" | "tcp" | "mongo" | "redis" | "mysql" | "udp" | "hbone" => PortProtocol::Other,
+        _ => PortProtocol::Sniffed,
+    }
+}
+
+/// Reads `metadata` and checks it; fields that Kubernetes adds are of no interest.
+pub(crate) fn meta(
+    document: &Node,
+    kind: &'static str,
+    namespace: &Arc<str>,
+    file: &Arc<str>,
+    sink: &mut Sink,
+) -> Option<Meta> {
+    let Some(metadata) = document.get("metadata") else {
+        sink.report(Code::NotAResource, document.span, format!("this {kind} has no metadata"));
+        return None;
+    };
+    let object = Object::new(metadata, &METADATA);
+    let Some(name) = object.text("name") else {
+        sink.report(Code::NotAResource, metadata.span, format!("this {kind} has no name"));
+        return None;
+    };
+    Some(Meta {
+        kind,
+        name: name.value.into(),
+        namespace: object.text("namespace").map_or_else(|| Arc::clone(namespace), |text| text.value.into()),
+        created: object.text("creationTimestamp").map_or("", |text| text.value).into(),
+        labels: object.labels("labels"),
+        file: Arc::clone(file),
+        span: document.span,
+    })
+}
+
+/// The checked `spec` of a resource.
+pub(crate) fn spec<'n>(document: &'n Node, message: &'static Message, sink: &mut Sink) -> Option<Object<'n>> {
+    let Some(spec) = document.get("spec") else {
+        sink.report(Code::MissingField, document.span, format!("this {} has no spec", message.name));
+        return None;
+    };
+    fields::check(spec, message, sink);
+    Some(Object::new(spec, message))
+}

@@ -1,0 +1,215 @@
+//! `ServiceEntry` and `WorkloadEntry`: the services, their ports and their endpoints as written.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use super::{Exports, Meta, PORT, PortProtocol, SELECTOR, check_host, port, protocol_of};
+use crate::{
+    fields::{Labels, Message, Object, Spanned, Type, warned, yes},
+    report::{Code, Sink, Span},
+};
+
+/// One resource.
+#[derive(Debug)]
+pub(crate) struct ServiceEntry {
+    pub(crate) meta: Meta,
+    pub(crate) hosts: Vec<Spanned<Box<str>>>,
+    pub(crate) addresses: Vec<Spanned<Box<str>>>,
+    pub(crate) ports: Vec<ServicePort>,
+    pub(crate) resolution: Spanned<Resolution>,
+    pub(crate) endpoints: Vec<Workload>,
+    /// How many endpoints are host names, and are not among `endpoints`.
+    pub(crate) by_name: usize,
+    pub(crate) selector: Option<Labels>,
+    pub(crate) exports: Exports,
+}
+
+/// One entry of `ports`.
+#[derive(Debug, Clone)]
+pub(crate) struct ServicePort {
+    pub(crate) number: u16,
+    pub(crate) name: Arc<str>,
+    pub(crate) protocol: PortProtocol,
+    pub(crate) target: Option<u16>,
+}
+
+/// How endpoints are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resolution {
+    None,
+    Static,
+    Dns,
+}
+
+/// An entry of `endpoints`, or a `WorkloadEntry`.
+#[derive(Debug, Clone)]
+pub(crate) struct Workload {
+    pub(crate) address: IpAddr,
+    pub(crate) ports: BTreeMap<Arc<str>, u16>,
+    pub(crate) labels: Labels,
+    pub(crate) weight: u32,
+    pub(crate) span: Span,
+}
+
+pub(crate) static SERVICE_ENTRY: Message = Message {
+    name: "ServiceEntry",
+    fields: &[
+        yes("hosts", Type::List(&Type::Text), "the_seed_compiles"),
+        yes("addresses", Type::List(&Type::Text), "a_service_answers_to_all_its_names"),
+        yes("ports", Type::List(&Type::Object(&PORT)), "the_seed_compiles"),
+        yes("location", Type::Enum(&["MESH_EXTERNAL", "MESH_INTERNAL"]), "the_seed_compiles"),
+        yes(
+            "resolution",
+            Type::Enum(&["NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"]),
+            "a_service_that_cannot_be_resolved_is_left_out_and_said_so",
+        ),
+        yes("endpoints", Type::List(&Type::Object(&WORKLOAD_ENTRY)), "the_seed_compiles"),
+        yes("workloadSelector", Type::Object(&SELECTOR), "workload_entries_are_selected_by_label"),
+        yes("exportTo", Type::List(&Type::Text), "exports_limit_who_sees_a_resource"),
+        warned("subjectAltNames", Type::List(&Type::Text), "connections to endpoints are plain text"),
+    ],
+};
+
+pub(crate) static WORKLOAD_ENTRY: Message = Message {
+    name: "WorkloadEntry",
+    fields: &[
+        yes("address", Type::Text, "the_seed_compiles"),
+        yes("ports", Type::Map(&Type::Int), "target_ports_and_endpoint_ports_decide_where_to_connect"),
+        yes("labels", Type::Map(&Type::Text), "the_seed_compiles"),
+        yes("weight", Type::Int, "endpoint_weights_are_kept"),
+        warned("network", Type::Text, "all endpoints are taken to be reachable"),
+        warned("locality", Type::Text, "balancing by locality is not built yet"),
+        warned("serviceAccount", Type::Text, "connections to endpoints are plain text"),
+    ],
+};
+
+/// Reads a `ServiceEntry`.
+pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> ServiceEntry {
+    let written = spec.texts("hosts");
+    if written.is_empty() {
+        sink.report(Code::MissingField, spec.span(), "a ServiceEntry needs hosts");
+    }
+    let mut hosts: Vec<Spanned<Box<str>>> = Vec::new();
+    for host in written {
+        if host.value == "*" {
+            sink.report(Code::InvalidHost, host.span, "`*` is no host of a service");
+        } else if check_host(&host, sink) {
+            let value: Box<str> = host.value.to_ascii_lowercase().into();
+            if hosts.iter().any(|other| other.value == value) {
+                sink.report(Code::DuplicateName, host.span, format!("the host `{value}` stands twice"));
+            }
+            hosts.push(Spanned { value, span: host.span });
+        }
+    }
+    let resolution = spec.text("resolution");
+    let resolution = Spanned {
+        value: match resolution.map_or("NONE", |text| text.value) {
+            "STATIC" => Resolution::Static,
+            "DNS" | "DNS_ROUND_ROBIN" | "DYNAMIC_DNS" => Resolution::Dns,
+            _ => Resolution::None,
+        },
+        span: resolution.map_or(spec.span(), |text| text.span),
+    };
+    let selector = spec.object("workloadSelector").map(|selector| selector.labels("labels"));
+    if selector.is_some() && spec.has("endpoints") {
+        let message = "endpoints and workloadSelector exclude each other";
+        sink.report(Code::ExclusiveFields, spec.key_span("workloadSelector"), message);
+    }
+    let entries = spec.objects("endpoints");
+    if resolution.value == Resolution::None && !entries.is_empty() {
+        let found = sink.report(
+            Code::InvalidEndpoint,
+            spec.key_span("endpoints"),
+            "endpoints are not allowed with resolution NONE",
+        );
+        found.help("write `resolution: STATIC`");
+    }
+    let dns = resolution.value == Resolution::Dns;
+    let endpoints: Vec<_> = entries.iter().filter_map(|entry| workload(entry, dns, sink)).collect();
+    ServiceEntry {
+        by_name: entries.len().saturating_sub(endpoints.len()),
+        hosts,
+        addresses: addresses(spec, sink),
+        ports: ports(spec, sink),
+        resolution,
+        endpoints,
+        selector,
+        exports: Exports::read(spec, &meta, sink),
+        meta,
+    }
+}
+
+fn addresses(spec: &Object<'_>, sink: &mut Sink) -> Vec<Spanned<Box<str>>> {
+    let mut out = Vec::new();
+    for text in spec.texts("addresses") {
+        let (address, prefix) = text.value.split_once('/').unwrap_or((text.value, ""));
+        let width = address.parse().ok().map(|ip: IpAddr| if ip.is_ipv4() { 32 } else { 128 });
+        match (width, prefix.parse::<u8>()) {
+            (Some(_), _) if prefix.is_empty() => out.push(Spanned { value: address.into(), span: text.span }),
+            // A range is for captured traffic; as the name in a request only a single address counts.
+            (Some(width), Ok(bits)) if bits <= width => {}
+            _ => {
+                sink.report(Code::InvalidValue, text.span, format!("`{}` is not an address", text.value));
+            }
+        }
+    }
+    out
+}
+
+fn ports(spec: &Object<'_>, sink: &mut Sink) -> Vec<ServicePort> {
+    let mut ports: Vec<ServicePort> = Vec::new();
+    for entry in spec.objects("ports") {
+        let Some(read) = service_port(&entry, sink) else { continue };
+        if ports.iter().any(|other| other.number == read.number || other.name == read.name) {
+            sink.report(Code::DuplicateName, entry.span(), "the number or name of the port is taken");
+        }
+        ports.push(read);
+    }
+    ports
+}
+
+/// Shared with `Sidecar` listeners.
+pub(crate) fn service_port(entry: &Object<'_>, sink: &mut Sink) -> Option<ServicePort> {
+    let Some(number) = entry.int("number") else {
+        sink.report(Code::MissingField, entry.span(), "the port has no number");
+        return None;
+    };
+    let name = entry.text("name").map_or("", |text| text.value);
+    Some(ServicePort {
+        number: port(number, sink)?,
+        name: name.into(),
+        protocol: protocol_of(name, entry.text("protocol").map_or("", |text| text.value)),
+        target: entry.int("targetPort").filter(|n| n.value != 0).and_then(|number| port(number, sink)),
+    })
+}
+
+/// `None` after a report. Where names are resolved a host name is left out in silence: the service was reported.
+pub(crate) fn workload(entry: &Object<'_>, by_name: bool, sink: &mut Sink) -> Option<Workload> {
+    let Some(address) = entry.text("address") else {
+        sink.report(Code::MissingField, entry.span(), "the endpoint has no address");
+        return None;
+    };
+    let Ok(ip) = address.value.parse() else {
+        if !by_name {
+            let message = format!("`{}` is not an IP address", address.value);
+            let found = sink.report(Code::InvalidEndpoint, address.span, message);
+            found.help("static endpoints are IP addresses; unix sockets are not built yet");
+        }
+        return None;
+    };
+    let mut ports = BTreeMap::new();
+    for pair in entry.entries("ports") {
+        let number = pair.value.text().and_then(|text| text.parse().ok());
+        let number = number.map(|value| Spanned { value, span: pair.value.span });
+        if let Some(number) = number.and_then(|number| port(number, sink)) {
+            ports.insert(pair.key.as_ref().into(), number);
+        }
+    }
+    let weight = entry.int("weight").map_or(1, |weight| {
+        // Zero is unset.
+        u32::try_from(weight.value).map(|weight| weight.max(1)).unwrap_or_else(|_| {
+            sink.report(Code::InvalidEndpoint, weight.span, "the weight is negative or too large");
+            1
+        })
+    });
+    Some(Workload { address: ip, ports, labels: entry.labels("labels"), weight, span: entry.span() })
+}

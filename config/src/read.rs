@@ -1,0 +1,172 @@
+//! Sorts documents by kind and reads each into its type.
+
+use std::collections::HashMap;
+
+use crate::{
+    LoadOptions, Source,
+    compile::Resources,
+    fields::did_you_mean,
+    istio::{
+        self, destination_rule, mesh,
+        service_entry::{self, WORKLOAD_ENTRY},
+        sidecar, virtual_service,
+    },
+    report::{Code, Sink},
+    yaml::{self, Base, Node},
+};
+
+const NETWORKING: &str = "networking.istio.io";
+const KINDS: [&str; 5] = ["VirtualService", "DestinationRule", "ServiceEntry", "WorkloadEntry", "Sidecar"];
+/// Kinds that would change what a sidecar does, by group.
+const NOT_HONOURED: [(&str, &[&str]); 8] = [
+    ("", &["Service", "Endpoints"]),
+    ("discovery.k8s.io", &["EndpointSlice"]),
+    (NETWORKING, &["Gateway", "EnvoyFilter", "WorkloadGroup", "ProxyConfig"]),
+    ("security.istio.io", &["PeerAuthentication", "RequestAuthentication", "AuthorizationPolicy"]),
+    ("telemetry.istio.io", &["Telemetry"]),
+    ("extensions.istio.io", &["WasmPlugin", "TrafficExtension"]),
+    ("gateway.networking.k8s.io", &["HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "Gateway"]),
+    ("multicluster.x-k8s.io", &["ServiceImport", "ServiceExport"]),
+];
+
+/// Reads all sources; the documents are kept for the field paths of findings.
+pub(crate) fn read(sources: &[Source], options: &LoadOptions, sink: &mut Sink) -> (Resources, Vec<Node>) {
+    let mut reader = Reader {
+        options,
+        resources: Resources::default(),
+        seen: HashMap::new(),
+        documents: Vec::new(),
+        sink,
+    };
+    for (file, source) in (0_u32..).zip(sources) {
+        for document in yaml::parse(Base { file, line: 0, column: 0 }, &source.text, reader.sink) {
+            reader.document(&document, source);
+            reader.documents.push(document);
+        }
+    }
+    if let Some(source) = &options.mesh {
+        let file = u32::try_from(sources.len()).unwrap_or(u32::MAX);
+        let documents = yaml::parse(Base { file, line: 0, column: 0 }, &source.text, reader.sink);
+        for document in documents {
+            reader.mesh_file(document, source);
+        }
+    }
+    (reader.resources, reader.documents)
+}
+
+struct Reader<'r> {
+    options: &'r LoadOptions,
+    resources: Resources,
+    /// Kind, namespace and name.
+    seen: HashMap<String, String>,
+    documents: Vec<Node>,
+    sink: &'r mut Sink,
+}
+
+impl Reader<'_> {
+    fn document(&mut self, document: &Node, source: &Source) {
+        let word = |key: &str| document.get(key).and_then(Node::text);
+        let (Some(version), Some(kind)) = (word("apiVersion"), word("kind")) else {
+            let found =
+                self.sink.report(Code::NotAResource, document.span, "a resource has apiVersion and kind");
+            found.label("this document has not");
+            return;
+        };
+        let (group, _) = version.split_once('/').unwrap_or(("", version));
+        match (group, kind) {
+            ("", "List") => {
+                let items = document.get("items").map(Node::items).unwrap_or_default();
+                items.iter().for_each(|item| self.document(item, source));
+            }
+            ("", "ConfigMap") if mesh::is_mesh_config_map(document) => self.config_map(document, source),
+            (NETWORKING, kind) if KINDS.contains(&kind) => {
+                let fine = ["v1", "v1beta1", "v1alpha3"].iter().any(|v| version.ends_with(&format!("/{v}")));
+                if !fine {
+                    let span = document.get("apiVersion").map_or(document.span, |node| node.span);
+                    let found = self.sink.report(Code::UnknownKind, span, format!("`{version}` is unknown"));
+                    found.help("versions are v1, v1beta1 and v1alpha3");
+                }
+                self.resource(document, kind, source);
+            }
+            _ => self.other(document, group, kind),
+        }
+    }
+
+    /// What is not ours is either said to be without effect, or no business of a proxy (a Deployment).
+    fn other(&mut self, document: &Node, group: &str, kind: &str) {
+        let span = document.get("kind").map_or(document.span, |node| node.span);
+        let honours = |(of, kinds): &&(&str, &[&str])| *of == group && kinds.contains(&kind);
+        if NOT_HONOURED.iter().any(|row| honours(&row)) {
+            let message = format!("resources of kind {kind} are not honoured yet");
+            let found = self.sink.report(Code::KindNotHonoured, span, message);
+            found.label("has no effect");
+            if group.is_empty() || group == "discovery.k8s.io" {
+                found.help("write services as ServiceEntry with `resolution: STATIC`");
+            }
+        } else if group.ends_with("istio.io") {
+            let guess = did_you_mean(kind, KINDS.into_iter());
+            let found = self.sink.report(Code::UnknownKind, span, format!("the kind `{kind}` is unknown"));
+            found.help(format!("{guess}kinds are {}", KINDS.join(", ")));
+        }
+    }
+
+    fn resource(&mut self, document: &Node, kind: &str, source: &Source) {
+        let Some(kind) = KINDS.into_iter().find(|known| *known == kind) else { return };
+        let namespace = &self.options.node.namespace;
+        let Some(meta) = istio::meta(document, kind, namespace, &source.name, self.sink) else { return };
+        if let Some(first) = self.seen.insert(meta.resource(), meta.reference()) {
+            let message = format!("{} is defined twice", meta.resource());
+            self.sink.report(Code::DuplicateResource, document.span, message).note(format!("first: {first}"));
+        }
+        let table = match kind {
+            "VirtualService" => &virtual_service::VIRTUAL_SERVICE,
+            "DestinationRule" => &destination_rule::DESTINATION_RULE,
+            "ServiceEntry" => &service_entry::SERVICE_ENTRY,
+            "WorkloadEntry" => &WORKLOAD_ENTRY,
+            _ => &sidecar::SIDECAR,
+        };
+        let Some(spec) = istio::spec(document, table, self.sink) else { return };
+        let resources = &mut self.resources;
+        match kind {
+            "VirtualService" => {
+                resources.virtual_services.push(virtual_service::read(&spec, meta, self.sink));
+            }
+            "DestinationRule" => {
+                resources.destination_rules.extend(destination_rule::read(&spec, meta, self.sink));
+            }
+            "ServiceEntry" => resources.service_entries.push(service_entry::read(&spec, meta, self.sink)),
+            "WorkloadEntry" => {
+                let workload = service_entry::workload(&spec, false, self.sink);
+                resources.workloads.extend(workload.map(|workload| (meta, workload)));
+            }
+            _ => {
+                let sidecar = sidecar::read(&spec, meta, &self.options.node, self.sink);
+                resources.sidecars.push(sidecar);
+            }
+        }
+    }
+
+    fn config_map(&mut self, document: &Node, source: &Source) {
+        for settings in mesh::embedded(document, &source.text, self.sink) {
+            // A file of its own wins.
+            let read = mesh::read(&settings, self.sink);
+            if self.options.mesh.is_none() {
+                self.resources.mesh = Some(read);
+            }
+            self.documents.push(settings);
+        }
+    }
+
+    /// The settings themselves, or a ConfigMap that holds them.
+    fn mesh_file(&mut self, document: Node, source: &Source) {
+        let settings = if document.get("kind").and_then(Node::text) == Some("ConfigMap") {
+            mesh::embedded(&document, &source.text, self.sink)
+        } else {
+            vec![document]
+        };
+        for settings in settings {
+            self.resources.mesh = Some(mesh::read(&settings, self.sink));
+            self.documents.push(settings);
+        }
+    }
+}
