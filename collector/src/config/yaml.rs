@@ -70,8 +70,14 @@ pub(super) fn parse(file: &Arc<str>, text: &str) -> Result<Node, Problem> {
         Err(error) => {
             let line = error.location().map_or(1, |location| location.line());
             let text = error.to_string();
-            let first = text.lines().next().unwrap_or_default().to_owned();
-            Err(Problem { place: Place::new(file, line), path: String::new(), message: first, hint: None })
+            let first = text.lines().next().unwrap_or_default();
+            // The library says "error: line 7 column 35: ..."; the place is said already.
+            let message = match first.split_once(" column ").and_then(|(_, rest)| rest.split_once(": ")) {
+                Some((_, message)) => message.to_owned(),
+                None => first.to_owned(),
+            };
+            let hint = text.contains("flow mapping").then(|| "in braces, quote \"${...}\"".to_owned());
+            Err(Problem { place: Place::new(file, line), path: String::new(), message, hint })
         }
     }
 }
