@@ -1,0 +1,140 @@
+"""A real Envoy with the configuration that Istio would generate for the same intent."""
+
+import json
+import os
+import shutil
+import sys
+
+from processes import Program, get, wait_for
+
+HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+FILE_LOG = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog"
+# What both proxies log of a request; the keys are Istio's.
+LOG = {
+    "request_id": "%REQ(X-REQUEST-ID)%",
+    "response_code": "%RESPONSE_CODE%",
+    "response_flags": "%RESPONSE_FLAGS%",
+    "response_code_details": "%RESPONSE_CODE_DETAILS%",
+    "upstream_transport_failure_reason": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+    "upstream_cluster": "%UPSTREAM_CLUSTER_RAW%",
+    "upstream_host": "%UPSTREAM_HOST%",
+    "route_name": "%ROUTE_NAME%",
+    "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
+    "bytes_received": "%BYTES_RECEIVED%",
+    "bytes_sent": "%BYTES_SENT%",
+}
+# Istio's default policy for every outbound route.
+DEFAULT_RETRY = {
+    "retry_on": "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes",
+    "num_retries": 2,
+    "retry_host_predicate": [
+        {
+            "name": "envoy.retry_host_predicates.previous_hosts",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+            },
+        }
+    ],
+    "host_selection_retry_max_attempts": 5,
+}
+
+
+def binary():
+    """Envoy of the Python package, or None."""
+    beside = os.path.join(os.path.dirname(sys.executable), "envoy")
+    return beside if os.path.exists(beside) else shutil.which("envoy")
+
+
+def cluster(name, endpoints, policy="LEAST_REQUEST", **more):
+    """A static cluster; `endpoints` are host:port."""
+
+    def endpoint(address):
+        host, port = address.rsplit(":", 1)
+        return {"endpoint": {"address": {"socket_address": {"address": host, "port_value": int(port)}}}}
+
+    unlimited = 4294967295
+    limits = {key: unlimited for key in ("max_connections", "max_pending_requests", "max_requests", "max_retries")}
+    made = {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "lb_policy": policy,
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "circuit_breakers": {"thresholds": [limits]},
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [endpoint(address) for address in endpoints]}],
+        },
+    }
+    return {**made, **more}
+
+
+def bootstrap(routes, clusters, domains, log):
+    manager = {
+        "@type": HCM,
+        "stat_prefix": "outbound",
+        "use_remote_address": False,
+        "forward_client_cert_details": "SANITIZE",
+        "normalize_path": True,
+        "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
+        "proxy_100_continue": True,
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
+        "stream_idle_timeout": "0s",
+        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {"@type": ROUTER}}],
+        "access_log": [
+            {
+                "name": "envoy.access_loggers.file",
+                "typed_config": {"@type": FILE_LOG, "path": log, "log_format": {"json_format": LOG}},
+            }
+        ],
+        "route_config": {
+            "name": "http",
+            "validate_clusters": False,
+            "virtual_hosts": [
+                {
+                    "name": "web",
+                    "domains": domains,
+                    "routes": routes,
+                    "include_request_attempt_count": True,
+                }
+            ],
+        },
+    }
+    any_port = {"socket_address": {"address": "127.0.0.1", "port_value": 0}}
+    listener = {
+        "name": "outbound",
+        "address": any_port,
+        "filter_chains": [
+            {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+        ],
+    }
+    return {
+        "admin": {"address": any_port},
+        "static_resources": {"listeners": [listener], "clusters": clusters},
+    }
+
+
+class Envoy(Program):
+    """Envoy on ports of the system's choice; `address` is where it listens."""
+
+    def __init__(self, name, folder, routes, clusters, domains):
+        self.log = os.path.join(folder, f"{name}.log")
+        config = os.path.join(folder, f"{name}.json")
+        admin = os.path.join(folder, f"{name}.admin")
+        with open(config, "w", encoding="utf-8") as out:
+            json.dump(bootstrap(routes, clusters, domains, self.log), out, indent=1)
+        args = [binary(), "-c", config, "--concurrency", "1", "--use-dynamic-base-id", "--admin-address-path", admin]
+        args += ["--file-flush-interval-msec", "50", "--log-level", "error"]
+        super().__init__(name, args, folder)
+
+        def started():
+            if self.child.poll() is not None:
+                raise RuntimeError(f"Envoy ended: {self.tail()}")
+            return os.path.exists(admin) and open(admin, encoding="utf-8").read().strip()
+
+        self.admin = wait_for("Envoy's admin address", started)
+        wait_for("Envoy to be live", lambda: get(self.admin, "/ready").startswith("LIVE"))
+        statuses = json.loads(get(self.admin, "/listeners?format=json"))["listener_statuses"]
+        bound = statuses[0]["local_address"]["socket_address"]
+        self.address = f"{bound['address']}:{bound['port_value']}"
