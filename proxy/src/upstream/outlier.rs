@@ -274,3 +274,7 @@ fn enforced(reason: Reason, stats: &ClusterStats) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "outlier_tests.rs"]
+mod tests;

@@ -19,7 +19,7 @@ use std::{
 use outrigger_config::snapshot::Balancer;
 use rand::{Rng, rngs::SmallRng};
 
-use self::{maglev::Maglev, ring_hash::Ring, round_robin::RoundRobin};
+use self::{edf::Share, maglev::Maglev, ring_hash::Ring, round_robin::RoundRobin};
 use super::{ClusterState, Host};
 
 /// The hosts of a cluster between two changes of health or membership.
@@ -111,17 +111,19 @@ impl Balancers {
             cluster.stats.lb_healthy_panic.inc();
         }
         let hash = if set.picker.is_table() { hash.unwrap_or_else(|| rng.next_u64()) } else { 0 };
-        let mut last = None;
-        for attempt in 0..=RE_PICKS {
+        let mut re_picks = 0;
+        for attempt in 0..PROBES {
             let host = set.candidates.get(self.index(cluster, &set, hash, attempt, rng))?;
             // A table is replaced a moment after the ejection: until then an ejected host is passed over.
-            let gone = !set.panic && host.is_ejected();
-            if !gone && !avoid.iter().any(|other| other.id() == host.id()) {
+            if !set.panic && host.is_ejected() {
+                continue;
+            }
+            if re_picks == RE_PICKS || !avoid.iter().any(|other| other.id() == host.id()) {
                 return Some(host.clone());
             }
-            last = Some(host);
+            re_picks += 1;
         }
-        last.cloned()
+        None
     }
 
     fn index(
@@ -141,11 +143,12 @@ impl Balancers {
                 least_request::pick(hosts.len(), rng, |i| active(hosts, i))
             }
             Picker::LeastRequest { weighted: true } => {
-                let weight = |i| weight(hosts, i) / (active(hosts, i) + 1) as f64;
-                self.scheduled(cluster, set, true, rng, weight)
+                let share = |i| Share { weight: weight(hosts, i), load: active(hosts, i) + 1 };
+                self.scheduled(cluster, set, true, rng, share)
             }
             Picker::RoundRobin { weighted } => {
-                self.scheduled(cluster, set, *weighted, rng, |i| weight(hosts, i))
+                let share = |i| Share { weight: weight(hosts, i), load: 1 };
+                self.scheduled(cluster, set, *weighted, rng, share)
             }
         }
     }
@@ -156,26 +159,29 @@ impl Balancers {
         set: &HostSet,
         weighted: bool,
         rng: &mut SmallRng,
-        weight: impl Fn(usize) -> f64,
+        share: impl Fn(usize) -> Share,
     ) -> usize {
         let mut schedules = self.schedules.borrow_mut();
         let current = schedules.get(&cluster.id()).is_some_and(|schedule| schedule.version == set.version);
         if !current {
             // A new host set is rare: a good time to forget the clusters that are gone.
             schedules.retain(|_, schedule| schedule.cluster.strong_count() > 0);
-            let order = RoundRobin::new(set.candidates.len(), weighted, rng.next_u64(), &weight);
+            let order = RoundRobin::new(set.candidates.len(), weighted, rng.next_u64(), &share);
             let cluster = (cluster.id(), Arc::downgrade(cluster));
             schedules.insert(cluster.0, Schedule { cluster: cluster.1, version: set.version, order });
         }
-        schedules.get_mut(&cluster.id()).map_or(0, |schedule| schedule.order.pick(weight))
+        schedules.get_mut(&cluster.id()).map_or(0, |schedule| schedule.order.pick(share))
     }
 }
 
 /// Re-picks where a picked host is to be avoided.
-const RE_PICKS: u64 = 5;
+const RE_PICKS: u32 = 5;
 
-fn weight(hosts: &[Arc<Host>], index: usize) -> f64 {
-    hosts.get(index).map_or(1.0, |host| f64::from(host.endpoint.weight))
+/// Picks in all, ejected hosts of an old table included.
+const PROBES: u64 = 64;
+
+fn weight(hosts: &[Arc<Host>], index: usize) -> u32 {
+    hosts.get(index).map_or(1, |host| host.endpoint.weight)
 }
 
 fn active(hosts: &[Arc<Host>], index: usize) -> u64 {

@@ -1,6 +1,6 @@
 //! The order in which a worker goes round the hosts: plainly where weights are equal, else by earliest deadline first.
 
-use super::edf::Edf;
+use super::edf::{Edf, Share};
 
 #[derive(Debug)]
 pub(super) enum RoundRobin {
@@ -14,26 +14,26 @@ pub(super) enum RoundRobin {
 
 impl RoundRobin {
     /// Starts at a random place, so that many proxies do not march in step.
-    pub(super) fn new(hosts: usize, weighted: bool, start: u64, weight: impl Fn(usize) -> f64) -> Self {
+    pub(super) fn new(hosts: usize, weighted: bool, start: u64, share: impl Fn(usize) -> Share) -> Self {
         let hosts_in_all = hosts as u64;
         if !weighted {
             return Self::Plain { next: start, hosts: hosts_in_all.max(1) };
         }
-        let mut order = Edf::new(hosts, &weight);
+        let mut order = Edf::new(hosts, &share);
         for _ in 0..start % hosts_in_all.max(1) {
-            order.pick(&weight);
+            order.pick(&share);
         }
         Self::Weighted(order)
     }
 
-    pub(super) fn pick(&mut self, weight: impl Fn(usize) -> f64) -> usize {
+    pub(super) fn pick(&mut self, share: impl Fn(usize) -> Share) -> usize {
         match self {
             Self::Plain { next, hosts } => {
                 let index = *next % *hosts;
                 *next = next.wrapping_add(1);
                 index as usize
             }
-            Self::Weighted(order) => order.pick(weight),
+            Self::Weighted(order) => order.pick(share),
         }
     }
 }
