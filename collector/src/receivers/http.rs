@@ -15,7 +15,7 @@ use crate::signal::Signal;
 use crate::status::{Code, Refusal};
 
 /// A client that is told "too large" may be in the middle of its body; this much of the rest is read.
-const DISCARD_BYTES: usize = 16 << 20;
+const DISCARD_BYTES: usize = 128 << 20;
 const DISCARD_TIME: Duration = Duration::from_secs(5);
 
 /// An HTTP listener: the intake and the path of each signal.

@@ -229,3 +229,24 @@ async fn json_goes_out_as_json() {
     assert_eq!(taken.headers["content-encoding"], "gzip");
     running.stop().await;
 }
+
+#[tokio::test]
+async fn a_destination_that_never_answers_is_given_up_and_tried_again() {
+    let hole = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let exporter = format!(
+        "{{ endpoint: \"{}\", timeout: 50ms, retry_on_failure: {{ initial_interval: 1ms, max_interval: 1ms }} }}",
+        hole.local_addr().unwrap()
+    );
+    let text = yaml(&[("otlp_grpc", &exporter)]).replace("flush_timeout: 10s", "flush_timeout: 0s");
+    let running = start(&text).await;
+    Sender::http(&running).traces(&spans("a", 1)).await;
+    let retries = || {
+        let metrics = running.metrics().render().unwrap();
+        let count = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("outrigger_exporter_retries{exporter=\"otlp_grpc\"} "));
+        count.unwrap().parse::<u64>().unwrap()
+    };
+    until("three attempts", || retries() >= 3).await;
+    assert_eq!(running.stop().await.items, 1);
+}

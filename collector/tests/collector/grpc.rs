@@ -39,7 +39,7 @@ async fn refusals_have_their_codes_and_the_connection_lives() {
     let sender = Sender::grpc(&running);
     let mut oversized = frame(0, &spans("a", 1));
     oversized[1..5].copy_from_slice(&(2u32 << 20).to_be_bytes());
-    let bomb = frame(1, &gzip(&vec![0; 20 << 20]));
+    let bomb = frame(1, &gzip(&vec![0; 4 << 20]));
     let gzipped = [("grpc-encoding", "gzip")];
     let cases: [(&str, &[(&str, &str)], Vec<u8>, u32); 9] = [
         ("truncated varint", &[], frame(0, &[0x0a, 0xff]), 3),
@@ -111,5 +111,37 @@ async fn many_calls_share_a_connection() {
         assert_eq!(call.await.unwrap(), 0);
     }
     until("delivery", || backend.ledger().len() == 640).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_caller_in_a_hurry_does_not_wait_for_room() {
+    let backend = Backend::start().await;
+    backend.stop();
+    let queue = "sending_queue: { queue_size: 1, block_for: 1h }";
+    let text =
+        yaml(&[("otlp_grpc", &backend.grpc(queue))]).replace("flush_timeout: 10s", "flush_timeout: 0s");
+    let running = start(&text).await;
+    let sender = Sender::grpc(&running);
+    assert_eq!(sender.call(TRACES, &spans("a", 1)).await.grpc(), 0);
+    let call = sender.call_with(TRACES, &[("grpc-timeout", "100m")], &frame(0, &spans("b", 1))).await;
+    assert_eq!(call.grpc(), 14);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_old_connection_is_replaced_without_a_failed_call() {
+    let age = "keepalive: { server_parameters: { max_connection_age: 50ms, max_connection_age_grace: 5s } }";
+    let text = yaml(&[("nop", "{}")]).replace("max_recv_msg_size_mib: 1", age);
+    let running = start(&text).await;
+    let sender = Sender::grpc(&running);
+    let until = tokio::time::Instant::now() + Duration::from_millis(400);
+    let mut calls = 0;
+    while tokio::time::Instant::now() < until {
+        // A GOAWAY between two calls is the client's to see; it must never cost a call that was sent.
+        assert_eq!(sender.call(TRACES, &spans("a", 1)).await.grpc(), 0);
+        calls += 1;
+    }
+    assert!(calls > 5, "{calls}");
     running.stop().await;
 }

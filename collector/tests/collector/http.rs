@@ -32,7 +32,7 @@ async fn protobuf_and_json_on_one_port_over_both_versions() {
 async fn refusals_are_statuses_and_the_connection_lives() {
     let running = start(&yaml(&[("nop", "{}")])).await;
     let sender = Sender::http(&running);
-    let bomb = gzip(&vec![0; 30 << 20]);
+    let bomb = gzip(&vec![0; 4 << 20]);
     let text = [0x0a, 4, 0x1a, 2, 0xc3, 0x28];
     let cases: [(&str, &str, &str, &[(&str, &str)], &[u8], u16, i64); 11] = [
         ("truncated", "POST", "/v1/traces", &[PROTOBUF], &[0x0a, 0xff], 400, 3),
@@ -107,5 +107,26 @@ async fn paths_are_configurable_and_a_signal_without_a_pipeline_is_not_found() {
     assert_eq!(sender.send("POST", "/in/spans", &[PROTOBUF], &spans("a", 1)).await.status.as_u16(), 200);
     assert_eq!(sender.traces(&spans("a", 1)).await.status.as_u16(), 404);
     assert_eq!(sender.send("POST", "/v1/logs", &[PROTOBUF], b"").await.status.as_u16(), 404);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn slow_senders_do_not_keep_their_places() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let limits = "read_header_timeout: 100ms, read_timeout: 100ms, max_connections: 1";
+    let text = yaml(&[("nop", "{}")]).replace("max_request_body_size: 1048576", limits);
+    let running = start(&text).await;
+    let address = running.address("otlp_http").unwrap();
+    let head = "POST /v1/traces HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n{";
+    // Nothing at all, half a head, half a body: each has the only place, and each loses it.
+    for (part, answer) in [("", ""), ("POST /v1/tra", ""), (head, "HTTP/1.1 408 ")] {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(part.as_bytes()).await.unwrap();
+        let mut received = Vec::new();
+        let closed = stream.read_to_end(&mut received);
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(10), closed).await.expect("still open");
+        assert!(String::from_utf8_lossy(&received).starts_with(answer), "{received:?}");
+    }
+    assert_eq!(Sender::http(&running).json("{}").await.status.as_u16(), 200);
     running.stop().await;
 }

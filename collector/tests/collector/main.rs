@@ -9,5 +9,6 @@ mod http;
 mod json;
 mod pressure;
 mod program;
+mod sdk;
 mod support;
 mod walk;

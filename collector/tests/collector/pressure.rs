@@ -139,3 +139,38 @@ async fn memory_is_bounded_over_all_requests() {
     assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (503, "1"));
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_under_load_loses_nothing_that_was_acknowledged() {
+    let backend = Backend::start().await;
+    let running =
+        start(&yaml(&[("otlp_grpc", &backend.grpc("sending_queue: { batch: { min_size: 500 } }"))])).await;
+    let address = running.address("otlp_http").unwrap();
+    let senders: Vec<_> = (0..8)
+        .map(|worker| {
+            let sender = Sender::new(address, worker % 2 == 0);
+            tokio::spawn(async move {
+                let mut accepted = Vec::new();
+                for request in 0.. {
+                    let name = format!("w{worker}r{request}");
+                    match sender.try_traces(&spans(&name, 1)).await {
+                        Some(status) if status.as_u16() == 200 => accepted.push(format!("{name}-0")),
+                        Some(status) => assert_eq!(status.as_u16(), 503),
+                        None => break,
+                    }
+                }
+                accepted
+            })
+        })
+        .collect();
+    until("load", || backend.ledger().len() > 500).await;
+    assert_eq!(running.stop().await.requests, 0);
+    let mut accepted = BTreeSet::new();
+    for sender in senders {
+        accepted.extend(sender.await.unwrap());
+    }
+    let ledger = backend.ledger();
+    let missing: Vec<_> = accepted.iter().filter(|name| !ledger.contains_key(*name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    assert!(accepted.len() > 500);
+}

@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -103,13 +104,15 @@ impl Answer {
 /// A client with one connection pool.
 #[derive(Clone)]
 pub(crate) struct Sender {
-    client: Client<hyper_util::client::legacy::connect::HttpConnector, Full<Bytes>>,
+    client: Client<HttpConnector, Full<Bytes>>,
     address: SocketAddr,
 }
 
 impl Sender {
     pub(crate) fn new(address: SocketAddr, http2: bool) -> Self {
-        let client = Client::builder(TokioExecutor::new()).http2_only(http2).build_http();
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new()).http2_only(http2).build(connector);
         Self { client, address }
     }
 
@@ -121,6 +124,7 @@ impl Sender {
         Self::new(running.address("otlp_grpc").unwrap(), true)
     }
 
+    /// Sends and reads the whole answer.
     pub(crate) async fn send(
         &self,
         method: &str,
@@ -133,10 +137,22 @@ impl Sender {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(Bytes::copy_from_slice(body))).unwrap();
-        let response = self.client.request(request).await.unwrap();
-        let (parts, body) = response.into_parts();
+        self.exchange(request).await.unwrap()
+    }
+
+    /// POST of protobuf that may fail on the way: `None` if there was no answer.
+    pub(crate) async fn try_traces(&self, body: &[u8]) -> Option<StatusCode> {
+        let request = Request::post(format!("http://{}/v1/traces", self.address))
+            .header("content-type", "application/x-protobuf")
+            .body(Full::new(Bytes::copy_from_slice(body)))
+            .unwrap();
+        self.exchange(request).await.map(|answer| answer.status)
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Option<Answer> {
+        let (parts, body) = self.client.request(request).await.ok()?.into_parts();
         let (body, trailers) = read(body).await;
-        Answer { status: parts.status, headers: parts.headers, body, trailers }
+        Some(Answer { status: parts.status, headers: parts.headers, body, trailers })
     }
 
     /// POST of protobuf to `/v1/traces`.
