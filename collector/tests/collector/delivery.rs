@@ -174,9 +174,10 @@ async fn a_stop_finishes_requests_in_flight_and_says_so_on_the_health_port() {
     assert!(String::from_utf8_lossy(&answer.body).contains("the collector is stopping"));
     assert_eq!(health.send("GET", "/health/live", &[], b"").await.status.as_u16(), 200);
     assert_eq!(metrics.send("GET", "/metrics", &[], b"").await.status.as_u16(), 200);
-    // It was in flight when the drain began, and it has an answer.
-    assert_eq!(waiting.await.unwrap(), 14);
     let left = stopping.await.unwrap();
+    // It was in flight when the drain began; the stop has waited for its answer.
+    let answer = tokio::time::timeout(Duration::from_millis(300), waiting).await.unwrap();
+    assert_eq!(answer.unwrap(), 14);
     assert_eq!((left.requests, left.items), (1, 1));
 }
 
@@ -249,4 +250,20 @@ async fn a_destination_that_never_answers_is_given_up_and_tried_again() {
     };
     until("three attempts", || retries() >= 3).await;
     assert_eq!(running.stop().await.items, 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_hangs_does_not_keep_the_queue_from_being_delivered() {
+    use tokio::io::AsyncWriteExt;
+    let backend = Backend::start().await;
+    let queue = "sending_queue: { batch: { min_size: 100000, flush_timeout: 1h } }";
+    let text = yaml(&[("otlp_grpc", &backend.grpc(queue))])
+        .replace("in_flight_timeout: 2s", "in_flight_timeout: 200ms");
+    let running = start(&text).await;
+    let mut stream = tokio::net::TcpStream::connect(running.address("otlp_http").unwrap()).await.unwrap();
+    let half = "POST /v1/traces HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n{";
+    stream.write_all(half.as_bytes()).await.unwrap();
+    assert_eq!(Sender::grpc(&running).call(TRACES, &spans("a", 5)).await.grpc(), 0);
+    assert_eq!(running.stop().await.requests, 0);
+    assert_eq!(backend.ledger().len(), 5);
 }

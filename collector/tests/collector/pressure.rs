@@ -174,3 +174,25 @@ async fn a_stop_under_load_loses_nothing_that_was_acknowledged() {
     assert!(missing.is_empty(), "{missing:?}");
     assert!(accepted.len() > 500);
 }
+
+#[tokio::test]
+async fn a_request_that_waits_when_the_stop_begins_is_still_taken() {
+    let mut backend = Backend::start().await;
+    let queue = "sending_queue: { queue_size: 1, block_for: 15s }";
+    let text = yaml(&[("otlp_http", &backend.http(queue))])
+        .replace("in_flight_timeout: 2s", "in_flight_timeout: 15s");
+    let running = start(&text).await;
+    let (sender, other) = (Sender::grpc(&running), Sender::grpc(&running));
+    let health = Sender::new(running.address("health").unwrap(), false);
+    backend.stop();
+    assert_eq!(sender.call(TRACES, &spans("a", 1)).await.grpc(), 0);
+    let waiting = tokio::spawn(async move { sender.call(TRACES, &spans("b", 1)).await.grpc() });
+    // A connection that is accepted later than the waiting one shows that the waiting one has been accepted.
+    assert_eq!(other.call(TRACES, b"").await.grpc(), 0);
+    let stopping = tokio::spawn(running.stop());
+    while health.send("GET", "/health/ready", &[], b"").await.status.as_u16() == 200 {}
+    backend.restart().await;
+    assert_eq!(waiting.await.unwrap(), 0);
+    assert_eq!(stopping.await.unwrap().requests, 0);
+    assert_eq!(backend.ledger().len(), 2);
+}
