@@ -75,7 +75,7 @@ async fn read(body: Incoming) -> Result<(Bytes, HeaderMap), Failure> {
                 Err(frame) => trailers.extend(frame.into_trailers().unwrap_or_default()),
             },
             Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-                return Err(Failure::final_("the answer is larger than 4 MiB"));
+                return Err(Failure::refused("the answer is larger than 4 MiB"));
             }
             Err(error) => return Err(Failure::passing(format!("the answer broke off: {error}"))),
         }

@@ -18,7 +18,7 @@ impl Debug {
         if !self.detailed {
             return Ok(payload);
         }
-        otlp::to_json(signal, &payload).map(Bytes::from).map_err(|error| Failure::final_(error.to_string()))
+        otlp::to_json(signal, &payload).map(Bytes::from).map_err(|error| Failure::refused(error.to_string()))
     }
 
     pub(super) fn send(&self, request: &Request) -> Delivered {

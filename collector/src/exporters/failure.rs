@@ -37,7 +37,7 @@ impl Failure {
     }
 
     /// A failure that another attempt cannot mend.
-    pub fn final_(error: impl Into<String>) -> Self {
+    pub fn refused(error: impl Into<String>) -> Self {
         Self::Refused { error: error.into() }
     }
 

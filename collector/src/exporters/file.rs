@@ -31,7 +31,7 @@ impl File {
     }
 
     pub(super) fn prepare(signal: Signal, payload: &[u8]) -> Result<Bytes, Failure> {
-        let mut line = otlp::to_json(signal, payload).map_err(|error| Failure::final_(error.to_string()))?;
+        let mut line = otlp::to_json(signal, payload).map_err(|error| Failure::refused(error.to_string()))?;
         line.push(b'\n');
         Ok(line.into())
     }

@@ -56,7 +56,7 @@ impl OtlpGrpc {
 
     pub(super) async fn prepare(&self, payload: Bytes) -> Result<Bytes, Failure> {
         let message = if self.gzip { client::gzip(payload).await? } else { payload };
-        let length = u32::try_from(message.len()).map_err(|_| Failure::final_("larger than 4 GiB"))?;
+        let length = u32::try_from(message.len()).map_err(|_| Failure::refused("larger than 4 GiB"))?;
         let mut body = BytesMut::with_capacity(message.len() + 5);
         body.put_u8(u8::from(self.gzip));
         body.put_u32(length);
@@ -66,7 +66,7 @@ impl OtlpGrpc {
 
     pub(super) async fn send(&self, batch: &super::Request) -> Result<Delivered, Failure> {
         let target = self.targets.get(batch.signal.index()).cloned().flatten();
-        let target = target.ok_or_else(|| Failure::final_("no endpoint for this signal"))?;
+        let target = target.ok_or_else(|| Failure::refused("no endpoint for this signal"))?;
         let mut request = Request::new(Full::new(batch.body.clone()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = target;

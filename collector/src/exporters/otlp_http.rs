@@ -44,7 +44,8 @@ impl OtlpHttp {
 
     pub(super) async fn prepare(&self, signal: Signal, payload: Bytes) -> Result<Bytes, Failure> {
         let body = if self.json {
-            let json = otlp::to_json(signal, &payload).map_err(|error| Failure::final_(error.to_string()))?;
+            let json =
+                otlp::to_json(signal, &payload).map_err(|error| Failure::refused(error.to_string()))?;
             Bytes::from(json)
         } else {
             payload
@@ -54,7 +55,7 @@ impl OtlpHttp {
 
     pub(super) async fn send(&self, batch: &super::Request) -> Result<Delivered, Failure> {
         let target = self.targets.get(batch.signal.index()).cloned().flatten();
-        let target = target.ok_or_else(|| Failure::final_("no endpoint for this signal"))?;
+        let target = target.ok_or_else(|| Failure::refused("no endpoint for this signal"))?;
         let mut request = Request::new(Full::new(batch.body.clone()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = target;
