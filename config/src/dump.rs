@@ -66,7 +66,7 @@ impl Snapshot {
         match &route.action {
             Action::Forward(forward) => put(&mut out, "route", self.forward(forward)),
             Action::Direct { status } => {
-                put(&mut out, "direct_response", json!({ "status": status.as_u16() }))
+                put(&mut out, "direct_response", json!({ "status": status.as_u16() }));
             }
         }
         put(&mut out, "request_headers", operations(&route.request_headers));

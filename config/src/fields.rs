@@ -50,6 +50,8 @@ pub(crate) enum Status {
     Honoured(&'static str),
     /// No business of a sidecar: accepted and not looked into.
     Moot(&'static str),
+    /// Part of something that is not built yet, which its parent says.
+    Later,
     /// A warning: the rest of the resource works without it.
     Warned(&'static str),
     /// An error: without it the resource would do something else.
@@ -62,6 +64,10 @@ pub(crate) const fn yes(name: &'static str, holds: Type, test: &'static str) -> 
 
 pub(crate) const fn moot(name: &'static str, why: &'static str) -> Field {
     Field { name, holds: Type::Any, status: Status::Moot(why) }
+}
+
+pub(crate) const fn later(name: &'static str, holds: Type) -> Field {
+    Field { name, holds, status: Status::Later }
 }
 
 pub(crate) const fn warned(name: &'static str, holds: Type, why: &'static str) -> Field {
@@ -90,7 +96,7 @@ fn check_object(node: &Node, message: &'static Message, sink: &mut Sink, loud: b
             continue;
         };
         match field.status {
-            Status::Honoured(_) => check_value(&entry.value, &field.holds, sink, loud),
+            Status::Honoured(_) | Status::Later => check_value(&entry.value, &field.holds, sink, loud),
             Status::Moot(_) => {}
             Status::Warned(why) => {
                 if loud && !entry.value.is_null() {
@@ -100,6 +106,10 @@ fn check_object(node: &Node, message: &'static Message, sink: &mut Sink, loud: b
                 check_value(&entry.value, &field.holds, sink, false);
             }
             Status::Refused(why) => {
+                check_value(&entry.value, &field.holds, sink, false);
+                if !loud || entry.value.is_null() {
+                    continue;
+                }
                 let text = format!("`{}.{}` cannot be executed yet", message.name, field.name);
                 let found = sink.report(Code::NotExecutable, entry.key_span, text);
                 found.label("the rule would do something else without it").note(why);
@@ -128,7 +138,7 @@ fn check_value(node: &Node, holds: &'static Type, sink: &mut Sink, loud: bool) {
         },
         Type::Map(item) => match &node.value {
             Value::Map(entries) => {
-                entries.iter().for_each(|entry| check_value(&entry.value, item, sink, loud))
+                entries.iter().for_each(|entry| check_value(&entry.value, item, sink, loud));
             }
             _ => wrong_type(node, "a mapping", sink),
         },

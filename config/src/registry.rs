@@ -2,7 +2,7 @@
 //!
 //! It is filled from `ServiceEntry` and `WorkloadEntry` documents today; a control plane can fill the same later.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use crate::{
     fields::{Labels, Spanned},
@@ -18,6 +18,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     pub(crate) services: Vec<Service>,
+    by_host: HashMap<Arc<str>, usize>,
 }
 
 /// One host of a `ServiceEntry`.
@@ -98,7 +99,9 @@ impl Registry {
                 endpoints: endpoints.clone(),
                 origin: entry.meta.origin(host.span),
             };
-            let Some(other) = self.services.iter_mut().find(|other| other.host == service.host) else {
+            let known = self.by_host.get(&service.host).and_then(|index| self.services.get_mut(*index));
+            let Some(other) = known else {
+                self.by_host.insert(Arc::clone(&service.host), self.services.len());
                 self.services.push(service);
                 continue;
             };
@@ -117,7 +120,7 @@ impl Registry {
     }
 
     pub(crate) fn find(&self, host: &str) -> Option<&Service> {
-        self.services.iter().find(|service| &*service.host == host)
+        self.by_host.get(host).and_then(|index| self.services.get(*index))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use super::{
-    Exports, Meta, SELECTOR, at_least_1ms, check_host, full_host, header_name, is_label, port,
+    Exports, Meta, SELECTOR, at_least_1ms, check_host, full_host, header_name, is_label, later, port,
     virtual_service::PORT_SELECTOR,
 };
 use crate::{
@@ -108,15 +108,15 @@ pub(crate) static TRAFFIC_POLICY: Message = Message {
         yes("loadBalancer", Type::Object(&LOAD_BALANCER), "policies_are_layered_block_by_block"),
         yes("connectionPool", Type::Object(&CONNECTION_POOL), "policies_are_layered_block_by_block"),
         yes("outlierDetection", Type::Object(&OUTLIER), "policies_are_layered_block_by_block"),
-        warned("tls", Type::Any, TLS_LATER),
+        warned("tls", Type::Object(&later::CLIENT_TLS), TLS_LATER),
         yes(
             "portLevelSettings",
             Type::List(&Type::Object(&PORT_POLICY)),
             "policies_are_layered_block_by_block",
         ),
-        warned("tunnel", Type::Any, "tunnels are not built yet"),
-        warned("proxyProtocol", Type::Any, "the PROXY protocol is not built yet"),
-        warned("retryBudget", Type::Any, "retries are limited by `maxRetries`"),
+        warned("tunnel", Type::Object(&later::TUNNEL), "tunnels are not built yet"),
+        warned("proxyProtocol", Type::Object(&later::PROXY_PROTOCOL), "the PROXY protocol is not built yet"),
+        warned("retryBudget", Type::Object(&later::RETRY_BUDGET), "retries are limited by `maxRetries`"),
     ],
 };
 
@@ -127,7 +127,7 @@ static PORT_POLICY: Message = Message {
         yes("loadBalancer", Type::Object(&LOAD_BALANCER), "policies_are_layered_block_by_block"),
         yes("connectionPool", Type::Object(&CONNECTION_POOL), "policies_are_layered_block_by_block"),
         yes("outlierDetection", Type::Object(&OUTLIER), "policies_are_layered_block_by_block"),
-        warned("tls", Type::Any, TLS_LATER),
+        warned("tls", Type::Object(&later::CLIENT_TLS), TLS_LATER),
     ],
 };
 
@@ -147,10 +147,10 @@ static LOAD_BALANCER: Message = Message {
             "every_load_balancer_is_compiled",
         ),
         yes("consistentHash", Type::Object(&CONSISTENT_HASH), "every_load_balancer_is_compiled"),
-        warned("localityLbSetting", Type::Any, LATER),
-        warned("zoneAwareLbSetting", Type::Any, LATER),
-        warned("warmup", Type::Any, "new endpoints take their full share at once"),
-        warned("warmupDurationSecs", Type::Any, "new endpoints take their full share at once"),
+        warned("localityLbSetting", Type::Object(&later::LOCALITY), LATER),
+        warned("zoneAwareLbSetting", Type::Object(&later::ZONE_AWARE), LATER),
+        warned("warmup", Type::Object(&later::WARMUP), "new endpoints take their full share at once"),
+        warned("warmupDurationSecs", Type::Duration, "new endpoints take their full share at once"),
     ],
 };
 
@@ -173,7 +173,11 @@ static COOKIE: Message = Message {
         yes("name", Type::Text, "every_load_balancer_is_compiled"),
         yes("path", Type::Text, "every_load_balancer_is_compiled"),
         yes("ttl", Type::Duration, "every_load_balancer_is_compiled"),
-        warned("attributes", Type::Any, "a generated cookie has Max-Age, Path and HttpOnly"),
+        warned(
+            "attributes",
+            Type::List(&Type::Object(&later::COOKIE_ATTRIBUTE)),
+            "a generated cookie has Max-Age, Path and HttpOnly",
+        ),
     ],
 };
 
@@ -228,7 +232,11 @@ static HTTP_POOL: Message = Message {
         ),
         yes("useClientProtocol", Type::Bool, "the_protocol_follows_the_port"),
         yes("maxConcurrentStreams", Type::Int, "every_connection_pool_field_is_compiled"),
-        warned("http2KeepAlive", Type::Any, "idle HTTP/2 connections are not pinged"),
+        warned(
+            "http2KeepAlive",
+            Type::Object(&later::HTTP2_KEEPALIVE),
+            "idle HTTP/2 connections are not pinged",
+        ),
     ],
 };
 
@@ -555,6 +563,6 @@ fn percent(block: &Object<'_>, field: &str, default: u8, sink: &mut Sink) -> u8 
     let Some(number) = block.int(field) else { return default };
     u8::try_from(number.value).ok().filter(|percent| *percent <= 100).unwrap_or_else(|| {
         sink.report(Code::InvalidValue, number.span, format!("`{field}` is 0 to 100"));
-        default
+        100
     })
 }

@@ -1,6 +1,7 @@
 //! Istio's resources as users write them: the envelope, and the scalars that several kinds share.
 
 pub(crate) mod destination_rule;
+mod later;
 pub(crate) mod mesh;
 pub(crate) mod service_entry;
 pub(crate) mod sidecar;

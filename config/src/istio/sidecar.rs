@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::{Meta, PORT, ROOT_NAMESPACE, SELECTOR, covers, selects};
+use super::{
+    Meta, PORT, ROOT_NAMESPACE, SELECTOR, covers, destination_rule::CONNECTION_POOL, later, selects,
+    virtual_service::DESTINATION,
+};
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
     report::{Code, Sink, Span},
@@ -67,7 +70,7 @@ pub(crate) static SIDECAR: Message = Message {
         yes("workloadSelector", Type::Object(&SELECTOR), "the_selecting_sidecar_wins"),
         yes("ingress", Type::List(&Type::Object(&INGRESS)), "an_ingress_listener_forwards_to_its_endpoint"),
         yes("egress", Type::List(&Type::Object(&EGRESS)), "the_seed_compiles"),
-        warned("inboundConnectionPool", Type::Any, "inbound clusters have no limits"),
+        warned("inboundConnectionPool", Type::Object(&CONNECTION_POOL), "inbound clusters have no limits"),
         yes("outboundTrafficPolicy", Type::Object(&OUTBOUND), "unknown_hosts_follow_the_outbound_policy"),
     ],
 };
@@ -83,8 +86,8 @@ static INGRESS: Message = Message {
             "inbound traffic is not captured; the listener is bound to its port",
         ),
         yes("defaultEndpoint", Type::Text, "an_ingress_listener_forwards_to_its_endpoint"),
-        warned("tls", Type::Any, "listeners are plain text"),
-        warned("connectionPool", Type::Any, "inbound clusters have no limits"),
+        warned("tls", Type::Object(&later::SERVER_TLS), "listeners are plain text"),
+        warned("connectionPool", Type::Object(&CONNECTION_POOL), "inbound clusters have no limits"),
     ],
 };
 
@@ -110,7 +113,7 @@ pub(crate) static OUTBOUND: Message = Message {
             Type::Enum(&["REGISTRY_ONLY", "ALLOW_ANY", "ALLOW_ANY_DYNAMIC_DNS"]),
             "unknown_hosts_follow_the_outbound_policy",
         ),
-        warned("egressProxy", Type::Any, "unknown hosts are not forwarded"),
+        warned("egressProxy", Type::Object(&DESTINATION), "unknown hosts are not forwarded"),
     ],
 };
 

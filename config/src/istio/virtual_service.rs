@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::{
     Exports, Meta, STRING_MATCH, at_least_1ms, check_host, full_host, full_match, header_name, is_label,
-    one_form, port, value_match,
+    later, one_form, port, value_match,
 };
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, did_you_mean, refused, warned, yes},
@@ -99,7 +99,7 @@ pub(crate) struct Headers {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Retries(pub(crate) Option<RetryPolicy>);
 
-static WHY_ACTION: &str = "this action is planned; the table of compatibility says since when it works";
+static WHY_ACTION: &str = "this action is planned: docs/compatibility.md tells when it works";
 static WHY_TCP: &str = "only HTTP listeners are built yet";
 
 pub(crate) static VIRTUAL_SERVICE: Message = Message {
@@ -108,8 +108,8 @@ pub(crate) static VIRTUAL_SERVICE: Message = Message {
         yes("hosts", Type::List(&Type::Text), "short_names_take_the_namespace_of_the_rule"),
         yes("gateways", Type::List(&Type::Text), "a_virtual_service_without_mesh_is_not_applied"),
         yes("http", Type::List(&Type::Object(&HTTP_ROUTE)), "the_seed_compiles"),
-        warned("tls", Type::Any, WHY_TCP),
-        warned("tcp", Type::Any, WHY_TCP),
+        warned("tls", Type::List(&Type::Object(&later::TLS_ROUTE)), WHY_TCP),
+        warned("tcp", Type::List(&Type::Object(&later::TCP_ROUTE)), WHY_TCP),
         yes("exportTo", Type::List(&Type::Text), "exports_limit_who_sees_a_resource"),
     ],
 };
@@ -120,18 +120,18 @@ pub(crate) static HTTP_ROUTE: Message = Message {
         yes("name", Type::Text, "routes_are_named_by_rule_and_match"),
         yes("match", Type::List(&Type::Object(&HTTP_MATCH)), "every_match_field_is_honoured"),
         yes("route", Type::List(&Type::Object(&HTTP_DESTINATION)), "the_seed_compiles"),
-        refused("redirect", Type::Any, WHY_ACTION),
-        refused("directResponse", Type::Any, WHY_ACTION),
-        refused("delegate", Type::Any, WHY_ACTION),
-        refused("rewrite", Type::Any, WHY_ACTION),
+        refused("redirect", Type::Object(&later::REDIRECT), WHY_ACTION),
+        refused("directResponse", Type::Object(&later::DIRECT_RESPONSE), WHY_ACTION),
+        refused("delegate", Type::Object(&later::DELEGATE), WHY_ACTION),
+        refused("rewrite", Type::Object(&later::REWRITE), WHY_ACTION),
         yes("timeout", Type::Duration, "timeouts_and_retries_are_compiled"),
         yes("retries", Type::Object(&HTTP_RETRY), "timeouts_and_retries_are_compiled"),
-        refused("fault", Type::Any, WHY_ACTION),
-        refused("mirror", Type::Any, WHY_ACTION),
-        refused("mirrors", Type::Any, WHY_ACTION),
-        refused("mirrorPercent", Type::Any, WHY_ACTION),
-        refused("mirrorPercentage", Type::Any, WHY_ACTION),
-        refused("corsPolicy", Type::Any, WHY_ACTION),
+        refused("fault", Type::Object(&later::FAULT), WHY_ACTION),
+        refused("mirror", Type::Object(&DESTINATION), WHY_ACTION),
+        refused("mirrors", Type::List(&Type::Object(&later::MIRROR_POLICY)), WHY_ACTION),
+        refused("mirrorPercent", Type::Int, WHY_ACTION),
+        refused("mirrorPercentage", Type::Object(&later::PERCENT), WHY_ACTION),
+        refused("corsPolicy", Type::Object(&later::CORS), WHY_ACTION),
         yes("headers", Type::Object(&HEADERS), "header_operations_keep_istios_order"),
     ],
 };
@@ -165,7 +165,7 @@ static HTTP_DESTINATION: Message = Message {
     ],
 };
 
-static DESTINATION: Message = Message {
+pub(super) static DESTINATION: Message = Message {
     name: "Destination",
     fields: &[
         yes("host", Type::Text, "short_names_take_the_namespace_of_the_rule"),

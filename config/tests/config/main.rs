@@ -1,5 +1,17 @@
 //! The crate as its users see it: YAML in, a snapshot or diagnostics out.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic, in its helpers too")]
+
 mod support;
 
+mod compatibility;
+mod diagnostics;
+mod hosts;
+mod matching;
+mod mesh;
+mod policies;
+mod reference;
+mod registry;
+mod routes;
 mod seed;
+mod sidecars;

@@ -135,3 +135,79 @@ impl Request {
         }
     }
 }
+
+/// Two services of two namespaces, and listeners for their ports. The proxy's namespace is `observability`.
+pub(crate) const MESH: &str = r#"
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: { name: reviews }
+spec:
+  hosts: [reviews.observability.svc.cluster.local]
+  addresses: [10.0.0.1]
+  resolution: STATIC
+  ports:
+  - { number: 8080, name: http }
+  - { number: 9090, name: grpc-api }
+  endpoints:
+  - { address: 10.1.0.1, labels: { version: v1 } }
+  - { address: 10.1.0.2, labels: { version: v1 } }
+  - { address: 10.1.0.3, labels: { version: v2 } }
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: { name: ratings, namespace: other }
+spec:
+  hosts: [ratings.other.svc.cluster.local]
+  resolution: STATIC
+  ports: [{ number: 8080, name: http }]
+  endpoints: [{ address: 10.2.0.1, labels: { version: v1 } }]
+---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: { name: default }
+spec:
+  egress:
+  - { port: { number: 8080, name: http }, bind: 127.0.0.1, captureMode: NONE, hosts: ["*/*"] }
+  - { port: { number: 9090, name: grpc }, bind: 127.0.0.1, captureMode: NONE, hosts: ["*/*"] }
+"#;
+
+pub(crate) const REVIEWS: &str = "reviews.observability.svc.cluster.local";
+pub(crate) const RATINGS: &str = "ratings.other.svc.cluster.local";
+
+/// A `VirtualService` for `reviews` with these http rules, each line indented by two at least.
+pub(crate) fn rules(http: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{ name: reviews }}\n\
+         spec:\n  hosts: [reviews]\n  http:\n{http}\n"
+    )
+}
+
+/// A `DestinationRule` for `reviews` with this spec, each line indented by two.
+pub(crate) fn rule(spec: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{ name: reviews }}\n\
+         spec:\n  host: reviews\n{spec}\n"
+    )
+}
+
+pub(crate) const TO_REVIEWS: &str = "route: [{ destination: { host: reviews } }]";
+
+/// `outbound|8080||reviews...`
+pub(crate) fn outbound(port: u16, subset: &str, host: &str) -> String {
+    format!("outbound|{port}|{subset}|{host}")
+}
+
+/// The first route that a request to `reviews` on port 8080 takes.
+pub(crate) fn first_route(snapshot: &Snapshot) -> &outrigger_config::snapshot::Route {
+    match Request::to("reviews").decided(table(snapshot, "8080"), 0) {
+        Decision::Direct { route, .. } | Decision::Forward { route, .. } => route,
+        Decision::NoRoute => panic!("no route"),
+    }
+}
+
+pub(crate) fn first_forward(snapshot: &Snapshot) -> &outrigger_config::snapshot::Forward {
+    match &first_route(snapshot).action {
+        outrigger_config::snapshot::Action::Forward(forward) => forward,
+        outrigger_config::snapshot::Action::Direct { .. } => panic!("a direct answer"),
+    }
+}

@@ -159,10 +159,9 @@ async fn the_text_line_is_istios() {
     record.downstream_local = Some("127.0.0.1:4317".parse().unwrap());
     record.downstream_remote = Some("127.0.0.1:50000".parse().unwrap());
     record.route = Some("x".into());
-    bench.shard.capture_request(
-        &mut record,
-        &headers(&[("user-agent", b"a\"\t\xff"), ("x-request-id", b"id")]),
-    );
+    bench
+        .shard
+        .capture_request(&mut record, &headers(&[("user-agent", b"a\"\t\xff"), ("x-request-id", b"id")]));
     bench.shard.capture_response(&mut record, &headers(&[("x-envoy-upstream-service-time", b"7")]));
     tokio::time::advance(Duration::from_micros(19_900)).await;
     bench.shard.emit(record);
@@ -190,9 +189,7 @@ async fn json_keeps_types_sorts_keys_and_escapes_every_byte() {
     let mut record = bench.begin();
     record.status = 404;
     record.transport_failure = Some("\u{1b}\u{7f}\n".into());
-    bench
-        .shard
-        .capture_request(&mut record, &headers(&[("user-agent", "é\"\\\t\u{9b}".as_bytes())]));
+    bench.shard.capture_request(&mut record, &headers(&[("user-agent", "é\"\\\t\u{9b}".as_bytes())]));
     bench.shard.capture_response(&mut record, &headers(&[("x-envoy-upstream-service-time", b"12")]));
     bench.shard.emit(record);
     let line = bench.log();
