@@ -4,6 +4,7 @@
 //! OTLP/JSON into protobuf, `to_json` turns protobuf into OTLP/JSON.
 
 mod from_json;
+mod json_scalar;
 mod schema;
 mod to_json;
 mod walk;
