@@ -321,10 +321,14 @@ impl Sink {
         self.findings.sort_by_key(|finding| (finding.span, finding.code));
         let mut seen = HashSet::new();
         self.findings.retain(|finding| seen.insert((finding.span, finding.code, finding.message.clone())));
+        let lines: Vec<Vec<&str>> = files.iter().map(|(_, text)| text.lines().collect()).collect();
+        let mut documents: Vec<&Node> = documents.iter().collect();
+        documents.sort_by_key(|node| (node.span.file, node.span.line));
         let diagnostics = self.findings.into_iter().map(|finding| {
             let span = finding.span;
-            let (file, text) = files.get(span.file as usize).cloned().unwrap_or_default();
-            let line = text.lines().nth(span.line.saturating_sub(1) as usize).unwrap_or_default();
+            let file = files.get(span.file as usize).map(|(name, _)| Arc::clone(name)).unwrap_or_default();
+            let lines = lines.get(span.file as usize).map(Vec::as_slice).unwrap_or_default();
+            let line = lines.get(span.line.saturating_sub(1) as usize).copied().unwrap_or_default();
             Diagnostic {
                 code: finding.code,
                 place: Place {
@@ -334,7 +338,7 @@ impl Sink {
                     end_line: span.end_line,
                     end_column: span.end_column,
                 },
-                path: documents.iter().find_map(|node| node.path_to(span)).unwrap_or_default(),
+                path: path_of(&documents, span),
                 message: finding.message,
                 label: finding.label,
                 source: line.to_owned(),
@@ -344,4 +348,11 @@ impl Sink {
         });
         Report { diagnostics: diagnostics.collect() }
     }
+}
+
+/// The document that begins last before the place has it; documents are sorted.
+fn path_of(documents: &[&Node], span: Span) -> String {
+    let behind = documents.partition_point(|node| (node.span.file, node.span.line) <= (span.file, span.line));
+    let before = documents.get(..behind).unwrap_or_default();
+    before.last().and_then(|node| node.path_to(span)).unwrap_or_default()
 }

@@ -114,6 +114,11 @@ impl Compiler<'_> {
                 self.listen(ingress.bind, Direction::Inbound, table, origin, &mut listeners, &mut tables);
             }
         }
+        if listeners.is_empty() {
+            let message = format!("{} has no listener that can be bound", sidecar.meta.resource());
+            let found = self.sink.report(Code::NoListener, sidecar.meta.span, message);
+            found.help("give it an egress listener: `port`, `bind`, `captureMode: NONE`, `hosts`");
+        }
         self.warn_loops(&listeners);
         (listeners, tables)
     }

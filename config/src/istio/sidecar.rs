@@ -51,9 +51,10 @@ pub(crate) struct HostFilter {
 }
 
 impl HostFilter {
+    /// The host may itself be a wildcard, of a virtual service.
     pub(crate) fn takes(&self, namespace: &str, host: &str) -> bool {
         let here = self.namespace.as_deref().is_none_or(|wanted| wanted == namespace);
-        here && (&*self.host == "*" || &*self.host == host || covers(&self.host, host))
+        here && (covers(&self.host, host) || covers(host, &self.host))
     }
 }
 

@@ -12,6 +12,7 @@ mod mesh;
 mod policies;
 mod reference;
 mod registry;
+mod robust;
 mod routes;
 mod seed;
 mod sidecars;

@@ -35,6 +35,13 @@ fn a_lone_destination_takes_everything_whatever_its_weight() {
 }
 
 #[test]
+fn a_lone_weight_of_zero_takes_everything() {
+    let zero = VIRTUAL_SERVICE.replace("weight: 90", "weight: 0");
+    let snapshot = snapshot(&[&zero, DESTINATION_RULE, REGISTRY]);
+    assert_eq!(Request::to("otlp-collector").answer(&snapshot, "4317", 0), V1);
+}
+
+#[test]
 fn weights_split_the_draws() {
     let snapshot = snapshot(&[WEIGHTED, DESTINATION_RULE, REGISTRY]);
     let request = Request::to("otlp-collector");

@@ -120,12 +120,13 @@ fn listeners_that_need_capture_are_left_out() {
         (names, codes(&loaded.warnings))
     };
     let http = "port: { number: 8080, name: http }";
+    let nothing = (vec![], vec![Code::NoListener, Code::NotHonoured]);
     assert_eq!(listeners(http), (vec!["127.0.0.1_8080".to_owned()], vec![]));
     assert_eq!(listeners(&format!("{http}, bind: 0.0.0.0")).0, ["0.0.0.0_8080"]);
     assert_eq!(listeners(&format!("{http}, bind: '::1'")).0, ["::1_8080"]);
-    assert_eq!(listeners(&format!("{http}, captureMode: IPTABLES")), (vec![], vec![Code::NotHonoured]));
-    assert_eq!(listeners("port: { number: 8080, name: tcp }"), (vec![], vec![Code::NotHonoured]));
-    assert_eq!(listeners("bind: 127.0.0.1"), (vec![], vec![Code::NotHonoured]));
+    assert_eq!(listeners(&format!("{http}, captureMode: IPTABLES")), nothing);
+    assert_eq!(listeners("port: { number: 8080, name: tcp }"), nothing);
+    assert_eq!(listeners("bind: 127.0.0.1"), nothing);
 }
 
 #[test]
