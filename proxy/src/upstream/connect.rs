@@ -11,6 +11,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use futures_util::task::AtomicWaker;
 use outrigger_config::snapshot::Keepalive;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -22,11 +23,22 @@ use super::ConnectionPermit;
 
 /// Counts the bytes that came over one connection: whether a failed request was answered at all.
 #[derive(Debug, Default)]
-pub(super) struct Meter(AtomicU64);
+pub(super) struct Meter {
+    received: AtomicU64,
+    first: AtomicWaker,
+}
 
 impl Meter {
     pub(super) fn received(&self) -> u64 {
-        self.0.load(Relaxed)
+        self.received.load(Relaxed)
+    }
+
+    /// Whether anything has come yet; if not, the task is woken by the first bytes.
+    pub(super) fn poll_first(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.received() == 0 {
+            self.first.register(cx.waker());
+        }
+        if self.received() == 0 { Poll::Pending } else { Poll::Ready(()) }
     }
 }
 
@@ -85,7 +97,10 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        self.meter.0.fetch_add((buf.filled().len() - before) as u64, Relaxed);
+        let bytes = (buf.filled().len() - before) as u64;
+        if self.meter.received.fetch_add(bytes, Relaxed) == 0 {
+            self.meter.first.wake();
+        }
         Poll::Ready(Ok(()))
     }
 }

@@ -23,6 +23,8 @@ pub mod pool;
 pub mod stats;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use balance::{Balancers, HostSet};
 pub use breaker::{Breaker, ConnectionPermit, Overflow, PendingPermit, RequestPermit, Resource, RetryPermit};

@@ -15,7 +15,7 @@ use outrigger_config::snapshot::Cluster;
 use tokio::{sync::oneshot, task::spawn_local};
 
 use super::{
-    Payload, PoolError,
+    Payload, PoolError, ResetReason,
     host::{HostPool, connect_error},
     life::{IdleTimer, Life},
 };
@@ -72,7 +72,9 @@ async fn drive<B: Payload>(
                 life.ended_here.set(true);
                 return Poll::Ready(());
             }
-            if connection.as_mut().poll(cx).is_ready() {
+            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                let answered = life.meter.received() > 0;
+                life.failure.set(result.err().map(|error| ResetReason::of_h1(&error, answered)));
                 return Poll::Ready(());
             }
             let settled = settling.borrow_mut().take_if(|connection| connection.sender.is_ready());
@@ -99,8 +101,9 @@ async fn drive<B: Payload>(
 }
 
 impl<B: Payload> H1Connection<B> {
+    /// A new connection takes its first request before hyper has asked for one.
     pub(super) fn is_ready(&self) -> bool {
-        self.sender.is_ready()
+        self.sender.is_ready() || self.life.served.get() == 0 && !self.sender.is_closed()
     }
 
     pub(super) fn sender(&mut self) -> &mut http1::SendRequest<B> {

@@ -8,7 +8,7 @@ use outrigger_config::snapshot::Cluster;
 use tokio::task::spawn_local;
 
 use super::{
-    Payload, PoolError,
+    Payload, PoolError, ResetReason,
     host::{HostPool, connect_error},
     life::{IdleTimer, Life},
 };
@@ -19,7 +19,8 @@ use crate::upstream::connect::Socket;
 pub(super) struct H2Connection<B> {
     pub(super) life: Rc<Life>,
     sender: http2::SendRequest<B>,
-    peer_streams: Rc<Cell<usize>>,
+    /// The peer's limit; `None` until its settings have come.
+    peer_streams: Rc<Cell<Option<usize>>>,
 }
 
 /// Speaks HTTP/2 on a new socket and drives it in a task of its own.
@@ -40,8 +41,8 @@ pub(super) async fn establish<B: Payload>(
         .handshake(TokioIo::new(socket))
         .await
         .map_err(|error| connect_error(std::io::Error::other(error)))?;
-    let peer_streams = Rc::new(Cell::new(connection.current_max_send_streams()));
-    spawn_local(drive(pool.clone(), connection, life.clone(), peer_streams.clone()));
+    let peer_streams = Rc::default();
+    spawn_local(drive(pool.clone(), connection, life.clone(), Rc::clone(&peer_streams)));
     Ok(Rc::new(H2Connection { life, sender, peer_streams }))
 }
 
@@ -54,17 +55,23 @@ async fn drive<B: Payload>(
     pool: Rc<HostPool<B>>,
     connection: http2::Connection<TokioIo<Socket>, B, LocalExecutor>,
     life: Rc<Life>,
-    peer_streams: Rc<Cell<usize>>,
+    peer_streams: Rc<Cell<Option<usize>>>,
 ) {
     let stats = &pool.cluster.stats;
     {
         let mut connection = pin!(connection);
         let mut idle = IdleTimer::new(&life);
         std::future::poll_fn(|cx| {
-            if connection.as_mut().poll(cx).is_ready() {
+            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                life.failure.set(result.err().map(|error| ResetReason::of_h2(&error)));
                 return Poll::Ready(());
             }
-            peer_streams.set(connection.current_max_send_streams());
+            if peer_streams.get().is_some() || life.meter.poll_first(cx).is_ready() {
+                let known = peer_streams.replace(Some(connection.current_max_send_streams()));
+                if known.is_none() {
+                    pool.serve_waiting();
+                }
+            }
             if idle.poll(&life, cx).is_ready() {
                 stats.upstream_cx_idle_timeout.inc();
                 life.ended_here.set(true);
@@ -88,10 +95,15 @@ impl<B: Payload> H2Connection<B> {
         self.sender.is_closed()
     }
 
-    /// Whether one more stream fits in what the peer and the configuration allow.
+    /// Whether one more stream fits in what the peer and the configuration allow. Until the peer's settings have come,
+    /// that is one: more could wait on this connection while another is free.
     pub(super) fn has_room(&self, most: u32) -> bool {
-        let peer = u32::try_from(self.peer_streams.get()).unwrap_or(u32::MAX);
+        let peer = self.peer_streams.get().map_or(1, |peer| u32::try_from(peer).unwrap_or(u32::MAX));
         self.life.active.get() < most.min(peer)
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.peer_streams.get().is_some()
     }
 
     pub(super) fn sender(&self) -> http2::SendRequest<B> {

@@ -168,7 +168,7 @@ impl<B: Payload> HostPool<B> {
         shared.iter().for_each(|connection| connection.life.ended_here.set(true));
     }
 
-    fn serve_waiting(self: &Rc<Self>) {
+    pub(super) fn serve_waiting(self: &Rc<Self>) {
         while self.has_waiting()
             && let Some(slot) = self.take_ready()
         {
@@ -191,10 +191,12 @@ impl<B: Payload> HostPool<B> {
         while self.has_waiting() {
             let mut state = self.state.borrow_mut();
             let enough = match self.wire {
-                Wire::Http1 => state.waiting.len(),
-                Wire::Http2 => 1,
+                Wire::Http1 => state.connecting >= state.waiting.len(),
+                Wire::Http2 => {
+                    state.connecting > 0 || state.shared.iter().any(|connection| !connection.is_settled())
+                }
             };
-            if state.connecting >= enough {
+            if enough {
                 return;
             }
             let first = state.open + state.connecting == 0;

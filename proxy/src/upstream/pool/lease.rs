@@ -54,6 +54,7 @@ impl<B: Payload> Lease<B> {
             return Err(SendError::Unsent(Box::new(request)));
         };
         let local_address = connection.life().local_address;
+        let reused = connection.life().served.get() > 1;
         let mut flight = Flight { pool, connection: Some(connection), permit: Some(self.permit) };
         let result = match &mut flight.connection {
             Some(Connection::H1(connection)) => {
@@ -81,6 +82,15 @@ impl<B: Payload> Lease<B> {
                 }
             }
             None => Err(SendError::Reset(ResetReason::ConnectionTermination)),
+        };
+        // Only a connection that was pooled can be stale. One that fails its first request is the endpoint's failure, or
+        // the free resend would never end.
+        let failure = flight.connection.as_ref().and_then(|connection| connection.life().failure.get());
+        let result = match result {
+            Err(SendError::Unsent(_)) if !reused => {
+                Err(SendError::Reset(failure.unwrap_or(ResetReason::ConnectionTermination)))
+            }
+            other => other,
         };
         match result {
             Ok(response) => Ok(Sent { response: flight.answered(response), local_address }),

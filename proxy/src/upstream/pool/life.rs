@@ -12,7 +12,8 @@ use std::{
 use outrigger_config::snapshot::Cluster;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::super::connect::Meter;
+use super::ResetReason;
+use crate::upstream::connect::Meter;
 
 /// The life of one connection; shared by its driver and its users.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub(super) struct Life {
     pub(super) active: Cell<u32>,
     /// We end it, rather than the peer.
     pub(super) ended_here: Cell<bool>,
+    /// How it failed, for a request that it never sent.
+    pub(super) failure: Cell<Option<ResetReason>>,
     idle_since: Cell<Instant>,
     born: Instant,
     idle_timeout: Option<Duration>,
@@ -43,6 +46,7 @@ impl Life {
             served: Cell::new(0),
             active: Cell::new(0),
             ended_here: Cell::new(false),
+            failure: Cell::new(None),
             idle_since: Cell::new(now),
             born: now,
             idle_timeout: config.idle_timeout,

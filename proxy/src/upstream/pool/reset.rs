@@ -21,7 +21,8 @@ pub enum PoolError {
 /// The request failed on its connection.
 #[derive(Debug)]
 pub enum SendError<B> {
-    /// Nothing of it was sent, the connection was stale: send it again, at no cost and to the same host.
+    /// Nothing of it was sent, the pooled connection was stale: check out another, at no cost. A new connection never
+    /// answers this, so it comes to an end.
     Unsent(Box<http::Request<B>>),
     /// It was reset before response headers.
     Reset(ResetReason),

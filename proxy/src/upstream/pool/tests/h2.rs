@@ -1,0 +1,278 @@
+//! HTTP/2 pools, against an origin made of the `h2` crate.
+
+use std::{collections::VecDeque, num::NonZeroU32};
+
+use ::h2::{Reason, RecvStream, server, server::SendResponse};
+use http::{HeaderMap, Response};
+
+use super::*;
+
+const H2: Wire = Wire::Http2;
+
+type Stream = (Request<RecvStream>, SendResponse<Bytes>);
+
+/// An origin that hands over its streams one by one.
+struct Streams {
+    origin: Origin,
+    come: Rc<RefCell<VecDeque<Stream>>>,
+}
+
+impl Streams {
+    async fn start(settings: impl Fn(&mut server::Builder) + 'static) -> Self {
+        let come: Rc<RefCell<VecDeque<Stream>>> = Rc::default();
+        let queue = come.clone();
+        let settings = Rc::new(settings);
+        let origin = Origin::start(move |_, stream| {
+            let (queue, settings) = (queue.clone(), settings.clone());
+            async move {
+                let mut builder = server::Builder::new();
+                settings(&mut builder);
+                let mut connection = builder.handshake(stream).await.unwrap();
+                while let Some(Ok(stream)) = connection.accept().await {
+                    let leave = stream.0.uri().path() == "/last";
+                    queue.borrow_mut().push_back(stream);
+                    if leave {
+                        connection.graceful_shutdown();
+                    }
+                }
+            }
+        })
+        .await;
+        Self { origin, come }
+    }
+
+    async fn next(&self) -> Stream {
+        until("a stream comes", || !self.come.borrow().is_empty()).await;
+        self.come.borrow_mut().pop_front().unwrap()
+    }
+
+    fn waiting(&self) -> usize {
+        self.come.borrow().len()
+    }
+}
+
+fn answer(stream: &mut Stream, body: &'static str) {
+    let mut body_stream = stream.1.send_response(Response::new(()), false).unwrap();
+    body_stream.send_data(Bytes::from(body), true).unwrap();
+}
+
+fn uri(path: &str) -> Request<Plain> {
+    get(&format!("http://test{path}"))
+}
+
+async fn send(pools: &Pools<Plain>, cluster: &Arc<ClusterState>) -> Result<Sent<Plain>, SendError<Plain>> {
+    lease(pools, cluster, H2).await.send(uri("/")).await
+}
+
+#[tokio::test(flavor = "local")]
+async fn requests_share_a_connection_and_trailers_pass() {
+    let streams = Streams::start(|_| {}).await;
+    let cluster = streams.origin.cluster(|c| c);
+    let pools = Pools::new();
+    let serve = async {
+        for _ in 0..3 {
+            let mut stream = streams.next().await;
+            let mut body = stream.1.send_response(Response::new(()), false).unwrap();
+            body.send_data("ok".into(), false).unwrap();
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", "0".parse().unwrap());
+            body.send_trailers(trailers).unwrap();
+        }
+    };
+    let ask = async {
+        let mut body = send(&pools, &cluster).await.unwrap().response.into_body();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "ok");
+        let trailers = body.frame().await.unwrap().unwrap().into_trailers().unwrap();
+        assert_eq!(trailers["grpc-status"], "0");
+        assert!(body.frame().await.is_none());
+    };
+    tokio::join!(serve, ask, async { send(&pools, &cluster).await.unwrap() }, async {
+        send(&pools, &cluster).await.unwrap()
+    });
+    assert_eq!((streams.origin.accepted(), cluster.stats.upstream_cx_http2_total.get()), (1, 1));
+    all_given_back(&cluster, 1).await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn beyond_the_stream_limit_another_connection_is_opened() {
+    for by_peer in [false, true] {
+        let streams = Streams::start(move |builder| {
+            if by_peer {
+                builder.max_concurrent_streams(2);
+            }
+        })
+        .await;
+        let most = if by_peer { u32::MAX } else { 2 };
+        let cluster = streams.origin.cluster(|c| c.with(|c| c.max_concurrent_streams = most));
+        let pools = Pools::new();
+        // One exchange first: the peer's settings are known after it.
+        let serve = async { answer(&mut streams.next().await, "ok") };
+        tokio::join!(exchange(&pools, &cluster, H2), serve);
+        let ask = || async { send(&pools, &cluster).await.unwrap() };
+        let serve = async {
+            until("six at once", || streams.waiting() == 6).await;
+            for _ in 0..6 {
+                answer(&mut streams.next().await, "ok");
+            }
+        };
+        let held = tokio::join!(ask(), ask(), ask(), ask(), ask(), ask(), serve);
+        assert_eq!(streams.origin.accepted(), 3, "limit set by the peer: {by_peer}");
+        drop(held);
+        all_given_back(&cluster, 3).await;
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_shared_connection_serves_exactly_its_requests() {
+    let streams = Streams::start(|_| {}).await;
+    let cluster = streams.origin.cluster(|c| c.with(|c| c.max_requests_per_connection = NonZeroU32::new(2)));
+    let pools = Pools::new();
+    for _ in 0..4 {
+        let serve = async { answer(&mut streams.next().await, "ok") };
+        tokio::join!(exchange(&pools, &cluster, H2), serve);
+    }
+    assert_eq!((streams.origin.accepted(), cluster.stats.upstream_cx_max_requests.get()), (2, 2));
+    all_given_back(&cluster, 0).await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_reset_stream_has_the_peers_reason() {
+    for (code, expected) in [
+        (Reason::INTERNAL_ERROR, ResetReason::RemoteReset),
+        (Reason::CANCEL, ResetReason::RemoteReset),
+        (Reason::REFUSED_STREAM, ResetReason::RemoteRefusedStream),
+    ] {
+        let streams = Streams::start(|_| {}).await;
+        let cluster = streams.origin.cluster(|c| c);
+        let pools = Pools::new();
+        let (result, ()) =
+            tokio::join!(send(&pools, &cluster), async { streams.next().await.1.send_reset(code) });
+        let Err(SendError::Reset(reason)) = result else { panic!("no reset") };
+        assert_eq!(reason, expected);
+        assert_eq!(cluster.stats.upstream_rq_rx_reset.get(), 1);
+        all_given_back(&cluster, 1).await;
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_body_that_was_cut_never_ends_cleanly() {
+    for code in [Reason::NO_ERROR, Reason::CANCEL, Reason::INTERNAL_ERROR] {
+        let streams = Streams::start(|_| {}).await;
+        let cluster = streams.origin.cluster(|c| c);
+        let pools = Pools::new();
+        let serve = async {
+            let mut stream = streams.next().await;
+            let mut body = stream.1.send_response(Response::new(()), false).unwrap();
+            body.send_data("some".into(), false).unwrap();
+            (stream, body)
+        };
+        let (sent, (_stream, mut cut)) = tokio::join!(send(&pools, &cluster), serve);
+        let mut body = sent.unwrap().response.into_body();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "some");
+        cut.send_reset(code);
+        assert_eq!(body.frame().await.unwrap().unwrap_err(), ResetReason::RemoteReset, "{code:?}");
+        all_given_back(&cluster, 1).await;
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn going_away_ends_no_stream_under_way() {
+    let streams = Streams::start(|_| {}).await;
+    let cluster = streams.origin.cluster(|c| c);
+    let pools = Pools::new();
+    let first = lease(&pools, &cluster, H2).await;
+    let sending = first.send(uri("/last"));
+    tokio::pin!(sending);
+    let mut last = tokio::select! {
+        _ = &mut sending => panic!("not answered yet"),
+        stream = streams.next() => stream,
+    };
+    // The connection is on its way out: the next request may be given back by it, and is sent again for free.
+    let ask = async {
+        let mut request = uri("/");
+        loop {
+            match lease(&pools, &cluster, H2).await.send(request).await {
+                Ok(sent) => break whole(sent.response.into_body()).await.unwrap(),
+                Err(SendError::Unsent(unsent)) => request = *unsent,
+                Err(SendError::Reset(reason)) => {
+                    assert_eq!(reason, ResetReason::RemoteRefusedStream, "may be sent again");
+                    request = uri("/");
+                }
+            }
+        }
+    };
+    let (body, ()) = tokio::join!(ask, async { answer(&mut streams.next().await, "new") });
+    assert_eq!((body, streams.origin.accepted()), ("new".into(), 2));
+    answer(&mut last, "old");
+    assert_eq!(whole(sending.await.unwrap().response.into_body()).await.unwrap(), "old");
+    all_given_back(&cluster, 1).await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn what_is_no_http2_is_a_protocol_error_and_a_lost_connection_a_termination() {
+    let no_h2 = |_, mut stream: TcpStream| async move {
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        while stream.read_u8().await.is_ok() {}
+    };
+    let gone = |_, mut stream: TcpStream| async move {
+        let mut handshake = [0; 64];
+        let _ = stream.read(&mut handshake).await;
+    };
+    for (origin, expected) in [
+        (Origin::start(no_h2).await, ResetReason::ProtocolError),
+        (Origin::start(gone).await, ResetReason::ConnectionTermination),
+    ] {
+        let cluster = origin.cluster(|c| c);
+        let pools = Pools::new();
+        let mut reset = None;
+        for _ in 0..50 {
+            match send(&pools, &cluster).await {
+                Err(SendError::Reset(reason)) => reset = Some(reason),
+                Err(SendError::Unsent(_)) => continue,
+                Ok(_) => panic!("answered"),
+            }
+            break;
+        }
+        assert_eq!(reset, Some(expected));
+        all_given_back(&cluster, 0).await;
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_client_that_vanishes_resets_its_stream_only() {
+    let streams = Streams::start(|_| {}).await;
+    let cluster = streams.origin.cluster(|c| c);
+    let pools = Pools::new();
+    // Before the answer.
+    let sending = lease(&pools, &cluster, H2).await.send(uri("/"));
+    let mut stream = tokio::select! {
+        _ = sending => panic!("no answer was given"),
+        stream = streams.next() => stream,
+    };
+    assert_eq!(std::future::poll_fn(|cx| stream.1.poll_reset(cx)).await.unwrap(), Reason::CANCEL);
+    all_given_back(&cluster, 1).await;
+    // In the body.
+    let serve = async {
+        let mut stream = streams.next().await;
+        let mut body = stream.1.send_response(Response::new(()), false).unwrap();
+        body.send_data("some".into(), false).unwrap();
+        (stream, body)
+    };
+    let (sent, (_stream, mut body)) = tokio::join!(send(&pools, &cluster), serve);
+    let mut cut = sent.unwrap().response.into_body();
+    cut.frame().await.unwrap().unwrap();
+    drop(cut);
+    assert_eq!(std::future::poll_fn(|cx| body.poll_reset(cx)).await.unwrap(), Reason::CANCEL);
+    all_given_back(&cluster, 1).await;
+    assert_eq!((streams.origin.accepted(), cluster.stats.upstream_rq_tx_reset.get()), (1, 2));
+}
+
+#[tokio::test(flavor = "local")]
+async fn an_idle_shared_connection_is_closed_at_its_deadline() {
+    let streams = Streams::start(|_| {}).await;
+    let cluster = streams.origin.cluster(|c| c.with(|c| c.idle_timeout = Some(Duration::from_millis(50))));
+    let pools = Pools::new();
+    tokio::join!(exchange(&pools, &cluster, H2), async { answer(&mut streams.next().await, "ok") });
+    until("closed", || cluster.breaker.connections.used() == 0).await;
+    assert_eq!(cluster.stats.upstream_cx_idle_timeout.get(), 1);
+}

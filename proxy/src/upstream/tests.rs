@@ -1,0 +1,125 @@
+//! What a reload carries over.
+
+use outrigger_config::snapshot::{Balancer, ClusterId, Limits};
+
+use super::{
+    testing::{ClusterBuilder, endpoint, outlier, snapshot},
+    *,
+};
+
+const FIRST: ClusterId = ClusterId(0);
+
+fn ejected(upstreams: &Upstreams) -> Arc<Host> {
+    let published = upstreams.publish(snapshot([ClusterBuilder::new(3).outlier(outlier(1))]));
+    let cluster = published.cluster(FIRST);
+    let host = cluster.hosts().all[1].clone();
+    cluster.report(&host, Outcome::Status(503), Instant::now());
+    assert!(host.is_ejected());
+    host
+}
+
+#[test]
+fn a_reload_keeps_ejections_counters_and_permits() {
+    let upstreams = Upstreams::new();
+    let host = ejected(&upstreams);
+    let before = upstreams.clusters().remove(0);
+    let held = before.acquire_request(&host).unwrap();
+    // The endpoints come in another order, one of them with another weight, and one is new.
+    let published = upstreams.publish(snapshot([ClusterBuilder::new(0)
+        .endpoints([("10.0.0.2:8080", 5), ("10.0.0.9:8080", 1), ("10.0.0.1:8080", 1)])
+        .outlier(outlier(1))
+        .limits(Limits { max_requests: 1, ..Limits::default() })]));
+    let after = published.cluster(FIRST);
+    assert!(Arc::ptr_eq(&before, after));
+    let set = after.hosts();
+    assert_eq!((set.all[0].id(), set.all[0].endpoint.weight), (host.id(), 5));
+    assert!(set.all[0].is_ejected() && set.all[0].ejection() == host.ejection());
+    assert_eq!(set.candidates.len(), 2);
+    assert_eq!((set.all[0].stats().rq_error.get(), set.all[0].active()), (1, 1));
+    assert_eq!(after.stats.outlier_detection_ejections_active.get(), 1);
+    assert!(after.acquire_request(&host).is_err(), "the new limit counts the old request");
+    drop(held);
+    assert!(after.acquire_request(&host).is_ok());
+    // It returns at a sweep as if nothing had happened.
+    while let Some(tick) = upstreams.next_sweep()
+        && host.is_ejected()
+    {
+        upstreams.sweep(tick);
+    }
+    assert_eq!(after.hosts().candidates.len(), 3);
+}
+
+#[test]
+fn an_unchanged_cluster_keeps_its_host_set() {
+    let upstreams = Upstreams::new();
+    let build = || ClusterBuilder::new(3).balancer(Balancer::Maglev { table_size: 251 });
+    let first = upstreams.publish(snapshot([build()]));
+    let version = first.cluster(FIRST).hosts().version;
+    let second = upstreams.publish(snapshot([build()]));
+    assert_eq!(second.cluster(FIRST).hosts().version, version);
+    let third = upstreams.publish(snapshot([build().balancer(Balancer::Random)]));
+    assert_ne!(third.cluster(FIRST).hosts().version, version);
+}
+
+#[test]
+fn an_endpoint_that_left_counts_as_ejected_no_more() {
+    let upstreams = Upstreams::new();
+    let host = ejected(&upstreams);
+    let published = upstreams.publish(snapshot([ClusterBuilder::new(1).outlier(outlier(1))]));
+    let cluster = published.cluster(FIRST);
+    assert!(host.is_removed() && !cluster.hosts().all[0].is_removed());
+    assert_eq!(cluster.stats.outlier_detection_ejections_active.get(), 0);
+    cluster.report(&host, Outcome::Status(503), Instant::now());
+    assert_eq!(cluster.stats.outlier_detection_ejections_active.get(), 0, "nor is it ejected again");
+}
+
+#[test]
+fn detection_that_is_switched_off_lets_all_return() {
+    let upstreams = Upstreams::new();
+    let host = ejected(&upstreams);
+    let published = upstreams.publish(snapshot([ClusterBuilder::new(3)]));
+    assert!(!host.is_ejected());
+    assert_eq!(published.cluster(FIRST).hosts().candidates.len(), 3);
+    assert_eq!(upstreams.next_sweep(), None);
+}
+
+#[test]
+fn clusters_of_one_address_do_not_share_health() {
+    let upstreams = Upstreams::new();
+    let named = |name: &str| ClusterBuilder::new(2).outlier(outlier(1)).with(|c| c.name = name.into());
+    let published = upstreams.publish(snapshot([named("v1"), named("all")]));
+    let (one, all) = (published.cluster(FIRST), published.cluster(ClusterId(1)));
+    one.report(&one.hosts().all[0].clone(), Outcome::Reset, Instant::now());
+    assert_eq!((one.hosts().candidates.len(), all.hosts().candidates.len()), (1, 2));
+    let names: Vec<_> = upstreams.clusters().iter().map(|cluster| cluster.name.to_string()).collect();
+    assert_eq!(names, ["all", "v1"]);
+}
+
+#[test]
+fn a_running_request_keeps_its_snapshot() {
+    let upstreams = Upstreams::new();
+    let old = upstreams.publish(snapshot([ClusterBuilder::new(1)]));
+    let new = upstreams.publish(snapshot([]));
+    assert!(new.snapshot.clusters.is_empty() && upstreams.clusters().is_empty());
+    assert_eq!(old.snapshot[FIRST].name, old.cluster(FIRST).name);
+    assert_eq!(*old.cluster(FIRST).config().endpoints[0], *endpoint("10.0.0.1:8080", 1));
+    assert!(old.cluster(FIRST).hosts().all[0].is_removed(), "its connections end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_control_thread_rebuilds_tables() {
+    let upstreams = Upstreams::new();
+    let ring = Balancer::RingHash { minimum_ring_size: 64, maximum_ring_size: 1024 };
+    let published = upstreams.publish(snapshot([ClusterBuilder::new(3).balancer(ring).outlier(outlier(1))]));
+    let cluster = published.cluster(FIRST);
+    cluster.report(&cluster.hosts().all[0].clone(), Outcome::Status(500), Instant::now());
+    assert_eq!(cluster.hosts().candidates.len(), 3, "not on the worker");
+    tokio::select! {
+        never = upstreams.maintain() => match never {},
+        () = async {
+            while cluster.hosts().candidates.len() != 2 {
+                tokio::task::yield_now().await;
+            }
+        } => {}
+    }
+}
