@@ -1,9 +1,9 @@
 //! The configuration that the project was asked to serve, in both readings.
 
-use outrigger_config::report::Code;
+use outrigger_config::{decide::Decision, report::Code};
 
 use crate::support::{
-    DESTINATION_RULE, REGISTRY, Request, VIRTUAL_SERVICE, WEIGHTED, codes, loaded, snapshot,
+    DESTINATION_RULE, REGISTRY, Request, VIRTUAL_SERVICE, WEIGHTED, codes, loaded, snapshot, table,
 };
 
 const V1: &str = "outbound|4317|v1|otlp-collector.observability.svc.cluster.local";
@@ -39,6 +39,19 @@ fn a_lone_weight_of_zero_takes_everything() {
     let zero = VIRTUAL_SERVICE.replace("weight: 90", "weight: 0");
     let snapshot = snapshot(&[&zero, DESTINATION_RULE, REGISTRY]);
     assert_eq!(Request::to("otlp-collector").answer(&snapshot, "4317", 0), V1);
+}
+
+#[test]
+fn a_lone_weight_is_not_kept() {
+    let snapshot = snapshot(&[VIRTUAL_SERVICE, DESTINATION_RULE, REGISTRY]);
+    for version in ["canary", "stable"] {
+        let request = Request::to("otlp-collector").header("version", version);
+        let Decision::Forward { forward, destination, .. } = request.decided(table(&snapshot, "4317"), 0)
+        else {
+            panic!("not forwarded");
+        };
+        assert_eq!((forward.total_weight, destination.weight), (1, 1), "{version}");
+    }
 }
 
 #[test]
