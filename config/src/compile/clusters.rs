@@ -126,7 +126,7 @@ impl Compiler<'_> {
     /// nothing to go to instead, so that it is no trap.
     fn warn_never_ejects(
         &mut self,
-        detection: &crate::istio::destination_rule::OutlierDetection,
+        detection: &crate::istio::outlier::OutlierDetection,
         endpoints: usize,
         cluster: &str,
     ) {

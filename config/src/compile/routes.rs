@@ -5,11 +5,11 @@ use std::sync::Arc;
 use super::{Compiler, policy::layered};
 use crate::{
     istio::{
+        headers::Headers,
+        http_match::{Match, all_paths, takes_all},
+        retries::{Retries, default_retry},
         selects,
-        virtual_service::{
-            Destination, Headers, HttpRule, Match, Retries, VirtualService, all_paths, default_retry,
-            takes_all,
-        },
+        virtual_service::{Destination, HttpRule, VirtualService},
     },
     registry::Service,
     snapshot::{

@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     at_least_1ms,
-    destination_rule::{KEEPALIVE, keepalive},
+    connection_pool::{KEEPALIVE, keepalive},
+    retries::{HTTP_RETRY, Retries, read_retries},
     sidecar::{OUTBOUND, OutboundMode, outbound_mode},
-    virtual_service::{HTTP_RETRY, Retries, read_retries},
 };
 use crate::{
     fields::{self, Message, Object, Spanned, Type, moot, warned, yes},

@@ -1,8 +1,14 @@
 //! Istio's resources as users write them: the envelope, and the scalars that several kinds share.
 
+pub(crate) mod connection_pool;
 pub(crate) mod destination_rule;
+pub(crate) mod headers;
+pub(crate) mod http_match;
 mod later;
+pub(crate) mod load_balancer;
 pub(crate) mod mesh;
+pub(crate) mod outlier;
+pub(crate) mod retries;
 pub(crate) mod service_entry;
 pub(crate) mod sidecar;
 pub(crate) mod virtual_service;

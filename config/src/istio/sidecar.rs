@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::{
-    Meta, PORT, ROOT_NAMESPACE, SELECTOR, covers, destination_rule::CONNECTION_POOL, later, selects,
+    Meta, PORT, ROOT_NAMESPACE, SELECTOR, connection_pool::CONNECTION_POOL, covers, later, selects,
     virtual_service::DESTINATION,
 };
 use crate::{

@@ -1,19 +1,18 @@
 //! `VirtualService`: matches become conditions here; what depends on the registry waits for `compile`.
 
-use std::{num::NonZeroU32, time::Duration};
-
-use http::{HeaderName, HeaderValue};
+use std::time::Duration;
 
 use super::{
-    Exports, Meta, STRING_MATCH, at_least_1ms, check_host, full_host, full_match, header_name, is_label,
-    later, one_form, port, value_match,
+    Exports, Meta, at_least_1ms, check_host, full_host,
+    headers::{HEADERS, Headers, headers},
+    http_match::{HTTP_MATCH, Match, match_block},
+    is_label, later, port,
+    retries::{HTTP_RETRY, Retries, read_retries},
 };
 use crate::{
-    fields::{Labels, Message, Object, Spanned, Type, did_you_mean, refused, warned, yes},
-    format::Format,
+    fields::{Message, Object, Spanned, Type, refused, warned, yes},
     report::{Code, Sink, Span},
-    snapshot::{HeaderKey, HeaderMatch, HeaderOps, PathMatch, QueryMatch, RetryOn, RetryPolicy, RouteMatch},
-    yaml::Entry,
+    snapshot::PathMatch,
 };
 
 /// One resource; hosts are full names.
@@ -40,43 +39,6 @@ pub(crate) struct HttpRule {
     pub(crate) headers: Headers,
 }
 
-/// One block of `match`.
-#[derive(Debug)]
-pub(crate) struct Match {
-    pub(crate) name: Box<str>,
-    pub(crate) span: Span,
-    pub(crate) when: RouteMatch,
-    pub(crate) port: Option<u16>,
-    pub(crate) source_labels: Labels,
-    pub(crate) source_namespace: Option<Box<str>>,
-    pub(crate) gateways: Vec<Box<str>>,
-}
-
-impl Match {
-    /// Nothing is asked of the request itself.
-    pub(crate) fn takes_all(&self) -> bool {
-        takes_all(&self.when)
-    }
-
-    /// Nothing is asked of the proxy either.
-    pub(crate) fn applies_everywhere(&self) -> bool {
-        self.port.is_none()
-            && self.source_labels.is_empty()
-            && self.source_namespace.is_none()
-            && self.gateways.is_empty()
-    }
-}
-
-/// Istio's catch-all: prefix `/` or regex `.*`, and no other condition.
-pub(crate) fn takes_all(when: &RouteMatch) -> bool {
-    let path = match &when.path {
-        PathMatch::Prefix { value, .. } => matches!(&**value, "" | "/"),
-        PathMatch::Exact { .. } => false,
-        PathMatch::Regex(regex) => regex.as_str() == "^(?:.*)$",
-    };
-    path && when.headers.is_empty() && when.query.is_empty()
-}
-
 /// One entry of `route`; the host is a full name.
 #[derive(Debug)]
 pub(crate) struct Destination {
@@ -86,18 +48,6 @@ pub(crate) struct Destination {
     pub(crate) weight: u32,
     pub(crate) headers: Headers,
 }
-
-/// `headers`, the authority set apart.
-#[derive(Debug, Default)]
-pub(crate) struct Headers {
-    pub(crate) request: HeaderOps,
-    pub(crate) response: HeaderOps,
-    pub(crate) authority: Option<Spanned<HeaderValue>>,
-}
-
-/// `retries`; `None` inside is switched off.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Retries(pub(crate) Option<RetryPolicy>);
 
 static WHY_ACTION: &str = "this action is planned: docs/compatibility.md tells when it works";
 static WHY_TCP: &str = "only HTTP listeners are built yet";
@@ -136,26 +86,6 @@ pub(crate) static HTTP_ROUTE: Message = Message {
     ],
 };
 
-static HTTP_MATCH: Message = Message {
-    name: "HTTPMatchRequest",
-    fields: &[
-        yes("name", Type::Text, "routes_are_named_by_rule_and_match"),
-        yes("uri", Type::Object(&STRING_MATCH), "every_match_field_is_honoured"),
-        yes("scheme", Type::Object(&STRING_MATCH), "every_match_field_is_honoured"),
-        yes("method", Type::Object(&STRING_MATCH), "every_match_field_is_honoured"),
-        yes("authority", Type::Object(&STRING_MATCH), "every_match_field_is_honoured"),
-        yes("headers", Type::Map(&Type::Object(&STRING_MATCH)), "every_match_field_is_honoured"),
-        yes("port", Type::Int, "static_conditions_are_decided_when_compiling"),
-        yes("sourceLabels", Type::Map(&Type::Text), "static_conditions_are_decided_when_compiling"),
-        yes("gateways", Type::List(&Type::Text), "static_conditions_are_decided_when_compiling"),
-        yes("queryParams", Type::Map(&Type::Object(&STRING_MATCH)), "every_match_field_is_honoured"),
-        yes("ignoreUriCase", Type::Bool, "every_match_field_is_honoured"),
-        yes("withoutHeaders", Type::Map(&Type::Object(&STRING_MATCH)), "every_match_field_is_honoured"),
-        yes("sourceNamespace", Type::Text, "static_conditions_are_decided_when_compiling"),
-        warned("statPrefix", Type::Text, "there are no per-route Envoy statistics"),
-    ],
-};
-
 static HTTP_DESTINATION: Message = Message {
     name: "HTTPRouteDestination",
     fields: &[
@@ -177,35 +107,6 @@ pub(super) static DESTINATION: Message = Message {
 pub(super) static PORT_SELECTOR: Message = Message {
     name: "PortSelector",
     fields: &[yes("number", Type::Int, "the_port_of_a_destination_is_chosen_as_in_istio")],
-};
-
-static HEADERS: Message = Message {
-    name: "Headers",
-    fields: &[
-        yes("request", Type::Object(&HEADER_OPERATIONS), "header_operations_keep_istios_order"),
-        yes("response", Type::Object(&HEADER_OPERATIONS), "header_operations_keep_istios_order"),
-    ],
-};
-
-static HEADER_OPERATIONS: Message = Message {
-    name: "HeaderOperations",
-    fields: &[
-        yes("set", Type::Map(&Type::Text), "header_operations_keep_istios_order"),
-        yes("add", Type::Map(&Type::Text), "header_operations_keep_istios_order"),
-        yes("remove", Type::List(&Type::Text), "header_operations_keep_istios_order"),
-    ],
-};
-
-pub(crate) static HTTP_RETRY: Message = Message {
-    name: "HTTPRetry",
-    fields: &[
-        yes("attempts", Type::Int, "timeouts_and_retries_are_compiled"),
-        yes("perTryTimeout", Type::Duration, "timeouts_and_retries_are_compiled"),
-        yes("retryOn", Type::Text, "timeouts_and_retries_are_compiled"),
-        warned("retryRemoteLocalities", Type::Bool, "endpoints have no localities yet"),
-        yes("retryIgnorePreviousHosts", Type::Bool, "timeouts_and_retries_are_compiled"),
-        yes("backoff", Type::Duration, "timeouts_and_retries_are_compiled"),
-    ],
 };
 
 /// Reads the spec; `None` where there is nothing to go on with.
@@ -359,236 +260,6 @@ fn destination(entry: &Object<'_>, weight: u32, meta: &Meta, sink: &mut Sink) ->
         weight,
         headers: headers(entry, sink),
     })
-}
-
-fn match_block(block: &Object<'_>, sink: &mut Sink) -> Match {
-    let mut conditions = Vec::new();
-    for (field, key) in
-        [("scheme", HeaderKey::Scheme), ("method", HeaderKey::Method), ("authority", HeaderKey::Authority)]
-    {
-        if let Some(value) = block.get(field).and_then(|node| value_match(node, sink)) {
-            conditions.push(HeaderMatch { key, value, invert: false });
-        }
-    }
-    conditions.extend(header_matches(block.entries("headers"), false, sink));
-    conditions.extend(header_matches(block.entries("withoutHeaders"), true, sink));
-    let query = block.entries("queryParams").iter().filter_map(|entry| {
-        Some(QueryMatch { key: entry.key.clone(), value: value_match(&entry.value, sink)? })
-    });
-    let when =
-        RouteMatch { query: query.collect(), headers: conditions.into(), path: path_match(block, sink) };
-    Match {
-        name: block.text("name").map_or("", |text| text.value).into(),
-        span: block.span(),
-        when,
-        port: block.int("port").and_then(|number| port(number, sink)),
-        source_labels: block.labels("sourceLabels"),
-        source_namespace: block.text("sourceNamespace").map(|text| text.value.into()),
-        gateways: block.texts("gateways").iter().map(|text| text.value.into()).collect(),
-    }
-}
-
-fn path_match(block: &Object<'_>, sink: &mut Sink) -> PathMatch {
-    let ignore_case = block.bool("ignoreUriCase").unwrap_or_default();
-    match block.get("uri").and_then(|node| one_form(node, sink)) {
-        Some(("exact", text)) => PathMatch::Exact { value: text.value.into(), ignore_case },
-        Some(("prefix", text)) => PathMatch::Prefix { value: text.value.into(), ignore_case },
-        Some((_, text)) => full_match(&text, sink).map_or_else(all_paths, PathMatch::Regex),
-        None => all_paths(),
-    }
-}
-
-pub(crate) fn all_paths() -> PathMatch {
-    PathMatch::Prefix { value: "/".into(), ignore_case: false }
-}
-
-fn header_matches(entries: &[Entry], invert: bool, sink: &mut Sink) -> Vec<HeaderMatch> {
-    let conditions = entries.iter().filter_map(|entry| {
-        let key = match &*entry.key {
-            ":method" => HeaderKey::Method,
-            ":scheme" => HeaderKey::Scheme,
-            ":authority" => HeaderKey::Authority,
-            ":path" => HeaderKey::Path,
-            name => HeaderKey::Name(header_name(&Spanned { value: name, span: entry.key_span }, sink)?),
-        };
-        // Envoy keeps Host as `:authority`.
-        let key = if key == HeaderKey::Name(http::header::HOST) { HeaderKey::Authority } else { key };
-        Some(HeaderMatch { key, value: value_match(&entry.value, sink)?, invert })
-    });
-    conditions.collect()
-}
-
-fn headers(parent: &Object<'_>, sink: &mut Sink) -> Headers {
-    let Some(headers) = parent.object("headers") else { return Headers::default() };
-    let mut authority = None;
-    let request = headers.object("request").map(|ops| operations(&ops, Some(&mut authority), sink));
-    let response = headers.object("response").map(|ops| operations(&ops, None, sink));
-    Headers { request: request.unwrap_or_default(), response: response.unwrap_or_default(), authority }
-}
-
-/// `authority` is where a `host` or `:authority` of a request goes; responses have none.
-fn operations(
-    ops: &Object<'_>,
-    mut authority: Option<&mut Option<Spanned<HeaderValue>>>,
-    sink: &mut Sink,
-) -> HeaderOps {
-    let mut values = |field: &str, sink: &mut Sink| {
-        let mut pairs: Vec<(HeaderName, Format)> = Vec::new();
-        for entry in ops.entries(field) {
-            let name = entry.key.to_ascii_lowercase();
-            if let (":authority" | "host", Some(authority)) = (&*name, &mut authority) {
-                set_authority(entry, authority, sink);
-            } else if let Some(name) = operated_name(&name, entry.key_span, sink)
-                && let Some(text) = entry.value.text()
-            {
-                match header_value(text) {
-                    Ok(value) => pairs.push((name, value)),
-                    Err(why) => {
-                        sink.report(Code::InvalidHeader, entry.value.span, why);
-                    }
-                }
-            }
-        }
-        pairs.sort_by(|a, b| a.0.as_str().cmp(b.0.as_str()));
-        pairs.into()
-    };
-    let set = values("set", sink);
-    let add = values("add", sink);
-    let remove = ops.texts("remove");
-    let remove = remove.iter().filter_map(|text| operated_name(text.value, text.span, sink));
-    let mut remove: Vec<_> = remove.collect();
-    remove.sort_by(|a, b| a.as_str().cmp(b.as_str()));
-    HeaderOps { remove: remove.into(), set, add }
-}
-
-fn header_value(text: &str) -> Result<Format, String> {
-    if HeaderValue::from_str(text).is_err() {
-        return Err("the value holds characters that no header may".to_owned());
-    }
-    Format::parse(text).map_err(|error| error.to_string())
-}
-
-fn operated_name(name: &str, span: Span, sink: &mut Sink) -> Option<HeaderName> {
-    if name.starts_with(':') || name.eq_ignore_ascii_case("host") {
-        sink.report(Code::InvalidHeader, span, format!("`{name}` cannot be changed here"));
-        return None;
-    }
-    header_name(&Spanned { value: name, span }, sink)
-}
-
-fn set_authority(entry: &Entry, authority: &mut Option<Spanned<HeaderValue>>, sink: &mut Sink) {
-    let span = entry.value.span;
-    let Some(text) = entry.value.text() else { return };
-    let literal = Format::parse(text).ok().and_then(|format| HeaderValue::from_str(format.literal()?).ok());
-    match literal {
-        Some(_) if authority.is_some() => {
-            sink.report(Code::ExclusiveFields, span, "the authority is set twice");
-        }
-        Some(value) => *authority = Some(Spanned { value, span }),
-        None => {
-            sink.report(Code::InvalidHeader, span, "the authority must be a literal text");
-        }
-    }
-}
-
-const DEFAULT_BACKOFF: Duration = Duration::from_millis(25);
-
-/// Istio's default list: no status code is among it.
-pub(crate) fn default_retry() -> RetryPolicy {
-    RetryPolicy {
-        attempts: NonZeroU32::MIN.saturating_add(1),
-        on: RetryOn {
-            connect_failure: true,
-            refused_stream: true,
-            unavailable: true,
-            cancelled: true,
-            ..RetryOn::default()
-        },
-        per_try_timeout: None,
-        backoff: DEFAULT_BACKOFF,
-        avoid_previous_hosts: true,
-    }
-}
-
-/// Shared with the mesh's `defaultHttpRetryPolicy`.
-pub(crate) fn read_retries(retries: &Object<'_>, sink: &mut Sink) -> Retries {
-    let attempts = retries.int("attempts").unwrap_or(Spanned { value: 0, span: retries.span() });
-    let Ok(number) = u32::try_from(attempts.value) else {
-        sink.report(Code::InvalidRetry, attempts.span, "attempts is negative or too large");
-        return Retries(None);
-    };
-    let Some(number) = NonZeroU32::new(number) else {
-        let rest = ["perTryTimeout", "retryOn", "retryRemoteLocalities"];
-        if let Some(field) = rest.into_iter().find(|field| retries.has(field)) {
-            let message = format!("`{field}` has no meaning with 0 attempts");
-            let found = sink.report(Code::InvalidRetry, retries.key_span(field), message);
-            found.help("set `attempts` to the number of retries, or remove the field");
-        }
-        return Retries(None);
-    };
-    let default = default_retry();
-    Retries(Some(RetryPolicy {
-        attempts: number,
-        on: retries.text("retryOn").map_or(default.on, |text| retry_on(&text, sink)),
-        per_try_timeout: at_least_1ms(retries.duration("perTryTimeout").filter(|t| !t.value.is_zero()), sink),
-        backoff: at_least_1ms(retries.duration("backoff"), sink).unwrap_or(DEFAULT_BACKOFF),
-        avoid_previous_hosts: retries.bool("retryIgnorePreviousHosts").unwrap_or(true),
-    }))
-}
-
-const RETRY_WORDS: [&str; 17] = [
-    "5xx",
-    "gateway-error",
-    "reset",
-    "reset-before-request",
-    "connect-failure",
-    "retriable-4xx",
-    "refused-stream",
-    "retriable-status-codes",
-    "retriable-headers",
-    "envoy-ratelimited",
-    "http3-post-connect-failure",
-    "cancelled",
-    "deadline-exceeded",
-    "internal",
-    "resource-exhausted",
-    "unavailable",
-    "",
-];
-
-fn retry_on(text: &Spanned<&str>, sink: &mut Sink) -> RetryOn {
-    let mut on = RetryOn::default();
-    let mut statuses = Vec::new();
-    for word in text.value.split(',') {
-        match word {
-            "5xx" => on.server_error = true,
-            "gateway-error" => on.gateway_error = true,
-            "reset" => on.reset = true,
-            "reset-before-request" => on.reset_before_request = true,
-            "connect-failure" => on.connect_failure = true,
-            "retriable-4xx" => on.retriable_4xx = true,
-            "refused-stream" => on.refused_stream = true,
-            "envoy-ratelimited" => on.envoy_ratelimited = true,
-            "cancelled" => on.cancelled = true,
-            "deadline-exceeded" => on.deadline_exceeded = true,
-            "internal" => on.internal = true,
-            "resource-exhausted" => on.resource_exhausted = true,
-            "unavailable" => on.unavailable = true,
-            // The list of codes follows; response headers and HTTP/3 never ask for a retry here.
-            "" | "retriable-status-codes" | "retriable-headers" | "http3-post-connect-failure" => {}
-            _ => match word.parse::<u16>() {
-                Ok(status @ 100..=599) => statuses.push(status),
-                _ => {
-                    let message = format!("`{word}` is no reason to retry");
-                    let guess = did_you_mean(word.trim(), RETRY_WORDS.into_iter());
-                    let found = sink.report(Code::InvalidRetry, text.span, message);
-                    found.help(format!("{guess}words are separated by commas without blanks"));
-                }
-            },
-        }
-    }
-    on.statuses = statuses.into();
-    on
 }
 
 /// Rules behind a catch-all, and prefixes that an earlier prefix covers.

@@ -1,0 +1,123 @@
+//! `HTTPMatchRequest`: one block of `match`, compiled.
+
+use super::{STRING_MATCH, full_match, header_name, one_form, port, value_match};
+use crate::{
+    fields::{Labels, Message, Object, Spanned, Type, warned, yes},
+    report::{Sink, Span},
+    snapshot::{HeaderKey, HeaderMatch, PathMatch, QueryMatch, RouteMatch},
+    yaml::Entry,
+};
+
+/// One block of `match`.
+#[derive(Debug)]
+pub(crate) struct Match {
+    pub(crate) name: Box<str>,
+    pub(crate) span: Span,
+    pub(crate) when: RouteMatch,
+    pub(crate) port: Option<u16>,
+    pub(crate) source_labels: Labels,
+    pub(crate) source_namespace: Option<Box<str>>,
+    pub(crate) gateways: Vec<Box<str>>,
+}
+
+impl Match {
+    /// Nothing is asked of the request itself.
+    pub(crate) fn takes_all(&self) -> bool {
+        takes_all(&self.when)
+    }
+
+    /// Nothing is asked of the proxy either.
+    pub(crate) fn applies_everywhere(&self) -> bool {
+        self.port.is_none()
+            && self.source_labels.is_empty()
+            && self.source_namespace.is_none()
+            && self.gateways.is_empty()
+    }
+}
+
+/// Istio's catch-all: prefix `/` or regex `.*`, and no other condition.
+pub(crate) fn takes_all(when: &RouteMatch) -> bool {
+    let path = match &when.path {
+        PathMatch::Prefix { value, .. } => matches!(&**value, "" | "/"),
+        PathMatch::Exact { .. } => false,
+        PathMatch::Regex(regex) => regex.as_str() == "^(?:.*)$",
+    };
+    path && when.headers.is_empty() && when.query.is_empty()
+}
+
+pub(crate) static HTTP_MATCH: Message = Message {
+    name: "HTTPMatchRequest",
+    fields: &[
+        yes("name", Type::Text, "routes_are_named_by_rule_and_match"),
+        yes("uri", Type::Object(&STRING_MATCH), "every_match_field_is_honoured"),
+        yes("scheme", Type::Object(&STRING_MATCH), "every_match_field_is_honoured"),
+        yes("method", Type::Object(&STRING_MATCH), "every_match_field_is_honoured"),
+        yes("authority", Type::Object(&STRING_MATCH), "every_match_field_is_honoured"),
+        yes("headers", Type::Map(&Type::Object(&STRING_MATCH)), "every_match_field_is_honoured"),
+        yes("port", Type::Int, "static_conditions_are_decided_when_compiling"),
+        yes("sourceLabels", Type::Map(&Type::Text), "static_conditions_are_decided_when_compiling"),
+        yes("gateways", Type::List(&Type::Text), "static_conditions_are_decided_when_compiling"),
+        yes("queryParams", Type::Map(&Type::Object(&STRING_MATCH)), "every_match_field_is_honoured"),
+        yes("ignoreUriCase", Type::Bool, "every_match_field_is_honoured"),
+        yes("withoutHeaders", Type::Map(&Type::Object(&STRING_MATCH)), "every_match_field_is_honoured"),
+        yes("sourceNamespace", Type::Text, "static_conditions_are_decided_when_compiling"),
+        warned("statPrefix", Type::Text, "there are no per-route Envoy statistics"),
+    ],
+};
+
+pub(crate) fn match_block(block: &Object<'_>, sink: &mut Sink) -> Match {
+    let mut conditions = Vec::new();
+    for (field, key) in
+        [("scheme", HeaderKey::Scheme), ("method", HeaderKey::Method), ("authority", HeaderKey::Authority)]
+    {
+        if let Some(value) = block.get(field).and_then(|node| value_match(node, sink)) {
+            conditions.push(HeaderMatch { key, value, invert: false });
+        }
+    }
+    conditions.extend(header_matches(block.entries("headers"), false, sink));
+    conditions.extend(header_matches(block.entries("withoutHeaders"), true, sink));
+    let query = block.entries("queryParams").iter().filter_map(|entry| {
+        Some(QueryMatch { key: entry.key.clone(), value: value_match(&entry.value, sink)? })
+    });
+    let when =
+        RouteMatch { query: query.collect(), headers: conditions.into(), path: path_match(block, sink) };
+    Match {
+        name: block.text("name").map_or("", |text| text.value).into(),
+        span: block.span(),
+        when,
+        port: block.int("port").and_then(|number| port(number, sink)),
+        source_labels: block.labels("sourceLabels"),
+        source_namespace: block.text("sourceNamespace").map(|text| text.value.into()),
+        gateways: block.texts("gateways").iter().map(|text| text.value.into()).collect(),
+    }
+}
+
+fn path_match(block: &Object<'_>, sink: &mut Sink) -> PathMatch {
+    let ignore_case = block.bool("ignoreUriCase").unwrap_or_default();
+    match block.get("uri").and_then(|node| one_form(node, sink)) {
+        Some(("exact", text)) => PathMatch::Exact { value: text.value.into(), ignore_case },
+        Some(("prefix", text)) => PathMatch::Prefix { value: text.value.into(), ignore_case },
+        Some((_, text)) => full_match(&text, sink).map_or_else(all_paths, PathMatch::Regex),
+        None => all_paths(),
+    }
+}
+
+pub(crate) fn all_paths() -> PathMatch {
+    PathMatch::Prefix { value: "/".into(), ignore_case: false }
+}
+
+fn header_matches(entries: &[Entry], invert: bool, sink: &mut Sink) -> Vec<HeaderMatch> {
+    let conditions = entries.iter().filter_map(|entry| {
+        let key = match &*entry.key {
+            ":method" => HeaderKey::Method,
+            ":scheme" => HeaderKey::Scheme,
+            ":authority" => HeaderKey::Authority,
+            ":path" => HeaderKey::Path,
+            name => HeaderKey::Name(header_name(&Spanned { value: name, span: entry.key_span }, sink)?),
+        };
+        // Envoy keeps Host as `:authority`.
+        let key = if key == HeaderKey::Name(http::header::HOST) { HeaderKey::Authority } else { key };
+        Some(HeaderMatch { key, value: value_match(&entry.value, sink)?, invert })
+    });
+    conditions.collect()
+}
