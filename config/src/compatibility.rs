@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::{
     fields::{Message, Status, Type},
     istio::{
-        destination_rule::DESTINATION_RULE, mesh::MESH_CONFIG, service_entry::SERVICE_ENTRY,
+        destination_rule::DESTINATION_RULE, mesh_fields::MESH_CONFIG, service_entry::SERVICE_ENTRY,
         sidecar::SIDECAR, virtual_service::VIRTUAL_SERVICE,
     },
 };

@@ -7,6 +7,7 @@ pub(crate) mod http_match;
 mod later;
 pub(crate) mod load_balancer;
 pub(crate) mod mesh;
+pub(crate) mod mesh_fields;
 pub(crate) mod outlier;
 pub(crate) mod retries;
 pub(crate) mod service_entry;

@@ -49,7 +49,7 @@ pub(crate) struct Destination {
     pub(crate) headers: Headers,
 }
 
-static WHY_ACTION: &str = "this action is planned: docs/compatibility.md tells when it works";
+static WHY_ACTION: &str = "the action is planned";
 static WHY_TCP: &str = "only HTTP listeners are built yet";
 
 pub(crate) static VIRTUAL_SERVICE: Message = Message {
