@@ -136,7 +136,7 @@ impl ClusterState {
     }
 
     /// Takes over a new description; hosts keep their state by address.
-    pub(super) fn update(&self, config: Arc<Cluster>, now: Instant) {
+    pub(super) fn update(&self, config: &Arc<Cluster>, now: Instant) {
         let mut changing = self.changing();
         let old = self.hosts.load_full();
         let hosts: Vec<Arc<Host>> = config
@@ -159,8 +159,8 @@ impl ClusterState {
             }
         }
         let before = self.config.load_full();
-        if interval(&before) != interval(&config) {
-            changing.next = interval(&config).map(|interval| now + interval);
+        if interval(&before) != interval(config) {
+            changing.next = interval(config).map(|interval| now + interval);
         }
         self.breaker.set_limits(&config.limits);
         let same_hosts =
@@ -169,7 +169,7 @@ impl ClusterState {
             before.balancer == config.balancer && before.panic_threshold == config.panic_threshold;
         self.config.store(config.clone());
         if !same_hosts || !same_policy || acquitted {
-            self.rebuild(&config, hosts.into());
+            self.rebuild(config, hosts.into());
         }
     }
 

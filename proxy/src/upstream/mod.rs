@@ -59,7 +59,7 @@ impl Upstreams {
             .map(|config| {
                 let state = match known.remove(&config.name) {
                     Some(state) => {
-                        state.update(config.clone(), now);
+                        state.update(config, now);
                         state
                     }
                     None => Arc::new(ClusterState::new(config.clone(), self.wake.clone(), now)),

@@ -426,7 +426,8 @@ proptest! {
         for (index, (name, weight)) in hosts.iter().enumerate() {
             let count = ring.points().iter().filter(|point| point.1 as usize == index).count();
             let share = ring.points().len() as f64 * f64::from(*weight) / total as f64;
-            prop_assert!((count as f64 - share).abs() <= 1.0 + 1e-6, "{} of {}", count, share);
+            // Rounded up once for the host and once for the whole ring.
+            prop_assert!((count as f64 - share).abs() < 2.0, "{} of {}", count, share);
             for j in 0..count {
                 let hash = xxh64(&format!("{name}_{j}"));
                 prop_assert!(ring.points().binary_search(&(hash, index as u32)).is_ok());

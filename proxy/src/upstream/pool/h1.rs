@@ -93,9 +93,9 @@ async fn drive<B: Payload>(
     }
     drop(settling.take());
     if life.ended_here.get() {
-        stats.upstream_cx_destroy_local.inc()
+        stats.upstream_cx_destroy_local.inc();
     } else {
-        stats.upstream_cx_destroy_remote.inc()
+        stats.upstream_cx_destroy_remote.inc();
     }
     pool.closed(life.id);
 }

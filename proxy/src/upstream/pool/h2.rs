@@ -83,9 +83,9 @@ async fn drive<B: Payload>(
         pool.forget(life.id);
     }
     if life.ended_here.get() {
-        stats.upstream_cx_destroy_local.inc()
+        stats.upstream_cx_destroy_local.inc();
     } else {
-        stats.upstream_cx_destroy_remote.inc()
+        stats.upstream_cx_destroy_remote.inc();
     }
     pool.closed(life.id);
 }

@@ -43,8 +43,11 @@ impl<B> Payload for B where B: Body<Data = Bytes, Error: Into<Box<dyn Error + Se
 /// The pools of one worker.
 #[derive(Debug)]
 pub struct Pools<B: Payload> {
-    pools: RefCell<HashMap<(HostId, Wire), Rc<HostPool<B>>>>,
+    pools: RefCell<HashMap<PoolKey, Rc<HostPool<B>>>>,
 }
+
+/// Cluster and address, by the identity of the host, and what is spoken there.
+type PoolKey = (HostId, Wire);
 
 impl<B: Payload> Default for Pools<B> {
     fn default() -> Self {
