@@ -8,3 +8,4 @@ pub mod http;
 pub mod net;
 pub mod telemetry;
 pub mod upstream;
+pub mod worker;

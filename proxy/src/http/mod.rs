@@ -1,9 +1,278 @@
-//! The request path.
+//! The request path: one async function that calls the stages in order.
+//!
+//! Each stage is a file: [`limits`] and [`headers`] make the request fit to be routed, the decision is the pure one of
+//! `outrigger-config`, [`retry`] and [`forward`] get an answer, [`reply`] makes one where there is none, [`body`]
+//! carries it to its true end. Connections begin and end in [`conn`].
 
 pub(crate) mod body;
+pub(crate) mod conn;
+mod context;
 mod format;
+mod forward;
 mod headers;
 mod limits;
 mod reply;
 mod request_id;
+mod retry;
+mod timeout;
 pub mod trace;
+
+use std::{rc::Rc, sync::Arc};
+
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{CONNECTION, CONTENT_LENGTH, DATE, HOST, SET_COOKIE},
+    request::Parts,
+    uri::PathAndQuery,
+};
+use hyper::body::Incoming;
+use outrigger_config::{
+    decide::{Decision, Peers, RequestView, decide, hash_key, normalize_path},
+    snapshot::{ClusterRef, HeaderOps},
+};
+use rand::Rng;
+
+use crate::{
+    telemetry::Details,
+    upstream::{Published, pool::Sent},
+    worker::Worker,
+};
+use body::{Deadline, RequestBody, ResponseBody, Source, Upload};
+use conn::{Aborted, ConnInfo};
+use context::RequestContext;
+use format::Facts;
+use forward::Outbound;
+use reply::{Failure, Reply};
+
+/// Answers one request. It takes the configuration once and keeps it to its end.
+pub(crate) async fn handle(
+    worker: &Rc<Worker>,
+    conn: &Rc<ConnInfo>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Aborted> {
+    let published = worker.published();
+    let (parts, incoming) = request.into_parts();
+    let method = parts.method.clone();
+    let mut context = RequestContext::begin(worker, conn, &published, &parts);
+    match outcome(worker, conn, &published, &mut context, parts, incoming).await {
+        Ok(Outcome::Answer(answer)) => Ok(relay(worker, context, *answer)),
+        Ok(Outcome::Direct { status, request, ops }) => {
+            Ok(reply_with(worker, context, &Reply::direct(status), &method, Some((ops, &request))))
+        }
+        Err(failure) => {
+            let reply = Reply::to(&failure, context.record().attempts > 1);
+            if failure == Failure::ResetStream {
+                context.refuse(&reply);
+                return Err(Aborted);
+            }
+            Ok(reply_with(worker, context, &reply, &method, None))
+        }
+    }
+}
+
+/// What becomes of a request that does not fail.
+enum Outcome<'p> {
+    Answer(Box<Answer<'p>>),
+    Direct { status: StatusCode, request: HeaderMap, ops: &'p HeaderOps },
+}
+
+/// An upstream's answer with what its way back needs.
+struct Answer<'p> {
+    sent: Sent<RequestBody>,
+    deadline: Option<Deadline>,
+    upload: Rc<Upload>,
+    request: HeaderMap,
+    /// The destination's, then the route's.
+    ops: [&'p HeaderOps; 2],
+    cookies: Vec<HeaderValue>,
+}
+
+async fn outcome<'p>(
+    worker: &Rc<Worker>,
+    conn: &ConnInfo,
+    published: &'p Published,
+    context: &mut RequestContext,
+    mut parts: Parts,
+    incoming: Incoming,
+) -> Result<Outcome<'p>, Failure> {
+    let target = accept(conn, context, &mut parts)?;
+    let tracing = &published.snapshot.tracing;
+    request_id::ensure(&mut parts.headers, &mut worker.rng());
+    let span = trace::begin(tracing, &mut parts.headers, &mut worker.rng());
+    context.sending(&parts.headers);
+    context.record().trace_id = span.map(|span| span.trace_id);
+
+    // A listener that left the configuration has no routes: its clients are to come back elsewhere.
+    let table = conn.routes(&published.snapshot).ok_or(Failure::NoRoute)?;
+    let view = target.view(&parts);
+    let (route, forward, destination) =
+        match decide(&published.snapshot[table], &view, || worker.rng().next_u64()) {
+            Decision::NoRoute => return Err(Failure::NoRoute),
+            Decision::Direct { route, status } => {
+                context.record().route = Some(Arc::clone(&route.name));
+                return Ok(Outcome::Direct { status, request: parts.headers, ops: &route.response_headers });
+            }
+            Decision::Forward { route, forward, destination } => (route, forward, destination),
+        };
+    context.record().route = Some(Arc::clone(&route.name));
+    let ClusterRef::Known(cluster) = destination.cluster else { return Err(Failure::NoCluster) };
+    let cluster = published.cluster(cluster);
+    context.assign(cluster);
+    let hashed = hash_key(&forward.hash, &view, Peers { remote: conn.peer(), local: conn.local() });
+
+    let grpc = context.record().grpc;
+    let limits = timeout::limits(forward, &parts.headers, grpc);
+    limits.announce(&mut parts.headers, grpc);
+    parts.headers.insert(headers::X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
+    let authority = forward.authority.clone().unwrap_or(target.authority);
+    context.record().authority = Some(authority.clone());
+    for ops in [&destination.request_headers, &route.request_headers] {
+        headers::apply(ops, &mut parts.headers, &Facts { record: context.record(), request: None });
+    }
+    if let Some(span) = span {
+        span.inject(tracing.propagation, &mut parts.headers);
+    }
+    context.sending(&parts.headers);
+
+    let retry = forward.retry.as_ref();
+    let upload = Upload::new(incoming, retry.is_some(), Rc::clone(worker.replay()));
+    context.receive(&upload);
+    let mut outbound = Outbound {
+        wire: forward::wire(cluster.config().protocol, parts.version),
+        cluster: Arc::clone(cluster),
+        method: parts.method,
+        authority,
+        path: target.path,
+        headers: parts.headers,
+        upload,
+        per_try_timeout: limits.per_try,
+    };
+    let (sent, deadline) =
+        retry::run(worker, context, &mut outbound, retry, hashed.key, limits.overall).await?;
+    context.record().details = Some(Details::VIA_UPSTREAM);
+    Ok(Outcome::Answer(Box::new(Answer {
+        sent,
+        deadline,
+        upload: outbound.upload,
+        request: outbound.headers,
+        ops: [&destination.response_headers, &route.response_headers],
+        cookies: hashed.cookies,
+    })))
+}
+
+/// Where a request wants to go, normalised.
+struct Target {
+    authority: HeaderValue,
+    path: PathAndQuery,
+    scheme: &'static str,
+}
+
+impl Target {
+    fn view<'a>(&'a self, parts: &'a Parts) -> RequestView<'a> {
+        RequestView {
+            method: &parts.method,
+            scheme: self.scheme,
+            authority: self.authority.to_str().unwrap_or_default(),
+            path_and_query: self.path.as_str(),
+            headers: &parts.headers,
+        }
+    }
+}
+
+/// Checks the request, cleans its headers and adds the first of ours.
+fn accept(conn: &ConnInfo, context: &mut RequestContext, parts: &mut Parts) -> Result<Target, Failure> {
+    if let Some(violation) = conn.next_violation() {
+        return Err(Failure::Refused(violation));
+    }
+    let checked = limits::check(parts);
+    context.accept(parts, checked.as_ref().ok());
+    let authority = checked?;
+    let headers = &mut parts.headers;
+    headers::clean_request(headers);
+    headers.remove(HOST);
+    if parts.version == Version::HTTP_2 {
+        headers::join_cookies(headers);
+    }
+    let raw = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let path = normalize_path(raw).map_err(|_| Failure::BadPath)?;
+    let path: PathAndQuery = path.parse().map_err(|_| Failure::BadPath)?;
+    context.record().path = Some(path.clone());
+    if !headers.contains_key(headers::X_FORWARDED_PROTO) {
+        headers.insert(headers::X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+    let https = match parts.version {
+        Version::HTTP_2 => parts.uri.scheme_str() == Some("https"),
+        _ => headers.get(headers::X_FORWARDED_PROTO).is_some_and(|proto| proto == "https"),
+    };
+    Ok(Target { authority, path, scheme: if https { "https" } else { "http" } })
+}
+
+/// Passes an upstream's answer on. (hyper drops the `content-length` of a 304, which Envoy keeps; RFC 9110 allows both.)
+fn relay(worker: &Worker, mut context: RequestContext, answer: Answer<'_>) -> Response<ResponseBody> {
+    let (mut head, body) = answer.sent.response.into_parts();
+    headers::clean_response(&mut head.headers);
+    if head.status == StatusCode::NO_CONTENT {
+        head.headers.remove(CONTENT_LENGTH);
+    }
+    let service_time = answer.upload.ended().map_or(0, |ended| ended.elapsed().as_millis());
+    let service_time = u64::try_from(service_time).unwrap_or(u64::MAX);
+    head.headers.insert(headers::X_ENVOY_UPSTREAM_SERVICE_TIME, service_time.into());
+    context.record().status = head.status.as_u16();
+    for ops in answer.ops {
+        let facts = Facts { record: context.record(), request: Some(&answer.request) };
+        headers::apply(ops, &mut head.headers, &facts);
+    }
+    for cookie in answer.cookies {
+        head.headers.append(SET_COOKIE, cookie);
+    }
+    let source = Source::Upstream(body);
+    respond(worker, context, head.status, head.headers, source, answer.deadline, false)
+}
+
+/// Answers in the place of an upstream.
+fn reply_with(
+    worker: &Worker,
+    mut context: RequestContext,
+    reply: &Reply,
+    method: &Method,
+    ops: Option<(&HeaderOps, &HeaderMap)>,
+) -> Response<ResponseBody> {
+    let record = context.record();
+    if let Some(flag) = reply.flag {
+        record.flags.raise(flag);
+    }
+    record.details = Some(reply.details.clone());
+    let (status, mut headers, text) = reply.head(record.grpc);
+    record.status = status.as_u16();
+    if let Some((ops, request)) = ops {
+        headers::apply(ops, &mut headers, &Facts { record, request: Some(request) });
+    }
+    let source = if *method == Method::HEAD { Source::Empty } else { Source::Text(text) };
+    respond(worker, context, status, headers, source, None, reply.close)
+}
+
+/// Adds what every answer carries, and sends it off.
+fn respond(
+    worker: &Worker,
+    mut context: RequestContext,
+    status: StatusCode,
+    mut headers: HeaderMap,
+    source: Source,
+    deadline: Option<Deadline>,
+    close: bool,
+) -> Response<ResponseBody> {
+    let http1 = context.is_http1();
+    headers.entry(DATE).or_insert_with(|| worker.date());
+    headers::set_server(&mut headers, context.record().direction);
+    if http1 && (close || worker.drain().is_draining()) {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    context.answering(status, &headers);
+    let mut response = Response::new(ResponseBody::new(source, context, deadline, http1));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+#[cfg(test)]
+mod tests;

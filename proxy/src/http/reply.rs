@@ -12,6 +12,7 @@ use super::headers::{GRPC_MESSAGE, GRPC_STATUS, X_ENVOY_OVERLOADED};
 use crate::{
     net::gate::Violation,
     telemetry::{Details, Flag},
+    upstream::pool::ResetReason,
 };
 
 /// Why a request was not answered by an upstream.
@@ -44,38 +45,13 @@ pub(crate) enum Failure {
     /// The connection was not established in time.
     ConnectTimeout,
     /// The exchange ended before the response headers.
-    Upstream(Reset),
+    Upstream(ResetReason),
     /// The route's time is over.
     RouteTimeout,
     /// The last try's time is over.
     TryTimeout,
     /// The request body could not be read: the client left or broke the framing.
     RequestBody,
-}
-
-/// How an upstream ended an exchange.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reset {
-    /// It closed the connection.
-    Termination,
-    /// It broke the protocol.
-    Protocol,
-    /// RST_STREAM.
-    Remote,
-    /// RST_STREAM with REFUSED_STREAM, or a GOAWAY below the stream.
-    Refused,
-}
-
-impl Reset {
-    /// Envoy's reset reason.
-    fn reason(self) -> &'static str {
-        match self {
-            Self::Termination => "connection termination",
-            Self::Protocol => "protocol error",
-            Self::Remote => "remote reset",
-            Self::Refused => "remote refused stream reset",
-        }
-    }
 }
 
 /// An answer of ours.
@@ -153,12 +129,11 @@ impl Reply {
                     .flag(Flag::UpstreamConnectionFailure)
             }
             Failure::Upstream(reset) => {
-                let (status, flag) = match reset {
-                    Reset::Termination => (S::SERVICE_UNAVAILABLE, Flag::UpstreamConnectionTermination),
-                    Reset::Protocol => (S::BAD_GATEWAY, Flag::UpstreamProtocolError),
-                    Reset::Remote | Reset::Refused => (S::SERVICE_UNAVAILABLE, Flag::UpstreamRemoteReset),
+                let status = match reset {
+                    ResetReason::ProtocolError => S::BAD_GATEWAY,
+                    _ => S::SERVICE_UNAVAILABLE,
                 };
-                before_headers(status, reset.reason(), None, retried).flag(flag)
+                before_headers(status, &reset.to_string(), None, retried).flag(reset_flag(*reset))
             }
             Failure::RouteTimeout => {
                 Self::new(S::GATEWAY_TIMEOUT, "upstream request timeout", "response_timeout")
@@ -204,7 +179,17 @@ pub(crate) fn transport_failure(error: &io::Error) -> Cow<'static, str> {
     Cow::Owned(format!("delayed_connect_error:_{}", text.replace(' ', "_")))
 }
 
-fn before_headers(status: StatusCode, reason: &'static str, transport: Option<&str>, retried: bool) -> Reply {
+/// The flag of an exchange that its upstream ended.
+pub(crate) fn reset_flag(reason: ResetReason) -> Flag {
+    match reason {
+        ResetReason::ConnectionTermination => Flag::UpstreamConnectionTermination,
+        ResetReason::ProtocolError => Flag::UpstreamProtocolError,
+        ResetReason::RemoteReset | ResetReason::RemoteRefusedStream => Flag::UpstreamRemoteReset,
+        ResetReason::LocalReset => Flag::LocalReset,
+    }
+}
+
+fn before_headers(status: StatusCode, reason: &str, transport: Option<&str>, retried: bool) -> Reply {
     let latest = if retried { "retried and the latest reset reason" } else { "reset reason" };
     let body = format!("upstream connect error or disconnect/reset before headers. {latest}: {reason}");
     let bar = if transport.is_some() { "|" } else { "" };
@@ -283,10 +268,10 @@ mod tests {
             format!("{r}retried and the latest reset reason: remote connection failure")
         );
         let expected = [
-            (Failure::Upstream(Reset::Termination), 503, "UC", "connection termination"),
-            (Failure::Upstream(Reset::Protocol), 502, "UPE", "protocol error"),
-            (Failure::Upstream(Reset::Remote), 503, "UR", "remote reset"),
-            (Failure::Upstream(Reset::Refused), 503, "UR", "remote refused stream reset"),
+            (Failure::Upstream(ResetReason::ConnectionTermination), 503, "UC", "connection termination"),
+            (Failure::Upstream(ResetReason::ProtocolError), 502, "UPE", "protocol error"),
+            (Failure::Upstream(ResetReason::RemoteReset), 503, "UR", "remote reset"),
+            (Failure::Upstream(ResetReason::RemoteRefusedStream), 503, "UR", "remote refused stream reset"),
             (Failure::ConnectTimeout, 503, "UF", "connection timeout"),
             (Failure::Overflow, 503, "UO", "overflow"),
         ];

@@ -442,7 +442,7 @@ mod tests {
             0,
             &[("traceparent", &parent), ("x-b3-traceid", short), ("x-b3-spanid", SPAN)],
         );
-        assert!(first.text("traceparent").unwrap().starts_with(&format!("00-{:0>32}-", short)));
+        assert!(first.text("traceparent").unwrap().starts_with(&format!("00-{short:0>32}-")));
         let bad = hop(Propagation::B3AndW3c, 0, &[("traceparent", "x")]);
         assert!(bad.context.is_some() && bad.text("traceparent").unwrap().starts_with("00-"));
     }

@@ -83,11 +83,6 @@ impl Gate {
         self.heads
     }
 
-    /// True if the next byte begins a head.
-    pub(crate) fn between_requests(&self) -> bool {
-        matches!(self.state, State::Head)
-    }
-
     /// Judges the next bytes of the connection.
     pub(crate) fn admit(&mut self, data: &[u8]) -> Verdict {
         let mut at = 0;

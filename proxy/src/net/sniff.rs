@@ -3,6 +3,7 @@
 use std::{io, time::Duration};
 
 use bytes::BytesMut;
+use http::Version;
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 
 /// RFC 9113 3.4.
@@ -11,19 +12,12 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const LIMIT: Duration = Duration::from_secs(5);
 const ROOM: usize = 1024;
 
-/// The protocol of a client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wire {
-    Http1,
-    Http2,
-}
-
 /// Reads until the protocol is clear; `idle` limits the wait for the first byte. What was read comes back with the
 /// protocol. `None`: the client sent nothing, closed too early, or took too long.
 ///
 /// # Errors
 /// Those of the socket.
-pub(crate) async fn sniff(stream: &mut TcpStream, idle: Duration) -> io::Result<Option<(Wire, BytesMut)>> {
+pub(crate) async fn sniff(stream: &mut TcpStream, idle: Duration) -> io::Result<Option<(Version, BytesMut)>> {
     let mut read = BytesMut::with_capacity(ROOM);
     let Ok(first) = timeout(idle, stream.read_buf(&mut read)).await else { return Ok(None) };
     if first? == 0 {
@@ -31,24 +25,24 @@ pub(crate) async fn sniff(stream: &mut TcpStream, idle: Duration) -> io::Result<
     }
     let decide = async {
         loop {
-            if let Some(wire) = decided(&read) {
-                return io::Result::Ok(Some(wire));
+            if let Some(version) = decided(&read) {
+                return io::Result::Ok(Some(version));
             }
             if stream.read_buf(&mut read).await? == 0 {
                 return Ok(None);
             }
         }
     };
-    let wire = timeout(LIMIT, decide).await.unwrap_or(Ok(None))?;
-    Ok(wire.map(|wire| (wire, read)))
+    let version = timeout(LIMIT, decide).await.unwrap_or(Ok(None))?;
+    Ok(version.map(|version| (version, read)))
 }
 
 /// `None` while the bytes are a beginning of the preface only.
-fn decided(read: &[u8]) -> Option<Wire> {
+fn decided(read: &[u8]) -> Option<Version> {
     if read.starts_with(PREFACE) {
-        return Some(Wire::Http2);
+        return Some(Version::HTTP_2);
     }
-    (!PREFACE.starts_with(read)).then_some(Wire::Http1)
+    (!PREFACE.starts_with(read)).then_some(Version::HTTP_11)
 }
 
 #[cfg(test)]
@@ -60,9 +54,9 @@ mod tests {
         for length in 0..PREFACE.len() {
             assert_eq!(decided(&PREFACE[..length]), None, "{length}");
         }
-        assert_eq!(decided(PREFACE), Some(Wire::Http2));
-        assert_eq!(decided(b"PRI * HTTP/2.0\r\nHost: a"), Some(Wire::Http1));
-        assert_eq!(decided(b"POST / HTTP/1.1"), Some(Wire::Http1));
-        assert_eq!(decided(b"G"), Some(Wire::Http1));
+        assert_eq!(decided(PREFACE), Some(Version::HTTP_2));
+        assert_eq!(decided(b"PRI * HTTP/2.0\r\nHost: a"), Some(Version::HTTP_11));
+        assert_eq!(decided(b"POST / HTTP/1.1"), Some(Version::HTTP_11));
+        assert_eq!(decided(b"G"), Some(Version::HTTP_11));
     }
 }

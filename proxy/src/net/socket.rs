@@ -1,5 +1,5 @@
-//! The one wrapper around a downstream socket: counts wire bytes, replays what the sniffer read, and passes HTTP/1
-//! through the gate.
+//! The one wrapper around a downstream socket: replays what the sniffer read, passes HTTP/1 through the gate, and
+//! lingers when it closes. Bytes on the wire are not counted here: records count them by request.
 //!
 //! It is `Send`, as an upgraded connection needs it. A refused head is replaced by a stand-in request, so that the
 //! refusal is answered, logged and ordered behind earlier answers like any other request.
@@ -7,10 +7,7 @@
 use std::{
     io,
     pin::Pin,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -35,7 +32,7 @@ const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\n\r\n";
 /// A downstream connection as hyper sees it.
 pub(crate) struct Socket {
     stream: TcpStream,
-    meter: Arc<Meter>,
+    refusal: Arc<Refusal>,
     /// Bytes that may be read next: sniffed, or released by the gate.
     ready: BytesMut,
     /// An incomplete head.
@@ -46,39 +43,24 @@ pub(crate) struct Socket {
     ended: bool,
 }
 
-/// What a connection's service sees of its socket.
+/// Which request of a connection was refused by its gate, if any: what the service sees of the socket.
 #[derive(Debug, Default)]
-pub(crate) struct Meter {
-    read: AtomicU64,
-    written: AtomicU64,
-    refused: OnceLock<(u64, Violation)>,
-}
+pub(crate) struct Refusal(OnceLock<(u64, Violation)>);
 
-impl Meter {
-    /// Bytes that came from the client.
-    pub(crate) fn read(&self) -> u64 {
-        self.read.load(Relaxed)
-    }
-
-    /// Bytes that went to the client.
-    pub(crate) fn written(&self) -> u64 {
-        self.written.load(Relaxed)
-    }
-
+impl Refusal {
     /// Why request number `index` (from 0) of the connection is a stand-in.
     pub(crate) fn violation(&self, index: u64) -> Option<Violation> {
-        self.refused.get().filter(|(at, _)| *at == index).map(|(_, violation)| *violation)
+        self.0.get().filter(|(at, _)| *at == index).map(|(_, violation)| *violation)
     }
 }
 
 impl Socket {
     /// Wraps a stream of which `sniffed` was read already.
     pub(crate) fn new(stream: TcpStream, sniffed: BytesMut, http1: bool) -> Self {
-        let meter = Arc::new(Meter::default());
-        meter.read.store(sniffed.len() as u64, Relaxed);
+        let refusal = Arc::new(Refusal::default());
         let mut socket = Self {
             stream,
-            meter,
+            refusal,
             ready: BytesMut::new(),
             held: BytesMut::new(),
             gate: http1.then(Gate::default),
@@ -95,9 +77,9 @@ impl Socket {
         socket
     }
 
-    /// The counters, for the service.
-    pub(crate) fn meter(&self) -> Arc<Meter> {
-        Arc::clone(&self.meter)
+    /// For the service.
+    pub(crate) fn refusal(&self) -> Arc<Refusal> {
+        Arc::clone(&self.refusal)
     }
 
     /// Judges what is held back.
@@ -127,7 +109,7 @@ impl Socket {
     fn refuse(&mut self, violation: Violation) {
         let index = self.gate.as_ref().map_or(0, Gate::heads);
         // Only one head is ever refused: nothing passes behind it.
-        let _ = self.meter.refused.set((index, violation));
+        let _ = self.refusal.0.set((index, violation));
         self.ready.extend_from_slice(STAND_IN);
         self.held = BytesMut::new();
         self.head_timer = None;
@@ -161,7 +143,6 @@ impl Socket {
         let start = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         let count = buffer.filled().len() - start;
-        self.meter.read.fetch_add(count as u64, Relaxed);
         self.ended |= count == 0;
         Poll::Ready(Ok(count))
     }
@@ -194,7 +175,7 @@ impl AsyncRead for Socket {
                 }
                 return Poll::Ready(Ok(()));
             }
-            if this.meter.refused.get().is_some() {
+            if this.refusal.0.get().is_some() {
                 return this.poll_discard(cx);
             }
             let start = buffer.filled().len();
@@ -220,9 +201,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, data))?;
-        self.meter.written.fetch_add(written as u64, Relaxed);
-        Poll::Ready(Ok(written))
+        Pin::new(&mut self.stream).poll_write(cx, data)
     }
 
     fn poll_write_vectored(
@@ -230,9 +209,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, data))?;
-        self.meter.written.fetch_add(written as u64, Relaxed);
-        Poll::Ready(Ok(written))
+        Pin::new(&mut self.stream).poll_write_vectored(cx, data)
     }
 
     fn is_write_vectored(&self) -> bool {

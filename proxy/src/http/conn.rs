@@ -1,0 +1,248 @@
+//! The life of one client connection: sniffed, served by hyper, closed when idle for too long or when the proxy
+//! drains.
+//!
+//! A drain is announced first: HTTP/1 answers say `Connection: close`, HTTP/2 gets GOAWAY. Idle HTTP/1 connections
+//! are closed only at the closing phase, since hyper closes them at once and a request may be on its way.
+
+use std::{
+    cell::Cell,
+    net::SocketAddr,
+    panic::AssertUnwindSafe,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use http::{Request, Response, Version};
+use hyper::{
+    body::Incoming,
+    rt::Executor,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use outrigger_config::snapshot::{Direction, RouteTableId, Snapshot};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep_until},
+};
+
+use super::{body::ResponseBody, handle};
+use crate::{
+    drain::Phase,
+    net::{
+        gate::{MAX_HEAD, MAX_HEADERS, Violation},
+        listen::{Accepted, ListenerInfo},
+        sniff::sniff,
+        socket::{Refusal, Socket},
+    },
+    worker::Worker,
+};
+
+/// Holds a whole head and a little more.
+const READ_BUFFER: usize = MAX_HEAD + 4096;
+const STREAMS: u32 = 100;
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const SEND_BUFFER: usize = 64 * 1024;
+/// Streams that a client reset before they were accepted.
+const PENDING_RESETS: usize = 20;
+/// Streams that we reset because of what the client sent.
+const LOCAL_RESETS: usize = 200;
+/// An HTTP/2 client that does not answer a PING is gone.
+const PING_INTERVAL: Duration = Duration::from_secs(60);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What the requests of one connection share.
+#[derive(Debug)]
+pub(crate) struct ConnInfo {
+    peer: SocketAddr,
+    local: SocketAddr,
+    listener: Arc<ListenerInfo>,
+    refusal: Arc<Refusal>,
+    /// Requests that began.
+    begun: Cell<u64>,
+    active: Cell<usize>,
+    /// When the last request ended.
+    idle_since: Cell<Instant>,
+}
+
+impl ConnInfo {
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    pub(crate) fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    pub(crate) fn direction(&self) -> Direction {
+        self.listener.direction
+    }
+
+    /// The routes of this listener; `None` if the configuration no longer has it.
+    pub(crate) fn routes(&self, snapshot: &Snapshot) -> Option<RouteTableId> {
+        let listener = snapshot.listeners.iter().find(|listener| listener.name == self.listener.name);
+        listener.map(|listener| listener.routes)
+    }
+
+    /// Why the request that begins now is a stand-in for one that was refused. HTTP/1 only; counts the requests.
+    pub(crate) fn next_violation(&self) -> Option<Violation> {
+        let index = self.begun.replace(self.begun.get() + 1);
+        self.refusal.violation(index)
+    }
+
+    pub(crate) fn enter(&self) {
+        self.active.set(self.active.get() + 1);
+    }
+
+    pub(crate) fn leave(&self) {
+        self.active.set(self.active.get().saturating_sub(1));
+        self.idle_since.set(Instant::now());
+    }
+
+    /// When the connection will have been idle for `limit`; `None` if it is now.
+    fn idle_deadline(&self, limit: Duration) -> Option<Instant> {
+        let now = Instant::now();
+        let since = if self.active.get() > 0 { now } else { self.idle_since.get() };
+        Some(since + limit).filter(|deadline| *deadline > now)
+    }
+}
+
+/// The request gets no answer: its HTTP/2 stream is reset, its HTTP/1 connection closed.
+#[derive(Debug, thiserror::Error)]
+#[error("request aborted")]
+pub(crate) struct Aborted;
+
+/// Serves one connection to its end.
+pub(crate) async fn serve(accepted: Accepted, worker: Rc<Worker>) {
+    let _open = worker.drain().guard();
+    let peer = accepted.peer;
+    if let Err(error) = serve_io(accepted, worker).await {
+        // The client went away or spoke nonsense: nobody's alarm.
+        tracing::debug!(%peer, %error, "connection ended");
+    }
+}
+
+async fn serve_io(accepted: Accepted, worker: Rc<Worker>) -> Result<(), Box<dyn std::error::Error>> {
+    let Accepted { stream, peer, listener, live: _live } = accepted;
+    let mut stream = TcpStream::from_std(stream)?;
+    let local = stream.local_addr()?;
+    let mut drain = worker.drain().clone();
+    let sniffed = tokio::select! {
+        sniffed = sniff(&mut stream, worker.settings().idle_timeout) => sniffed?,
+        () = drain.reached(Phase::Closing) => None,
+    };
+    let Some((version, bytes)) = sniffed else { return Ok(()) };
+    let socket = Socket::new(stream, bytes, version == Version::HTTP_11);
+    let conn = Rc::new(ConnInfo {
+        peer,
+        local,
+        listener,
+        refusal: socket.refusal(),
+        begun: Cell::new(0),
+        active: Cell::new(0),
+        idle_since: Cell::new(Instant::now()),
+    });
+    if version == Version::HTTP_2 {
+        serve_http2(socket, conn, worker).await
+    } else {
+        serve_http1(socket, conn, worker).await
+    }
+    .map_err(Into::into)
+}
+
+async fn serve_http1(socket: Socket, conn: Rc<ConnInfo>, worker: Rc<Worker>) -> hyper::Result<()> {
+    let service = service_fn(|request| contained(Rc::clone(&worker), Rc::clone(&conn), request));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // hyper's would close idle connections as well: the socket's gate has one that does not.
+        .header_read_timeout(None)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(READ_BUFFER)
+        .serve_connection(TokioIo::new(socket), service);
+    let mut connection = pin!(connection);
+    // Announced by `Connection: close` on answers.
+    drive(connection.as_mut(), http1::Connection::graceful_shutdown, Phase::Closing, &conn, &worker).await
+}
+
+async fn serve_http2(socket: Socket, conn: Rc<ConnInfo>, worker: Rc<Worker>) -> hyper::Result<()> {
+    let service = service_fn(|request| contained(Rc::clone(&worker), Rc::clone(&conn), request));
+    let connection = http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .adaptive_window(false)
+        .max_header_list_size(MAX_HEAD as u32)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(LOCAL_RESETS)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .serve_connection(TokioIo::new(socket), service);
+    let mut connection = pin!(connection);
+    drive(connection.as_mut(), http2::Connection::graceful_shutdown, Phase::Announced, &conn, &worker).await
+}
+
+/// Polls a connection to its end; shuts it down gracefully once it was idle for too long or the drain reached `leave`.
+async fn drive<C>(
+    mut connection: Pin<&mut C>,
+    shut_down: impl Fn(Pin<&mut C>),
+    leave: Phase,
+    conn: &ConnInfo,
+    worker: &Worker,
+) -> hyper::Result<()>
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let mut drain = worker.drain().clone();
+    let mut leaving = pin!(drain.reached(leave));
+    let limit = worker.settings().idle_timeout;
+    let mut idle = pin!(sleep_until(Instant::now() + limit));
+    let mut stays = true;
+    loop {
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => return ended,
+            () = &mut leaving, if stays => {
+                stays = false;
+                shut_down(connection.as_mut());
+            }
+            () = &mut idle, if stays => match conn.idle_deadline(limit) {
+                Some(deadline) => idle.as_mut().reset(deadline),
+                None => {
+                    stays = false;
+                    shut_down(connection.as_mut());
+                }
+            },
+        }
+    }
+}
+
+/// A panic fails its own request only.
+async fn contained(
+    worker: Rc<Worker>,
+    conn: Rc<ConnInfo>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Aborted> {
+    match AssertUnwindSafe(handle(&worker, &conn, request)).catch_unwind().await {
+        Ok(answer) => answer,
+        Err(_panic) => {
+            worker.count_panic();
+            Err(Aborted)
+        }
+    }
+}
+
+/// Runs hyper's stream tasks on this thread.
+#[derive(Debug, Clone, Copy)]
+struct LocalExecutor;
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}

@@ -1,0 +1,180 @@
+//! One try: a host, a connection, the request, and what became of it. Whether another try follows is not decided here.
+
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header::HOST, uri::PathAndQuery};
+use outrigger_config::snapshot::Protocol;
+use tokio::time::Instant;
+
+use super::{
+    body::{Deadline, RequestBody, Upload},
+    headers::{GRPC_STATUS, is_grpc},
+    reply::{Failure, transport_failure},
+};
+use crate::{
+    telemetry::Record,
+    upstream::{
+        ClusterState, Host, Outcome, Overflow,
+        pool::{PoolError, ResetReason, SendError, Sent, Wire},
+    },
+    worker::Worker,
+};
+
+/// Free resends on connections that turn out to be stale; more than one is rare, endless ones are a broken peer.
+const MAX_RESENDS: u32 = 3;
+
+/// What all tries of a request have in common.
+#[derive(Debug)]
+pub(crate) struct Outbound {
+    pub(crate) cluster: Arc<ClusterState>,
+    pub(crate) wire: Wire,
+    pub(crate) method: Method,
+    pub(crate) authority: HeaderValue,
+    pub(crate) path: PathAndQuery,
+    pub(crate) headers: HeaderMap,
+    pub(crate) upload: Rc<Upload>,
+    pub(crate) per_try_timeout: Option<Duration>,
+}
+
+/// The protocol of the upstream connection.
+pub(crate) fn wire(protocol: Protocol, client: Version) -> Wire {
+    match protocol {
+        Protocol::Http1 => Wire::Http1,
+        Protocol::Http2 => Wire::Http2,
+        Protocol::Client if client == Version::HTTP_2 => Wire::Http2,
+        Protocol::Client => Wire::Http1,
+    }
+}
+
+impl Outbound {
+    /// Sends the request to `host` and waits for the response headers.
+    ///
+    /// # Errors
+    /// Why there are none. What the host is to blame for has been reported to outlier detection.
+    pub(crate) async fn attempt(
+        &self,
+        worker: &Worker,
+        host: &Arc<Host>,
+        record: &mut Record,
+    ) -> Result<Sent<RequestBody>, Failure> {
+        record.endpoint = Some(Arc::clone(&host.endpoint));
+        record.upstream_local = None;
+        record.transport_failure = None;
+        let result = self.exchange(worker, host, record).await;
+        let outcome = match &result {
+            Ok(sent) => Some(Outcome::Status(outlier_status(sent))),
+            Err(Failure::Connect(_)) => Some(Outcome::ConnectFailure),
+            Err(Failure::ConnectTimeout) => Some(Outcome::ConnectTimeout),
+            Err(Failure::Upstream(ResetReason::LocalReset)) => None,
+            Err(Failure::Upstream(_)) => Some(Outcome::Reset),
+            Err(Failure::TryTimeout) => Some(Outcome::Timeout),
+            Err(_) => None,
+        };
+        if let Some(outcome) = outcome {
+            self.cluster.report(host, outcome, Instant::now());
+        }
+        result
+    }
+
+    async fn exchange(
+        &self,
+        worker: &Worker,
+        host: &Arc<Host>,
+        record: &mut Record,
+    ) -> Result<Sent<RequestBody>, Failure> {
+        let mut request = self.request(host)?;
+        for _ in 0..=MAX_RESENDS {
+            let lease = match worker.pools().checkout(&self.cluster, host, self.wire).await {
+                Ok(lease) => lease,
+                Err(error) => return Err(refused(&error, record)),
+            };
+            record.upstream_local = lease.local_address();
+            let sent = match self.per_try_timeout {
+                None => lease.send(request).await,
+                Some(limit) => tokio::select! {
+                    biased;
+                    sent = lease.send(request) => sent,
+                    () = Deadline::new(&self.upload, limit) => {
+                        self.cluster.stats.upstream_rq_per_try_timeout.inc();
+                        return Err(Failure::TryTimeout);
+                    }
+                },
+            };
+            match sent {
+                Ok(sent) if sent.response.status().is_informational() => {
+                    // No upgrade was asked for.
+                    return Err(Failure::Upstream(ResetReason::ProtocolError));
+                }
+                Ok(sent) => return Ok(sent),
+                Err(SendError::Unsent(back)) => request = *back,
+                Err(SendError::Reset(_)) if self.upload.has_failed() => return Err(Failure::RequestBody),
+                Err(SendError::Reset(reason)) => return Err(Failure::Upstream(reason)),
+            }
+        }
+        Err(Failure::Upstream(ResetReason::ConnectionTermination))
+    }
+
+    fn request(&self, host: &Host) -> Result<Request<RequestBody>, Failure> {
+        let body = self.upload.body().ok_or(Failure::RequestBody)?;
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.headers_mut() = self.headers.clone();
+        *request.uri_mut() = match self.wire {
+            Wire::Http1 => {
+                request.headers_mut().insert(HOST, self.authority.clone());
+                Uri::from(self.path.clone())
+            }
+            Wire::Http2 => {
+                request.headers_mut().remove(HOST);
+                // HTTP/1 may leave its Host empty, HTTP/2 has to name something.
+                let authority = match self.authority.as_bytes() {
+                    b"" => host.endpoint.key.as_bytes(),
+                    authority => authority,
+                };
+                Uri::builder()
+                    .scheme("http")
+                    .authority(authority)
+                    .path_and_query(self.path.clone())
+                    .build()
+                    .map_err(|_| Failure::InvalidAuthority)?
+            }
+        };
+        Ok(request)
+    }
+}
+
+fn refused(error: &PoolError, record: &mut Record) -> Failure {
+    match error {
+        PoolError::Overflow(which) => {
+            if !matches!(which, Overflow::Requests) {
+                // No host was reached: the log shows none.
+                record.endpoint = None;
+            }
+            Failure::Overflow
+        }
+        PoolError::ConnectTimeout => Failure::ConnectTimeout,
+        PoolError::Connect(error) => {
+            let why = transport_failure(error);
+            record.transport_failure = Some(why.clone());
+            Failure::Connect(why)
+        }
+    }
+}
+
+/// Envoy maps a `grpc-status` in the headers of a gRPC answer, so that failing collectors are ejected although they
+/// answer 200. Trailers come too late to count.
+fn outlier_status(sent: &Sent<RequestBody>) -> u16 {
+    let headers = sent.response.headers();
+    match grpc_status(headers).filter(|_| is_grpc(headers)) {
+        Some(0 | 1 | 3 | 5..=11 | 16) => 200,
+        Some(4 | 14) => 503,
+        Some(_) => 500,
+        None => sent.response.status().as_u16(),
+    }
+}
+
+/// `grpc-status` of response headers; what is no number counts as unknown (2).
+pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u32> {
+    let value = headers.get(GRPC_STATUS)?;
+    Some(value.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(2))
+}

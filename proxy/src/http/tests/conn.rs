@@ -1,0 +1,83 @@
+//! The life of client connections: idle, draining, panicking.
+
+use outrigger_config::snapshot::Action;
+
+use super::*;
+use crate::drain::Phase;
+
+fn direct() -> Snapshot {
+    snapshot_of(Vec::new(), vec![route("/", Action::Direct { status: http::StatusCode::NO_CONTENT })])
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+#[tokio::test(flavor = "local")]
+async fn an_idle_connection_is_closed_and_a_used_one_lives_on() {
+    let settings = Settings { idle_timeout: Duration::from_millis(200) };
+    let bench = Bench::with_settings(direct(), settings);
+    let mut silent = bench.client().await;
+    assert_eq!(silent.rest().await, "");
+    let mut busy = bench.client().await;
+    for _ in 0..6 {
+        busy.send(GET).await;
+        busy.until("\r\n\r\n").await;
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+    assert_eq!(busy.rest().await, "");
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_drain_tells_busy_clients_first_and_closes_idle_ones_late() {
+    let bench = Bench::start(direct());
+    let (mut idle, mut used) = (bench.client().await, bench.client().await);
+    for client in [&mut idle, &mut used] {
+        client.send(GET).await;
+        assert!(!client.until("\r\n\r\n").await.contains("connection: close"));
+    }
+    bench.drain.enter(Phase::Announced);
+    used.send(GET).await;
+    assert!(used.rest().await.contains("connection: close"));
+    let mut byte = [0; 1];
+    let waiting = timeout(Duration::from_millis(50), idle.0.read(&mut byte)).await;
+    assert!(waiting.is_err(), "an idle connection stays open while the drain is only announced");
+    bench.drain.enter(Phase::Closing);
+    assert_eq!(idle.rest().await, "");
+    drop((idle, used));
+    timeout(PATIENCE, bench.drain.idle()).await.expect("nothing is open");
+}
+
+#[tokio::test(flavor = "local")]
+async fn http2_clients_get_goaway_when_the_drain_is_announced() {
+    let bench = Bench::start(direct());
+    let mut client = bench.http2().await;
+    let request = || http::Request::get("http://a/").body(Full::new(Bytes::new())).unwrap();
+    assert_eq!(client.send_request(request()).await.unwrap().status(), 204);
+    bench.drain.enter(Phase::Announced);
+    eventually(|| client.is_closed().then_some(())).await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_listener_that_left_the_configuration_routes_nothing() {
+    let bench = Bench::start(direct());
+    let mut snapshot = direct();
+    snapshot.listeners = Box::default();
+    bench.publish(snapshot);
+    assert!(bench.get("/", "").await.starts_with("HTTP/1.1 404"));
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_panic_fails_its_own_request_only() {
+    let bench = Bench::start(direct());
+    let mut bystander = bench.client().await;
+    bystander.send(GET).await;
+    bystander.until("\r\n\r\n").await;
+    // The route table is not there: indexing it panics.
+    let mut broken = direct();
+    broken.listeners[0].routes = RouteTableId(7);
+    bench.publish(broken);
+    assert_eq!(bench.get("/", "").await, "");
+    assert_eq!(bench.stats.panics.load(std::sync::atomic::Ordering::Relaxed), 1);
+    bench.publish(direct());
+    bystander.send(GET).await;
+    assert!(bystander.until("\r\n\r\n").await.starts_with("HTTP/1.1 204"));
+}

@@ -1,0 +1,396 @@
+//! A worker on loopback sockets: origins that misbehave on one side, raw and real clients on the other.
+
+mod bodies;
+mod conn;
+mod replies;
+mod requests;
+mod retries;
+
+use std::{
+    collections::BTreeMap, net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
+use outrigger_config::{
+    format::Format,
+    snapshot::{
+        AccessLog, Action, Balancer, Cluster, ClusterId, ClusterRef, Direction, Discovery, Endpoint, Forward,
+        HeaderOps, HostMap, Limits, Listener, LogEncoding, Node, Origin, PathMatch, Propagation, Protocol,
+        RetryOn, RetryPolicy, Route, RouteMatch, RouteTable, RouteTableId, Service, Snapshot, Tracing,
+        Version, VirtualHost, WeightedCluster,
+    },
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::spawn_local,
+    time::timeout,
+};
+
+use crate::{
+    drain::Drain,
+    net::listen::{ListenerInfo, Workers, accept, bind},
+    telemetry::{LogQueue, Requests, Shard},
+    upstream::{ClusterState, Published, Upstreams},
+    worker::{Settings, Worker, WorkerStats, serve},
+};
+
+/// Far above what anything here takes.
+const PATIENCE: Duration = Duration::from_secs(10);
+const LOG: &str = "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %UPSTREAM_HOST% %UPSTREAM_CLUSTER% \
+    %BYTES_RECEIVED% %BYTES_SENT% %UPSTREAM_REQUEST_ATTEMPT_COUNT%\n";
+
+/// A worker that serves one listener.
+struct Bench {
+    address: SocketAddr,
+    published: Arc<ArcSwap<Published>>,
+    upstreams: Upstreams,
+    drain: Drain,
+    stats: Arc<WorkerStats>,
+    log: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn start(snapshot: Snapshot) -> Self {
+        Self::with_settings(snapshot, Settings::default())
+    }
+
+    fn with_settings(mut snapshot: Snapshot, settings: Settings) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        snapshot.access_log = Some(AccessLog {
+            path: log.to_str().unwrap().into(),
+            encoding: LogEncoding::Text(Format::parse(LOG).unwrap()),
+        });
+        let upstreams = Upstreams::new();
+        let published = Arc::new(ArcSwap::new(upstreams.publish(Arc::new(snapshot))));
+        let (queue, writer) = LogQueue::new();
+        std::thread::spawn(move || writer.run());
+        let shard = Shard::new(0, Requests::new(1), queue);
+        let (drain, stats) = (Drain::default(), Arc::<WorkerStats>::default());
+        let worker =
+            Worker::new(Arc::clone(&published), shard, drain.watch(), Arc::clone(&stats), settings, 1);
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let info = ListenerInfo { name: "test".into(), direction: Direction::Outbound, address };
+        let (workers, mut lanes) = Workers::new(1, 1000);
+        spawn_local(accept(listener, Arc::new(info), workers));
+        spawn_local(serve(lanes.remove(0), worker));
+        Self { address, published, upstreams, drain, stats, log, _folder: folder }
+    }
+
+    fn publish(&self, snapshot: Snapshot) {
+        self.published.store(self.upstreams.publish(Arc::new(snapshot)));
+    }
+
+    fn cluster(&self, index: u32) -> Arc<ClusterState> {
+        Arc::clone(self.published.load().cluster(ClusterId(index)))
+    }
+
+    /// The first `count` lines of the access log.
+    async fn log(&self, count: usize) -> Vec<String> {
+        eventually(|| {
+            let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<_> = text.lines().map(str::to_owned).collect();
+            (lines.len() >= count).then_some(lines)
+        })
+        .await
+    }
+
+    async fn client(&self) -> Client {
+        Client(TcpStream::connect(self.address).await.unwrap())
+    }
+
+    /// Sends raw bytes on a new connection and reads until the proxy closes it.
+    async fn raw(&self, request: &str) -> String {
+        let mut client = self.client().await;
+        client.send(request).await;
+        client.rest().await
+    }
+
+    /// One request with `connection: close`.
+    async fn get(&self, path: &str, headers: &str) -> String {
+        self.raw(&format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{headers}\r\n")).await
+    }
+
+    async fn http2(&self) -> hyper::client::conn::http2::SendRequest<Full<Bytes>> {
+        self.http2_of().await
+    }
+
+    async fn http2_of<B>(&self) -> hyper::client::conn::http2::SendRequest<B>
+    where
+        B: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+            + Unpin
+            + 'static,
+    {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(LocalExecutor, TokioIo::new(stream)).await.unwrap();
+        spawn_local(connection);
+        sender
+    }
+}
+
+/// A raw client connection.
+struct Client(TcpStream);
+
+impl Client {
+    async fn send(&mut self, bytes: &str) {
+        self.0.write_all(bytes.as_bytes()).await.unwrap();
+    }
+
+    /// Reads until the text holds `end`.
+    async fn until(&mut self, end: &str) -> String {
+        read_until(&mut self.0, end).await
+    }
+
+    /// Reads until the proxy closes.
+    async fn rest(&mut self) -> String {
+        let mut bytes = Vec::new();
+        // A reset shows what came before it.
+        let _ = timeout(PATIENCE, self.0.read_to_end(&mut bytes)).await.expect("the proxy closes");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut text = String::new();
+    while !text.contains(end) {
+        let mut buffer = [0; 4096];
+        let count = timeout(PATIENCE, stream.read(&mut buffer)).await.expect("bytes come").unwrap();
+        assert!(count > 0, "closed after {text:?}");
+        text.push_str(&String::from_utf8_lossy(&buffer[..count]));
+    }
+    text
+}
+
+async fn eventually<T>(mut check: impl FnMut() -> Option<T>) -> T {
+    timeout(PATIENCE, async {
+        loop {
+            if let Some(found) = check() {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await
+    .expect("the condition holds in time")
+}
+
+/// An origin that speaks raw bytes: for connection number `n` it reads a request head, writes what `answer` yields,
+/// and closes, or stays open if the text ends in `~`.
+async fn raw_origin(mut answer: impl FnMut(usize, String) -> String + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    spawn_local(async move {
+        let mut open = Vec::new();
+        for n in 0.. {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let head = read_until(&mut stream, "\r\n\r\n").await;
+            let text = answer(n, head);
+            let stays = text.ends_with('~');
+            stream.write_all(text.trim_end_matches('~').as_bytes()).await.unwrap();
+            if stays {
+                open.push(stream);
+            }
+        }
+    });
+    address
+}
+
+/// An origin that answers by a closure on whole requests, over HTTP/1 or HTTP/2.
+async fn origin<F>(http2: bool, answer: impl FnMut(Request<Bytes>) -> F + Clone + 'static) -> SocketAddr
+where
+    F: Future<Output = Response<TestBody>> + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    spawn_local(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let answer = answer.clone();
+            let service = service_fn(move |request: Request<Incoming>| {
+                let mut answer = answer.clone();
+                async move {
+                    let (head, body) = request.into_parts();
+                    let body = whole(body).await;
+                    std::io::Result::Ok(answer(Request::from_parts(head, body)).await)
+                }
+            });
+            if http2 {
+                let connection = hyper::server::conn::http2::Builder::new(LocalExecutor);
+                spawn_local(connection.serve_connection(TokioIo::new(stream), service));
+            } else {
+                let connection = hyper::server::conn::http1::Builder::new();
+                spawn_local(connection.serve_connection(TokioIo::new(stream), service));
+            }
+        }
+    });
+    address
+}
+
+type TestBody = http_body_util::combinators::UnsyncBoxBody<Bytes, std::io::Error>;
+
+fn text(text: &str) -> TestBody {
+    Full::new(Bytes::copy_from_slice(text.as_bytes())).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body with its trailers; a cut one is what it is up to the cut.
+async fn whole_with_trailers<B>(body: B) -> Result<(Bytes, Option<http::HeaderMap>), B::Error>
+where
+    B: http_body::Body<Data = Bytes, Error: std::fmt::Debug>,
+{
+    let mut body = std::pin::pin!(body);
+    let (mut bytes, mut trailers) = (Vec::new(), None);
+    while let Some(frame) = timeout(PATIENCE, body.as_mut().frame()).await.expect("the body goes on") {
+        match frame?.into_data() {
+            Ok(data) => bytes.extend_from_slice(&data),
+            Err(frame) => trailers = frame.into_trailers().ok(),
+        }
+    }
+    Ok((bytes.into(), trailers))
+}
+
+async fn whole(body: Incoming) -> Bytes {
+    whole_with_trailers(Limited::new(body, 1 << 26)).await.unwrap_or_default().0
+}
+
+#[derive(Debug, Clone, Copy)]
+struct LocalExecutor;
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        spawn_local(future);
+    }
+}
+
+fn made_here() -> Origin {
+    Origin { resource: "test".into(), file: "test.yaml".into(), line: 1 }
+}
+
+/// A cluster over `addresses`, round robin.
+fn cluster(name: &str, protocol: Protocol, addresses: &[SocketAddr]) -> Cluster {
+    let endpoint = |address: &SocketAddr| {
+        let key = address.to_string().into();
+        Arc::new(Endpoint { address: *address, key, weight: 1, labels: BTreeMap::new() })
+    };
+    Cluster {
+        name: name.into(),
+        service: Service {
+            host: name.into(),
+            name: name.into(),
+            namespace: "default".into(),
+            port: 80,
+            subset: "".into(),
+        },
+        discovery: Discovery::Static,
+        endpoints: addresses.iter().map(endpoint).collect(),
+        balancer: Balancer::RoundRobin,
+        limits: Limits::default(),
+        outlier: None,
+        panic_threshold: 0,
+        protocol,
+        connect_timeout: Duration::from_secs(10),
+        idle_timeout: None,
+        max_requests_per_connection: None,
+        max_connection_duration: None,
+        max_concurrent_streams: 1024,
+        keepalive: None,
+        origin: made_here(),
+    }
+}
+
+/// Istio's default retry policy.
+fn default_retry() -> RetryPolicy {
+    RetryPolicy {
+        attempts: NonZeroU32::new(2).unwrap(),
+        on: RetryOn {
+            connect_failure: true,
+            refused_stream: true,
+            unavailable: true,
+            cancelled: true,
+            ..RetryOn::default()
+        },
+        per_try_timeout: None,
+        backoff: Duration::from_millis(1),
+        avoid_previous_hosts: true,
+    }
+}
+
+fn weighted(index: u32, weight: u32) -> WeightedCluster {
+    WeightedCluster {
+        cluster: ClusterRef::Known(ClusterId(index)),
+        weight,
+        request_headers: HeaderOps::default(),
+        response_headers: HeaderOps::default(),
+    }
+}
+
+/// Forwards to cluster 0, without retries.
+fn forward() -> Forward {
+    Forward {
+        clusters: [weighted(0, 1)].into(),
+        total_weight: 1,
+        authority: None,
+        timeout: None,
+        retry: None,
+        hash: Box::default(),
+    }
+}
+
+fn route(prefix: &str, action: Action) -> Route {
+    Route {
+        name: "test".into(),
+        when: RouteMatch {
+            path: PathMatch::Prefix { value: prefix.into(), ignore_case: false },
+            headers: Box::default(),
+            query: Box::default(),
+        },
+        action,
+        request_headers: HeaderOps::default(),
+        response_headers: HeaderOps::default(),
+        origin: made_here(),
+    }
+}
+
+/// One listener with these routes for every host.
+fn snapshot_of(clusters: Vec<Cluster>, routes: Vec<Route>) -> Snapshot {
+    let listener = Listener {
+        name: "test".into(),
+        bind: "127.0.0.1:0".parse().unwrap(),
+        direction: Direction::Outbound,
+        routes: RouteTableId(0),
+        origin: made_here(),
+    };
+    let host = VirtualHost { name: "any:80".into(), routes: routes.into(), origin: made_here() };
+    let table = RouteTable {
+        name: "80".into(),
+        hosts: HostMap { any: Some(0), ..HostMap::default() },
+        virtual_hosts: [host].into(),
+    };
+    Snapshot {
+        version: Version(1),
+        node: Node::default(),
+        listeners: [listener].into(),
+        route_tables: [table].into(),
+        clusters: clusters.into_iter().map(Arc::new).collect(),
+        tracing: Tracing { propagation: Propagation::Off, sampling: 100 },
+        access_log: None,
+    }
+}
+
+/// Everything goes to one HTTP/1 cluster by this policy.
+fn to(addresses: &[SocketAddr], forward: Forward) -> Snapshot {
+    to_protocol(Protocol::Http1, addresses, forward)
+}
+
+fn to_protocol(protocol: Protocol, addresses: &[SocketAddr], forward: Forward) -> Snapshot {
+    let clusters = vec![cluster("c", protocol, addresses)];
+    snapshot_of(clusters, vec![route("/", Action::Forward(Box::new(forward)))])
+}

@@ -1,0 +1,177 @@
+//! One worker: a plain future on a thread of its own, with its own pools, balancers, random numbers and telemetry.
+//!
+//! Workers share the published configuration and the atomics of clusters, nothing else. Threads and runtimes are the
+//! business of the application.
+
+use std::{
+    cell::{Cell, RefCell, RefMut},
+    fmt,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use arc_swap::{ArcSwap, Cache};
+use http::HeaderValue;
+use rand::{SeedableRng, rngs::SmallRng};
+use tokio::{sync::mpsc, task::JoinSet};
+
+use crate::{
+    drain::{Phase, Watch},
+    http::{body::ReplayBudget, body::RequestBody, conn},
+    net::listen::Accepted,
+    telemetry::Shard,
+    upstream::{Balancers, Published, pool::Pools},
+};
+
+/// How connections of clients are treated.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// A connection without a request is closed after this time.
+    pub idle_timeout: Duration,
+}
+
+impl Default for Settings {
+    /// Envoy's 1 h.
+    fn default() -> Self {
+        Self { idle_timeout: Duration::from_secs(3600) }
+    }
+}
+
+/// What workers count for the process.
+#[derive(Debug, Default)]
+pub struct WorkerStats {
+    /// Requests and connections that ended in a panic; each failed alone.
+    pub panics: AtomicU64,
+}
+
+/// What the requests of one thread share.
+pub struct Worker {
+    published: RefCell<Cache<Arc<ArcSwap<Published>>, Arc<Published>>>,
+    /// Address of the configuration that was seen last.
+    seen: Cell<usize>,
+    pools: Pools<RequestBody>,
+    balancers: Balancers,
+    rng: RefCell<SmallRng>,
+    shard: Shard,
+    drain: Watch,
+    stats: Arc<WorkerStats>,
+    settings: Settings,
+    replay: Rc<ReplayBudget>,
+    date: RefCell<(u64, HeaderValue)>,
+}
+
+impl Worker {
+    /// A worker whose random numbers follow from `seed`; give each worker its own.
+    #[must_use]
+    pub fn new(
+        published: Arc<ArcSwap<Published>>,
+        shard: Shard,
+        drain: Watch,
+        stats: Arc<WorkerStats>,
+        settings: Settings,
+        seed: u64,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            published: RefCell::new(Cache::new(published)),
+            seen: Cell::new(0),
+            pools: Pools::new(),
+            balancers: Balancers::new(),
+            rng: RefCell::new(SmallRng::seed_from_u64(seed)),
+            shard,
+            drain,
+            stats,
+            settings,
+            replay: Rc::default(),
+            date: RefCell::new((0, HeaderValue::from_static(""))),
+        })
+    }
+
+    /// The newest configuration; a request takes it once and keeps it to its end.
+    pub(crate) fn published(&self) -> Arc<Published> {
+        let published = Arc::clone(self.published.borrow_mut().load());
+        let address = Arc::as_ptr(&published) as usize;
+        if self.seen.replace(address) != address {
+            self.pools.retire_removed();
+        }
+        published
+    }
+
+    pub(crate) fn pools(&self) -> &Pools<RequestBody> {
+        &self.pools
+    }
+
+    pub(crate) fn balancers(&self) -> &Balancers {
+        &self.balancers
+    }
+
+    /// Not to be held across an await.
+    pub(crate) fn rng(&self) -> RefMut<'_, SmallRng> {
+        self.rng.borrow_mut()
+    }
+
+    pub(crate) fn shard(&self) -> &Shard {
+        &self.shard
+    }
+
+    pub(crate) fn drain(&self) -> &Watch {
+        &self.drain
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    pub(crate) fn replay(&self) -> &Rc<ReplayBudget> {
+        &self.replay
+    }
+
+    pub(crate) fn count_panic(&self) {
+        self.stats.panics.fetch_add(1, Relaxed);
+    }
+
+    /// The value of `date`, made once a second.
+    pub(crate) fn date(&self) -> HeaderValue {
+        let now = SystemTime::now();
+        let second = now.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let mut date = self.date.borrow_mut();
+        if date.0 != second
+            && let Ok(value) = HeaderValue::from_str(&httpdate::fmt_http_date(now))
+        {
+            *date = (second, value);
+        }
+        date.1.clone()
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// Serves connections until no more can come and the last has ended, or until the drain is forced: then what is open
+/// is dropped. Must run where `spawn_local` works.
+pub async fn serve(mut sockets: mpsc::Receiver<Accepted>, worker: Rc<Worker>) {
+    let mut connections = JoinSet::new();
+    let mut drain = worker.drain().clone();
+    let mut forced = std::pin::pin!(drain.reached(Phase::Forced));
+    let mut open = true;
+    while open || !connections.is_empty() {
+        tokio::select! {
+            accepted = sockets.recv(), if open => match accepted {
+                Some(accepted) => drop(connections.spawn_local(conn::serve(accepted, Rc::clone(&worker)))),
+                None => open = false,
+            },
+            Some(ended) = connections.join_next() => {
+                if ended.is_err_and(|error| error.is_panic()) {
+                    worker.count_panic();
+                }
+            }
+            () = &mut forced => return,
+        }
+    }
+}
