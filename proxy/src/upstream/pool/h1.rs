@@ -40,7 +40,7 @@ pub(super) async fn establish<B: Payload>(
 ) -> Result<H1Connection<B>, PoolError> {
     let local_address = socket.local_address().map_err(connect_error)?;
     let life = Rc::new(Life::new(id, local_address, socket.meter(), config));
-    let (sender, connection) = http1::Builder::new()
+    let (mut sender, connection) = http1::Builder::new()
         .max_headers(MAX_HEADERS)
         .max_header_size(MAX_HEADER_BYTES)
         .handshake(TokioIo::new(socket))
@@ -49,6 +49,8 @@ pub(super) async fn establish<B: Payload>(
     let settling = Rc::default();
     let (open, closed) = oneshot::channel();
     spawn_local(drive(pool.clone(), connection, closed, life.clone(), Rc::clone(&settling)));
+    // hyper takes no request before the driver has run once.
+    sender.ready().await.map_err(|error| connect_error(std::io::Error::other(error)))?;
     Ok(H1Connection { life, sender, settling, _open: open })
 }
 
