@@ -4,7 +4,7 @@
 //! differs in its comment lines only. Envoy's counters lack the suffix `_total` that OpenMetrics wants of a counter;
 //! their names matter more than their type, so they are of unknown type.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use prometheus_client::{
     collector::Collector,
@@ -27,14 +27,17 @@ pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; cha
 pub const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// All sources of metrics.
-#[derive(Debug, Default)]
-pub struct Metrics(Registry);
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    sources: Vec<Source>,
+}
 
 /// One number of a source, read at the scrape.
 #[derive(Debug, Clone)]
 pub struct Sample {
     /// Full name.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// One sentence without its full stop.
     pub help: &'static str,
     /// What the number is.
@@ -60,19 +63,26 @@ impl Metrics {
     pub fn new(requests: Arc<Requests>) -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(IstioMetrics(requests)));
-        Self(registry)
+        Self { registry, sources: Vec::new() }
     }
 
     /// Adds a source that is asked at every scrape. Samples of one name must be neighbours.
     pub fn add(&mut self, source: impl Fn() -> Vec<Sample> + Send + Sync + 'static) {
-        self.0.register_collector(Box::new(Source(source)));
+        let source = Source(Arc::new(source));
+        self.sources.push(source.clone());
+        self.registry.register_collector(Box::new(source));
+    }
+
+    /// The numbers of all sources that were added, now.
+    pub fn samples(&self) -> impl Iterator<Item = Sample> {
+        self.sources.iter().flat_map(|source| source.0())
     }
 
     /// The OpenMetrics text.
     #[must_use]
     pub fn open_metrics(&self) -> String {
         let mut page = String::new();
-        let written = text::encode(&mut page, &self.0);
+        let written = text::encode(&mut page, &self.registry);
         debug_assert!(written.is_ok(), "a string takes every write");
         page
     }
@@ -126,7 +136,7 @@ impl Collector for IstioMetrics {
         for (labels, sums) in &series {
             requests.encode_family(labels)?.encode_counter(&sums.requests, NO_EXEMPLAR)?;
         }
-        let histograms: [(&str, &str, fn(&Sums) -> &Merged); 3] = [
+        let histograms: [(&str, &str, Pick); 3] = [
             (
                 "istio_request_duration_milliseconds",
                 "Time from a request's start to the last byte of its response",
@@ -151,6 +161,9 @@ impl Collector for IstioMetrics {
     }
 }
 
+/// One of the histograms of a series.
+type Pick = fn(&Sums) -> &Merged;
+
 const NO_EXEMPLAR: Option<&Exemplar<NoLabelSet, u64>> = None;
 
 impl EncodeLabelSet for Labels {
@@ -161,23 +174,24 @@ impl EncodeLabelSet for Labels {
 }
 
 /// Plain numbers of one part of the process.
-struct Source<F>(F);
+#[derive(Clone)]
+struct Source(Arc<dyn Fn() -> Vec<Sample> + Send + Sync>);
 
-impl<F> fmt::Debug for Source<F> {
+impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Source")
     }
 }
 
-impl<F: Fn() -> Vec<Sample> + Send + Sync + 'static> Collector for Source<F> {
+impl Collector for Source {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         for family in self.0().chunk_by(|left, right| left.name == right.name) {
             let Some(first) = family.first() else { continue };
             let total = first.name.strip_suffix("_total");
             let (name, kind) = match (first.kind, total) {
                 (Kind::Counter, Some(name)) => (name, MetricType::Counter),
-                (Kind::Counter, None) => (first.name, MetricType::Unknown),
-                (Kind::Gauge, _) => (first.name, MetricType::Gauge),
+                (Kind::Counter, None) => (&*first.name, MetricType::Unknown),
+                (Kind::Gauge, _) => (&*first.name, MetricType::Gauge),
             };
             let counts = matches!(kind, MetricType::Counter);
             let mut metric = encoder.encode_descriptor(name, first.help, None, kind)?;

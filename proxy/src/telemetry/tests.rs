@@ -248,7 +248,7 @@ async fn the_classic_format_names_a_counter_by_its_samples() {
     let mut metrics = Metrics::new(Arc::clone(&bench.requests));
     metrics.add(|| {
         vec![super::Sample {
-            name: "envoy_cluster_upstream_rq_timeout",
+            name: "envoy_cluster_upstream_rq_timeout".into(),
             help: "Requests that timed out",
             kind: super::Kind::Counter,
             labels: vec![("cluster_name", "a".into())],
