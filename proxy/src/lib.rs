@@ -3,9 +3,13 @@
 //! Modules form floors: the snapshot (crate `outrigger-config`) and [`telemetry`] records at the bottom, then
 //! upstream, the request path, workers, and the wiring on top.
 
+mod admin;
+pub mod app;
+pub mod commands;
 pub mod drain;
 pub mod http;
 pub mod net;
+pub mod reload;
 pub mod telemetry;
 pub mod upstream;
 pub mod worker;

@@ -1,0 +1,274 @@
+//! The admin pages by their paths.
+
+use std::{
+    fmt::Write as _,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use axum::response::Response;
+use http::{Method, StatusCode, header, request::Parts};
+use regex::RegexBuilder;
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout};
+
+use super::{clusters, config_dump, json, page, post_required, text};
+use crate::{
+    app::{Bound, Command, ConfigStatus, Control, Pings},
+    drain::{Drain, Phase},
+    telemetry::{CLASSIC, Metrics, OPEN_METRICS, Sample},
+    upstream::{Published, Upstreams},
+};
+
+/// What the pages show and change.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    pub(crate) upstreams: Arc<Upstreams>,
+    pub(crate) published: Arc<ArcSwap<Published>>,
+    pub(crate) metrics: Metrics,
+    pub(crate) config: Arc<ConfigStatus>,
+    pub(crate) drain: Arc<Drain>,
+    pub(crate) bound: Arc<Bound>,
+    pub(crate) workers: Pings,
+    pub(crate) control: Control,
+    pub(crate) started: Instant,
+    pub(crate) concurrency: usize,
+    /// Set by `/healthcheck/fail`.
+    pub(crate) unhealthy: AtomicBool,
+}
+
+/// Path, whether it changes something, and what it does.
+const PAGES: [(&str, bool, &str); 13] = [
+    ("/clusters", false, "upstream cluster status (format=json)"),
+    ("/config_dump", false, "the configuration in force, and why the last one was refused"),
+    ("/drain_listeners", true, "drain the listeners (graceful, skip_exit)"),
+    ("/healthcheck/fail", true, "answer unready"),
+    ("/healthcheck/ok", true, "answer ready again"),
+    ("/help", false, "this list"),
+    ("/listeners", false, "bound listeners (format=json)"),
+    ("/quitquitquit", true, "exit now"),
+    ("/ready", false, "LIVE, or why not"),
+    ("/reload", true, "read the configuration now"),
+    ("/server_info", false, "version, state and node"),
+    ("/stats", false, "statistics (filter=regex, usedonly, format=json or prometheus)"),
+    ("/stats/prometheus", false, "statistics for Prometheus"),
+];
+
+/// A worker that does not answer for so long is not ready.
+const PING: Duration = Duration::from_secs(1);
+/// Memory that a filter may compile to.
+const MAX_REGEX: usize = 1 << 20;
+
+impl Admin {
+    /// Answers a request to the admin port.
+    pub(super) async fn page(&self, request: &Parts) -> Response {
+        let path = request.uri.path();
+        let query = Query(request.uri.query().unwrap_or_default());
+        let changes = PAGES.iter().any(|(page, changes, _)| *page == path && *changes);
+        if changes && request.method != Method::POST {
+            return post_required(&request.method);
+        }
+        match path {
+            "/" | "/help" => text(StatusCode::OK, format!("admin commands are:\n{}", help())),
+            "/clusters" if query.is_json() => json(&clusters::as_json(&self.upstreams.clusters())),
+            "/clusters" => text(StatusCode::OK, clusters::text(&self.upstreams.clusters())),
+            "/config_dump" => json(&config_dump::dump(&self.published.load().snapshot, &self.config)),
+            "/listeners" => self.listeners(query),
+            "/stats" if query.get("format") == Some("prometheus") => self.scrape(request),
+            "/stats" => self.stats(query),
+            "/stats/prometheus" | "/metrics" => self.scrape(request),
+            "/ready" => self.ready().await,
+            "/server_info" => json(&self.server_info()),
+            "/drain_listeners" => self.drain_listeners(query),
+            "/quitquitquit" => self.ask(Command::Quit),
+            "/reload" => self.ask(Command::Reload),
+            "/healthcheck/fail" => self.set_healthy(false),
+            "/healthcheck/ok" => self.set_healthy(true),
+            _ => text(StatusCode::NOT_FOUND, format!("invalid path. admin commands are:\n{}", help())),
+        }
+    }
+
+    /// The metrics, in the format that the scraper asks for.
+    pub(super) fn scrape(&self, request: &Parts) -> Response {
+        let open =
+            request.headers.get_all(header::ACCEPT).iter().any(|value| {
+                value.to_str().is_ok_and(|value| value.contains("application/openmetrics-text"))
+            });
+        if open {
+            page(StatusCode::OK, OPEN_METRICS, self.metrics.open_metrics())
+        } else {
+            page(StatusCode::OK, CLASSIC, self.metrics.classic())
+        }
+    }
+
+    /// Ready: not draining, and every worker answers. The configuration was loaded and the listeners were bound
+    /// before this could be asked.
+    pub(super) async fn ready(&self) -> Response {
+        if self.drain.phase() > Phase::Serving || self.unhealthy.load(Relaxed) {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "DRAINING\n");
+        }
+        match timeout(PING, self.workers.all_answer()).await {
+            Ok(true) => text(StatusCode::OK, "LIVE\n"),
+            _ => text(StatusCode::SERVICE_UNAVAILABLE, "PRE_INITIALIZING\n"),
+        }
+    }
+
+    fn listeners(&self, query: Query<'_>) -> Response {
+        let listeners = self.bound.listeners();
+        if query.is_json() {
+            let statuses: Vec<_> =
+                listeners.iter().map(|(name, address)| listener_status(name, *address)).collect();
+            return json(&json!({ "listener_statuses": statuses }));
+        }
+        let lines = listeners.iter().map(|(name, address)| format!("{name}::{address}\n"));
+        text(StatusCode::OK, lines.collect::<String>())
+    }
+
+    fn stats(&self, query: Query<'_>) -> Response {
+        let filter =
+            query.get("filter").map(|regex| RegexBuilder::new(&decoded(regex)).size_limit(MAX_REGEX).build());
+        let filter = match filter.transpose() {
+            Ok(filter) => filter,
+            Err(error) => return text(StatusCode::BAD_REQUEST, format!("invalid regex: {error}\n")),
+        };
+        let used_only = query.has("usedonly");
+        let mut stats: Vec<(String, f64)> = self
+            .metrics
+            .samples()
+            .map(|sample| (stat_name(&sample), sample.value))
+            .filter(|(name, value)| {
+                filter.as_ref().is_none_or(|filter| filter.is_match(name)) && !(used_only && *value == 0.0)
+            })
+            .collect();
+        stats.sort_by(|left, right| left.0.cmp(&right.0));
+        if query.is_json() {
+            let stats: Vec<_> =
+                stats.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
+            return json(&json!({ "stats": stats }));
+        }
+        let lines = stats.iter().map(|(name, value)| format!("{name}: {value}\n"));
+        text(StatusCode::OK, lines.collect::<String>())
+    }
+
+    fn server_info(&self) -> Value {
+        let snapshot = &self.published.load().snapshot;
+        let uptime = format!("{}s", self.started.elapsed().as_secs());
+        json!({
+            "version": format!("outrigger/{}", env!("CARGO_PKG_VERSION")),
+            "state": if self.drain.phase() == Phase::Serving { "LIVE" } else { "DRAINING" },
+            "uptime_current_epoch": uptime,
+            "uptime_all_epochs": uptime,
+            "command_line_options": {"concurrency": self.concurrency},
+            "node": {"id": config_dump::node_id(snapshot)},
+        })
+    }
+
+    fn drain_listeners(&self, query: Query<'_>) -> Response {
+        if query.has("inboundonly") {
+            return text(StatusCode::BAD_REQUEST, "inboundonly is not supported: listeners drain together\n");
+        }
+        let graceful = query.has("graceful");
+        self.ask(Command::DrainListeners { graceful, close: !(graceful && query.has("skip_exit")) })
+    }
+
+    fn set_healthy(&self, healthy: bool) -> Response {
+        self.unhealthy.store(!healthy, Relaxed);
+        text(StatusCode::OK, "OK\n")
+    }
+
+    fn ask(&self, command: Command) -> Response {
+        if self.control.ask(command) {
+            text(StatusCode::OK, "OK\n")
+        } else {
+            text(StatusCode::SERVICE_UNAVAILABLE, "busy\n")
+        }
+    }
+}
+
+/// The query of an admin path.
+#[derive(Debug, Clone, Copy)]
+struct Query<'a>(&'a str);
+
+impl<'a> Query<'a> {
+    fn get(self, key: &str) -> Option<&'a str> {
+        self.0.split('&').find_map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (name == key).then_some(value)
+        })
+    }
+
+    fn has(self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+
+    fn is_json(self) -> bool {
+        self.get("format") == Some("json")
+    }
+}
+
+/// Percent sequences as bytes, those that are broken left as they stand; the result as far as it is UTF-8.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        let hex = tail.get(..2).filter(|_| *first == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = tail.get(2..).unwrap_or_default();
+            }
+            None => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Envoy's dotted name: `cluster.<name>.upstream_rq_total`.
+fn stat_name(sample: &Sample) -> String {
+    let name = &*sample.name;
+    let label = |key: &str| sample.labels.iter().find(|(name, _)| *name == key).map(|(_, value)| &**value);
+    match (name.strip_prefix("envoy_cluster_"), label("cluster_name")) {
+        (Some(stat), Some(cluster)) => match label("response_code_class") {
+            Some(class) => format!("cluster.{cluster}.{stat}_{class}"),
+            None => format!("cluster.{cluster}.{stat}"),
+        },
+        _ => match name.strip_prefix("envoy_server_") {
+            Some(stat) => format!("server.{stat}"),
+            None => name.to_owned(),
+        },
+    }
+}
+
+fn listener_status(name: &str, address: SocketAddr) -> Value {
+    let socket = json!({"address": address.ip().to_string(), "port_value": address.port()});
+    json!({"name": name, "local_address": {"socket_address": socket}})
+}
+
+fn help() -> String {
+    PAGES.iter().fold(String::new(), |mut list, (path, changes, what)| {
+        let post = if *changes { " (POST)" } else { "" };
+        let written = writeln!(list, "  {path}{post}: {what}");
+        debug_assert!(written.is_ok(), "a string takes every write");
+        list
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_decoded() {
+        assert_eq!(decoded("cluster%5C.a%7Cb%2"), "cluster\\.a|b%2");
+        assert_eq!(Query("usedonly&filter=a").get("filter"), Some("a"));
+        assert!(Query("usedonly&filter=a").has("usedonly") && !Query("x=usedonly").has("usedonly"));
+    }
+}

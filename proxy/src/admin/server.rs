@@ -1,0 +1,137 @@
+//! What the process tells of itself: uptime, memory, processor time, configuration, log.
+
+use std::{
+    fs,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::SystemTime,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    app::ConfigStatus,
+    drain::{Drain, Phase},
+    net::listen::Workers,
+    telemetry::{Kind, LogCounts, Sample},
+    worker::WorkerStats,
+};
+
+/// Linux counts processor time in hundredths of a second on every architecture it exposes to programs (`USER_HZ`).
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Where the numbers of the process stand.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) drain: Arc<Drain>,
+    pub(crate) config: Arc<ConfigStatus>,
+    pub(crate) log: LogCounts,
+    pub(crate) connections: Workers,
+    pub(crate) workers: Arc<WorkerStats>,
+    pub(crate) concurrency: usize,
+}
+
+/// Samples of the whole process.
+pub(crate) fn server_samples(server: Server) -> impl Fn() -> Vec<Sample> + Send + Sync + 'static {
+    let Server { drain, config, log, connections, workers, concurrency } = server;
+    let started = Instant::now();
+    let start_time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    move || {
+        let serving = drain.phase() == Phase::Serving;
+        let resident = memory("VmRSS:");
+        let build = Sample {
+            labels: vec![("component", "proxy".into()), ("tag", env!("CARGO_PKG_VERSION").into())],
+            ..gauge("istio_build", "Version of this proxy", 1.0)
+        };
+        vec![
+            build,
+            gauge("envoy_server_uptime", "Seconds since the start", whole(started.elapsed().as_secs())),
+            gauge("envoy_server_live", "1 unless draining", f64::from(u8::from(serving))),
+            gauge("envoy_server_state", "0 live, 1 draining", f64::from(u8::from(!serving))),
+            gauge("envoy_server_concurrency", "Worker threads", whole(concurrency as u64)),
+            gauge(
+                "envoy_server_total_connections",
+                "Open connections of clients",
+                whole(connections.live() as u64),
+            ),
+            gauge("envoy_server_memory_allocated", "Resident bytes of the process", resident),
+            gauge("envoy_server_memory_heap_size", "Bytes of data segment and heap", memory("VmData:")),
+            counter("outrigger_config_applied_total", "Configurations that were taken", config.applied()),
+            counter(
+                "outrigger_config_rejected_total",
+                "Configurations that were refused, the last good one being kept",
+                config.rejected(),
+            ),
+            counter("outrigger_access_log_written_total", "Lines that were written", log.written()),
+            counter("outrigger_access_log_dropped_total", "Lines that were lost", log.dropped()),
+            counter(
+                "outrigger_connections_refused_total",
+                "Connections that were closed because too many were open",
+                connections.refused() as u64,
+            ),
+            counter(
+                "outrigger_worker_panics_total",
+                "Requests and connections that ended in a panic",
+                workers.panics.load(Relaxed),
+            ),
+            gauge("process_resident_memory_bytes", "Resident memory", resident),
+            gauge("process_virtual_memory_bytes", "Virtual memory", memory("VmSize:")),
+            gauge("process_start_time_seconds", "Start since the epoch", start_time.as_secs_f64()),
+            gauge("process_open_fds", "Open file descriptors", open_files()),
+            Sample {
+                kind: Kind::Counter,
+                ..gauge("process_cpu_seconds_total", "Processor time", processor_seconds())
+            },
+        ]
+    }
+}
+
+fn gauge(name: &'static str, help: &'static str, value: f64) -> Sample {
+    Sample { name: name.into(), help, kind: Kind::Gauge, labels: Vec::new(), value }
+}
+
+fn counter(name: &'static str, help: &'static str, value: u64) -> Sample {
+    Sample { name: name.into(), help, kind: Kind::Counter, labels: Vec::new(), value: whole(value) }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a sample is a float")]
+pub(super) fn whole(value: u64) -> f64 {
+    value as f64
+}
+
+/// A line of `/proc/self/status` in bytes; 0 where there is no such file.
+fn memory(line: &str) -> f64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kilobytes = status
+        .lines()
+        .find_map(|text| text.strip_prefix(line))
+        .and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    whole(kilobytes.unwrap_or_default() * 1024)
+}
+
+fn open_files() -> f64 {
+    whole(fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64))
+}
+
+/// User and system time; the program's name before them may hold anything, a closing parenthesis ends it.
+fn processor_seconds() -> f64 {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks: u64 =
+        fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    whole(ticks) / TICKS_PER_SECOND
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_process_knows_its_memory_files_and_time() {
+        assert!(memory("VmRSS:") > 100_000.0);
+        assert!(open_files() >= 3.0);
+        let mut busy = 0_u64;
+        while processor_seconds() < 0.02 {
+            busy = std::hint::black_box(busy.wrapping_add(1));
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! The control thread: everything that is not a request.
+
+use std::{
+    future::pending,
+    io,
+    sync::{Arc, atomic::AtomicBool, mpsc::SyncSender},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use outrigger_config::{
+    Loaded,
+    report::{Report, Severity},
+    snapshot::Node,
+};
+use tokio::{
+    runtime::Builder,
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
+};
+
+use super::{
+    Bound, Command, ConfigStatus, Control, DrainTimes, Options, StartError,
+    listeners::{self, Listeners},
+    workers::{self, Parts},
+};
+use crate::{
+    admin::{self, Admin, Server},
+    drain::{Drain, Phase},
+    net::listen::Workers,
+    reload::{Documents, POLL, Sources, Unreadable, Watcher},
+    telemetry::{LogQueue, Metrics, Requests},
+    upstream::{Published, Upstreams},
+    worker::WorkerStats,
+};
+
+/// How long the end of the process waits for the last log lines.
+const LAST_LINES: Duration = Duration::from_secs(1);
+/// Descriptors that are not for connections: files, pages, the runtime.
+const OTHER_FILES: usize = 64;
+
+/// What the control thread owns while the process runs.
+#[derive(Debug)]
+struct Process {
+    node: Node,
+    watcher: Watcher,
+    upstreams: Arc<Upstreams>,
+    published: Arc<ArcSwap<Published>>,
+    config: Arc<ConfigStatus>,
+    drain: Arc<Drain>,
+    times: DrainTimes,
+    listeners: Listeners,
+    workers: Vec<JoinHandle<()>>,
+    log_writer: JoinHandle<()>,
+    bound: Arc<Bound>,
+}
+
+/// The body of the thread. Tells `started` when all is up, or why it is not.
+pub(super) fn run(
+    options: Options,
+    control: Control,
+    mut commands: mpsc::Receiver<Command>,
+    started: &SyncSender<Result<Arc<Bound>, StartError>>,
+) {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .thread_keep_alive(Duration::from_secs(1))
+        .build();
+    // Whoever waits for the start is in `App::start`, and stays there until told.
+    match runtime {
+        Ok(runtime) => runtime.block_on(async {
+            match Process::start(options, control) {
+                Ok(mut process) => {
+                    let _ = started.send(Ok(Arc::clone(&process.bound)));
+                    process.serve(&mut commands).await;
+                    process.end(&mut commands).await;
+                }
+                Err(error) => drop(started.send(Err(error))),
+            }
+        }),
+        Err(error) => drop(started.send(Err(error.into()))),
+    }
+}
+
+impl Process {
+    /// Loads, binds, then starts threads: what can fail comes first.
+    fn start(options: Options, control: Control) -> Result<Self, StartError> {
+        let sources = Sources::new(options.config, options.mesh_config);
+        let documents = sources.read()?;
+        let loaded = documents.compile(options.node.clone()).map_err(StartError::Config)?;
+        warn_of(&loaded.warnings);
+        let snapshot = Arc::new(loaded.snapshot);
+
+        let concurrency = options.concurrency.get();
+        let bound = Arc::new(Bound::default());
+        let (lanes, receivers) = Workers::new(concurrency, max_connections());
+        let mut listeners = Listeners::new(options.ports, lanes.clone(), Arc::clone(&bound));
+        let prepared = listeners.prepare(&snapshot)?;
+        let admin_page = listeners::bind(&"admin".into(), options.admin)?;
+        let health_page = listeners::bind(&"health".into(), options.health)?;
+        let metrics_pages = options
+            .metrics
+            .iter()
+            .map(|address| listeners::bind(&"metrics".into(), *address))
+            .collect::<Result<Vec<_>, _>>()?;
+
+        let upstreams = Arc::new(Upstreams::new());
+        let published = Arc::new(ArcSwap::new(upstreams.publish(Arc::clone(&snapshot))));
+        let drain = Arc::new(Drain::default());
+        let config = Arc::new(ConfigStatus::default());
+        config.apply();
+        let (log, writer) = LogQueue::new();
+        let log_counts = log.counts();
+        let log_writer = thread("access-log", move || writer.run())?;
+        let requests = Requests::new(concurrency);
+        let stats = Arc::<WorkerStats>::default();
+        let parts = Parts {
+            published: Arc::clone(&published),
+            requests: Arc::clone(&requests),
+            log,
+            drain: drain.watch(),
+            stats: Arc::clone(&stats),
+            seed: options.seed.unwrap_or_else(rand::random),
+        };
+        let (threads, pings) = workers::start(receivers, &parts)?;
+
+        let mut metrics = Metrics::new(requests);
+        metrics.add(admin::cluster_samples(Arc::clone(&upstreams)));
+        metrics.add(admin::server_samples(Server {
+            drain: Arc::clone(&drain),
+            config: Arc::clone(&config),
+            log: log_counts,
+            connections: lanes,
+            workers: stats,
+            concurrency,
+        }));
+        if options.signals {
+            watch_signals(&control)?;
+        }
+        let admin = Arc::new(Admin {
+            upstreams: Arc::clone(&upstreams),
+            published: Arc::clone(&published),
+            metrics,
+            config: Arc::clone(&config),
+            drain: Arc::clone(&drain),
+            bound: Arc::clone(&bound),
+            workers: pings,
+            control,
+            started: Instant::now(),
+            concurrency,
+            unhealthy: AtomicBool::new(false),
+        });
+        listeners.follow(prepared, &snapshot);
+        bound.add("admin".into(), admin_page.1, false);
+        tokio::spawn(admin::serve_admin(admin_page.0, Arc::clone(&admin)));
+        for (at, (listener, address)) in metrics_pages.into_iter().enumerate() {
+            let name = if at == 0 { "metrics".into() } else { format!("metrics_{}", address.port()).into() };
+            bound.add(name, address, false);
+            tokio::spawn(admin::serve_metrics(listener, Arc::clone(&admin)));
+        }
+        bound.add("health".into(), health_page.1, false);
+        tokio::spawn(admin::serve_health(health_page.0, admin));
+        let sweeping = Arc::clone(&upstreams);
+        tokio::spawn(async move { sweeping.maintain().await });
+
+        Ok(Self {
+            node: options.node,
+            watcher: Watcher::new(sources, &documents),
+            upstreams,
+            published,
+            config,
+            drain,
+            times: options.drain,
+            listeners,
+            workers: threads,
+            log_writer,
+            bound,
+        })
+    }
+
+    /// Follows configuration changes and commands until the process is to end.
+    async fn serve(&mut self, commands: &mut mpsc::Receiver<Command>) {
+        let mut look = interval(POLL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut close_at = None;
+        loop {
+            let close = async {
+                match close_at {
+                    Some(at) => sleep_until(at).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                _ = look.tick() => {
+                    if let Some(documents) = self.watcher.poll() {
+                        self.change(documents).await;
+                    }
+                }
+                () = close => {
+                    close_at = None;
+                    self.close();
+                }
+                command = commands.recv() => match command {
+                    Some(Command::Reload) => {
+                        let documents = self.watcher.force();
+                        self.change(documents).await;
+                    }
+                    Some(Command::DrainListeners { graceful, close }) => {
+                        self.drain.enter(Phase::Announced);
+                        let now = Instant::now();
+                        let at = if graceful { now + self.times.announce } else { now };
+                        close_at = close.then_some(at);
+                    }
+                    Some(Command::Quit) => {
+                        self.drain.enter(Phase::Forced);
+                        return;
+                    }
+                    Some(Command::Drain) | None => return,
+                },
+            }
+        }
+    }
+
+    /// Takes a new configuration, or says why not and keeps the old one.
+    async fn change(&mut self, documents: Result<Documents, Unreadable>) {
+        match self.compile(documents).await {
+            Ok(loaded) => {
+                let snapshot = Arc::new(loaded.snapshot);
+                match self.listeners.prepare(&snapshot) {
+                    Ok(prepared) => {
+                        warn_of(&loaded.warnings);
+                        self.published.store(self.upstreams.publish(Arc::clone(&snapshot)));
+                        self.listeners.follow(prepared, &snapshot);
+                        self.config.apply();
+                        tracing::info!(version = %snapshot.version, "configuration applied");
+                    }
+                    Err(error) => self.refuse(&error.to_string(), error.to_string()),
+                }
+            }
+            Err((first, all)) => self.refuse(&first, all),
+        }
+    }
+
+    /// On an error: its first line, and all of it.
+    async fn compile(&self, documents: Result<Documents, Unreadable>) -> Result<Loaded, (String, String)> {
+        let documents = documents.map_err(|error| (error.to_string(), error.to_string()))?;
+        let node = self.node.clone();
+        match tokio::task::spawn_blocking(move || documents.compile(node)).await {
+            Ok(Ok(loaded)) => Ok(loaded),
+            Ok(Err(report)) => Err((first_error(&report), report.to_string())),
+            Err(error) => Err((format!("the compiler failed: {error}"), error.to_string())),
+        }
+    }
+
+    fn refuse(&self, first: &str, all: String) {
+        tracing::error!(error = first, "configuration rejected, the last good one stays in force");
+        self.config.reject(all);
+    }
+
+    fn close(&mut self) {
+        self.drain.enter(Phase::Closing);
+        self.listeners.close_all();
+    }
+
+    /// Drains, unless that is cut short by another command, and waits for the threads.
+    async fn end(mut self, commands: &mut mpsc::Receiver<Command>) {
+        if self.drain.phase() < Phase::Forced {
+            tracing::info!("draining");
+            tokio::select! {
+                () = self.drain_connections() => {}
+                () = cut_short(commands) => {}
+            }
+        }
+        self.drain.enter(Phase::Forced);
+        self.listeners.close_all();
+        for worker in self.workers {
+            if worker.join().is_err() {
+                tracing::error!("a worker panicked");
+            }
+        }
+        // Whoever reads the log may have stopped reading: that must not keep the process alive.
+        let writer = self.log_writer;
+        let last_lines = tokio::task::spawn_blocking(move || writer.join());
+        if timeout(LAST_LINES, last_lines).await.is_err() {
+            tracing::warn!("the last access log lines could not be written");
+        }
+        tracing::info!("stopped");
+    }
+
+    async fn drain_connections(&mut self) {
+        self.drain.enter(Phase::Announced);
+        match self.times.until_idle {
+            Some(least) => {
+                tokio::time::sleep(least).await;
+                self.drain.idle().await;
+            }
+            None => tokio::time::sleep(self.times.announce).await,
+        }
+        self.close();
+        // Whether it became idle or not: what is still open is cut.
+        let _ = timeout(self.times.close, self.drain.idle()).await;
+    }
+}
+
+/// Another wish to end.
+async fn cut_short(commands: &mut mpsc::Receiver<Command>) {
+    while let Some(command) = commands.recv().await {
+        if matches!(command, Command::Drain | Command::Quit) {
+            return;
+        }
+    }
+}
+
+/// SIGTERM and SIGINT drain, SIGHUP reloads.
+fn watch_signals(control: &Control) -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    for (kind, command) in [
+        (SignalKind::terminate(), Command::Drain),
+        (SignalKind::interrupt(), Command::Drain),
+        (SignalKind::hangup(), Command::Reload),
+    ] {
+        let mut signals = signal(kind)?;
+        let control = control.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                control.ask(command);
+            }
+        });
+    }
+    Ok(())
+}
+
+fn warn_of(warnings: &Report) {
+    for diagnostic in &warnings.diagnostics {
+        let place = &diagnostic.place;
+        tracing::warn!(
+            code = %diagnostic.code,
+            at = format_args!("{}:{}:{}", place.file, place.line, place.column),
+            path = diagnostic.path,
+            "{}", diagnostic.message
+        );
+    }
+}
+
+/// One line of a report.
+fn first_error(report: &Report) -> String {
+    let error = report.diagnostics.iter().find(|diagnostic| diagnostic.severity() == Severity::Error);
+    error.map_or_else(String::new, |diagnostic| {
+        let place = &diagnostic.place;
+        format!("{}:{}:{}: {}", place.file, place.line, place.column, diagnostic.message)
+    })
+}
+
+/// A connection takes two descriptors, one on either side; without a limit known, as many as one could want.
+fn max_connections() -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let files: Option<usize> = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))
+        .and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    files.map_or(usize::MAX, |files| (files.saturating_sub(OTHER_FILES) / 2).max(1))
+}
+
+fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).stack_size(256 << 10).spawn(body)
+}

@@ -1,0 +1,96 @@
+//! The configured listeners: bound before a snapshot is published, closed after one without them is.
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+
+use outrigger_config::snapshot::{Direction, Listener, Snapshot};
+use tokio::{net::TcpListener, task::AbortHandle};
+
+use super::{Bound, Ports, StartError};
+use crate::net::listen::{self, ListenerInfo, Workers};
+
+/// What is bound, and the tasks that accept there.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    ports: Ports,
+    workers: Workers,
+    bound: Arc<Bound>,
+    accepting: HashMap<Arc<str>, Accepting>,
+}
+
+#[derive(Debug)]
+struct Accepting {
+    direction: Direction,
+    task: AbortHandle,
+}
+
+/// Listeners that are bound but not accepted from yet: dropping them leaves everything as it was.
+#[derive(Debug)]
+pub(super) struct Prepared(Vec<(Arc<ListenerInfo>, TcpListener)>);
+
+impl Listeners {
+    pub(super) fn new(ports: Ports, workers: Workers, bound: Arc<Bound>) -> Self {
+        Self { ports, workers, bound, accepting: HashMap::new() }
+    }
+
+    /// Binds the listeners of `snapshot` that are not bound yet.
+    pub(super) fn prepare(&self, snapshot: &Snapshot) -> Result<Prepared, StartError> {
+        let new = snapshot.listeners.iter().filter(|listener| !self.accepting.contains_key(&listener.name));
+        new.map(|listener| self.bind(listener)).collect::<Result<_, _>>().map(Prepared)
+    }
+
+    /// Accepts from the prepared listeners, and closes those that `snapshot` no longer has. Their connections live on
+    /// until their clients leave.
+    pub(super) fn follow(&mut self, prepared: Prepared, snapshot: &Snapshot) {
+        let wanted = |name: &Arc<str>| snapshot.listeners.iter().any(|listener| listener.name == *name);
+        let gone: Vec<_> = self.accepting.keys().filter(|name| !wanted(name)).cloned().collect();
+        for name in gone {
+            self.close(&name);
+        }
+        for (info, listener) in prepared.0 {
+            self.bound.add(Arc::clone(&info.name), info.address, true);
+            let (name, direction) = (Arc::clone(&info.name), info.direction);
+            let task = tokio::spawn(listen::accept(listener, info, self.workers.clone())).abort_handle();
+            self.accepting.insert(name, Accepting { direction, task });
+        }
+        for listener in &snapshot.listeners {
+            let accepting = self.accepting.get(&listener.name);
+            if accepting.is_some_and(|accepting| accepting.direction != listener.direction) {
+                tracing::warn!(listener = %listener.name, "a listener that changes its direction needs a restart");
+            }
+        }
+    }
+
+    /// Accepts no more.
+    pub(super) fn close_all(&mut self) {
+        let names: Vec<_> = self.accepting.keys().cloned().collect();
+        for name in names {
+            self.close(&name);
+        }
+    }
+
+    fn close(&mut self, name: &Arc<str>) {
+        if let Some(accepting) = self.accepting.remove(name) {
+            accepting.task.abort();
+            self.bound.remove(name);
+        }
+    }
+
+    fn bind(&self, listener: &Listener) -> Result<(Arc<ListenerInfo>, TcpListener), StartError> {
+        let address = match self.ports {
+            Ports::Configured => listener.bind,
+            Ports::Ephemeral => SocketAddr::from(([127, 0, 0, 1], 0)),
+        };
+        let (socket, address) = bind(&listener.name, address)?;
+        let info = ListenerInfo { name: Arc::clone(&listener.name), direction: listener.direction, address };
+        Ok((Arc::new(info), socket))
+    }
+}
+
+/// Binds, and tells the port that a 0 became.
+pub(super) fn bind(name: &Arc<str>, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let bound = listen::bind(address).and_then(|listener| Ok((listener.local_addr()?, listener)));
+    match bound {
+        Ok((address, listener)) => Ok((listener, address)),
+        Err(error) => Err(StartError::Bind { name: Arc::clone(name), address, error }),
+    }
+}

@@ -1,0 +1,243 @@
+//! All wiring, and the only place that starts threads: the workers, one control thread, one writer of the log.
+//!
+//! The control thread loads the configuration, binds, accepts, answers the admin pages, watches for changes, sweeps
+//! ejections and ends the process. Workers only serve.
+
+mod control;
+mod listeners;
+mod status;
+#[cfg(test)]
+mod tests;
+mod workers;
+
+use std::{
+    io, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration,
+};
+
+use outrigger_config::{report::Report, snapshot::Node};
+use tokio::sync::mpsc;
+
+pub(crate) use status::{Bound, ConfigStatus};
+pub(crate) use workers::Pings;
+
+use crate::reload::Unreadable;
+
+/// How to run. Nothing else is read from the environment.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Files or folders with Istio documents.
+    pub config: Vec<PathBuf>,
+    /// Mesh settings of their own; they win over the ConfigMap `istio`.
+    pub mesh_config: Option<PathBuf>,
+    /// Who the proxy is.
+    pub node: Node,
+    /// Worker threads.
+    pub concurrency: NonZeroUsize,
+    /// Admin pages; port 0 takes a free one, here as below.
+    pub admin: SocketAddr,
+    /// The scrape, on each of these. The first one is named `metrics`, others `metrics_<port>`.
+    pub metrics: Vec<SocketAddr>,
+    /// Readiness.
+    pub health: SocketAddr,
+    /// Seed of all random choices; `None` takes one from the system.
+    pub seed: Option<u64>,
+    /// Ports of the configured listeners.
+    pub ports: Ports,
+    /// How the process ends.
+    pub drain: DrainTimes,
+    /// Whether SIGTERM and SIGINT drain (twice: end at once) and SIGHUP reloads.
+    pub signals: bool,
+}
+
+impl Options {
+    /// One worker on loopback and free ports throughout, no signals and no waiting at the end: for tests.
+    #[must_use]
+    pub fn ephemeral(config: Vec<PathBuf>) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            config,
+            mesh_config: None,
+            node: Node { namespace: "default".into(), cluster: "Kubernetes".into(), ..Node::default() },
+            concurrency: NonZeroUsize::MIN,
+            admin: any,
+            metrics: vec![any],
+            health: any,
+            seed: Some(0),
+            ports: Ports::Ephemeral,
+            drain: DrainTimes { announce: Duration::ZERO, ..DrainTimes::default() },
+            signals: false,
+        }
+    }
+}
+
+/// Where the configured listeners bind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ports {
+    /// As the configuration says.
+    Configured,
+    /// On loopback and a free port each; they keep the names of the configuration.
+    Ephemeral,
+}
+
+/// How long the phases of a drain last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DrainTimes {
+    /// Clients are told to go away while new connections are still accepted (Istio's `terminationDrainDuration`,
+    /// 5 s).
+    pub announce: Duration,
+    /// Istio's `EXIT_ON_ZERO_ACTIVE_CONNECTIONS`: announce at least for this time, and then until no connection is
+    /// open, however long that takes.
+    pub until_idle: Option<Duration>,
+    /// After that, how long open requests may go on before they are cut (Envoy's delayed close, 1 s).
+    pub close: Duration,
+}
+
+impl Default for DrainTimes {
+    fn default() -> Self {
+        Self { announce: Duration::from_secs(5), until_idle: None, close: Duration::from_secs(1) }
+    }
+}
+
+/// Why the proxy did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A file cannot be read.
+    #[error("error: {0}")]
+    Unreadable(#[from] Unreadable),
+    /// The configuration has errors; the display is the rendered report.
+    #[error("{0}")]
+    Config(Report),
+    /// An address cannot be bound.
+    #[error("error: cannot bind {name} at {address}: {error}")]
+    Bind {
+        /// Name of the listener.
+        name: Arc<str>,
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        error: io::Error,
+    },
+    /// A thread or its runtime cannot be started.
+    #[error("error: cannot start a thread: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// The sidecar as a whole.
+#[derive(Debug)]
+pub struct App;
+
+impl App {
+    /// Starts it and returns once the configuration is loaded and every listener is bound. Blocks for as long as that
+    /// takes.
+    ///
+    /// # Errors
+    /// Whatever keeps it from starting; nothing is left behind then.
+    pub fn start(options: Options) -> Result<Running, StartError> {
+        let (commands, received) = mpsc::channel(COMMANDS);
+        let control = Control(commands);
+        let (report, started) = std::sync::mpsc::sync_channel(1);
+        let thread = {
+            let control = control.clone();
+            std::thread::Builder::new().name("control".to_owned()).spawn(move || {
+                control::run(options, control, received, &report);
+            })?
+        };
+        match started.recv() {
+            Ok(Ok(bound)) => Ok(Running { bound, control, thread: Some(thread) }),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(StartError::Thread(io::Error::other("the control thread ended early"))),
+        }
+    }
+}
+
+/// A started sidecar. Dropping it ends it at once.
+#[derive(Debug)]
+pub struct Running {
+    bound: Arc<Bound>,
+    control: Control,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Where a listener is bound: its name in the configuration (`127.0.0.1_4317`), `admin`, `metrics` or `health`.
+    #[must_use]
+    pub fn address(&self, name: &str) -> Option<SocketAddr> {
+        self.addresses().into_iter().find(|(bound, _)| &**bound == name).map(|(_, address)| address)
+    }
+
+    /// All bound listeners.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {
+        self.bound.all()
+    }
+
+    /// Begins to drain, as SIGTERM does; a second time it ends at once. Wait for the end with [`join`](Self::join).
+    pub fn drain(&self) {
+        self.control.ask(Command::Drain);
+    }
+
+    /// Reads the configuration now, as SIGHUP does, changed or not.
+    pub fn reload(&self) {
+        self.control.ask(Command::Reload);
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Waits for its end, which something else must bring about: a signal, `/quitquitquit`, [`drain`](Self::drain).
+    pub fn join(mut self) {
+        self.wait();
+    }
+
+    fn wait(&mut self) {
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the control thread panicked");
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.thread.is_some() {
+            self.control.ask(Command::Quit);
+            self.wait();
+        }
+    }
+}
+
+/// What the control thread can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Command {
+    /// Drain and end; asked twice, end at once.
+    Drain,
+    /// End at once.
+    Quit,
+    /// Drain without ending.
+    DrainListeners {
+        /// Announce it first; else close at once.
+        graceful: bool,
+        /// Close the listeners when it was announced for long enough.
+        close: bool,
+    },
+    /// Read the configuration now.
+    Reload,
+}
+
+/// Commands that may wait.
+const COMMANDS: usize = 8;
+
+/// Asks the control thread.
+#[derive(Debug, Clone)]
+pub(crate) struct Control(mpsc::Sender<Command>);
+
+impl Control {
+    /// False if too many commands wait already, or the thread has ended.
+    pub(crate) fn ask(&self, command: Command) -> bool {
+        self.0.try_send(command).is_ok()
+    }
+}

@@ -1,0 +1,302 @@
+//! The process as a whole, from outside: pages, reload, drain. Requests have tests of their own.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    time::Duration,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+use super::{App, DrainTimes, Options, Ports, Running, StartError};
+
+const SERVICE: &str = r#"
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: { name: echo }
+spec:
+  hosts: [echo.default.svc.cluster.local]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{ number: 8080, name: http, protocol: HTTP }, { number: 8081, name: http-b, protocol: HTTP }]
+  endpoints: [{ address: 127.0.0.1 }]
+"#;
+
+/// A `Sidecar` that listens on the given ports.
+fn sidecar(ports: &[u16]) -> String {
+    let listener = |port: &u16| {
+        format!(
+            "  - port: {{ number: {port}, name: http-{port}, protocol: HTTP }}\n    bind: 127.0.0.1\n    \
+             captureMode: NONE\n    hosts: [\"./*\"]\n"
+        )
+    };
+    format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{ name: default }}\nspec:\n  egress:\n{}",
+        ports.iter().map(listener).collect::<String>()
+    )
+}
+
+struct Bench {
+    running: Running,
+    folder: TempDir,
+}
+
+impl Bench {
+    fn start() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut Options)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a.yaml"), format!("{SERVICE}{}", sidecar(&[8080]))).unwrap();
+        let mut options = Options::ephemeral(vec![folder.path().to_owned()]);
+        change(&mut options);
+        Self { running: App::start(options).unwrap(), folder }
+    }
+
+    fn write(&self, text: &str) {
+        let file = self.folder.path().join("next");
+        fs::write(&file, text).unwrap();
+        fs::rename(file, self.folder.path().join("a.yaml")).unwrap();
+    }
+
+    fn ask(&self, listener: &str, request: &str) -> (u16, String) {
+        exchange(self.running.address(listener).unwrap(), request)
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        self.ask("admin", &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n"))
+    }
+
+    fn post(&self, path: &str) -> (u16, String) {
+        self.ask("admin", &format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n"))
+    }
+
+    fn json(&self, path: &str) -> Value {
+        let (_, answer) = self.get(path);
+        serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+    }
+
+    fn listeners(&self) -> Vec<String> {
+        let (_, answer) = self.get("/listeners");
+        let body = answer.split_once("\r\n\r\n").unwrap().1;
+        let mut names: Vec<_> =
+            body.lines().map(|line| line.split_once("::").unwrap().0.to_owned()).collect();
+        names.sort();
+        names
+    }
+}
+
+/// Status and the whole answer.
+fn exchange(address: SocketAddr, request: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.write_all(format!("{request}Connection: close\r\n\r\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, answer)
+}
+
+fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_started_proxy_is_ready_and_shows_what_is_in_force() {
+    let bench = Bench::start();
+    let (status, answer) = bench.ask("health", "GET /healthz/ready HTTP/1.1\r\nHost: any\r\n");
+    assert_eq!(status, 200, "{answer}");
+    let (_, answer) = bench.get("/ready");
+    assert!(answer.ends_with("\r\n\r\nLIVE\n"), "{answer}");
+    assert!(answer.contains("cache-control: no-cache, max-age=0\r\n"), "{answer}");
+    assert!(answer.contains("x-content-type-options: nosniff\r\n"), "{answer}");
+    assert_eq!(bench.listeners(), ["127.0.0.1_8080"]);
+    let (_, clusters) = bench.get("/clusters");
+    let host = "outbound|8080||echo.default.svc.cluster.local::127.0.0.1:8080";
+    for line in ["health_flags::healthy", "rq_total::0", "weight::1"] {
+        assert!(clusters.contains(&format!("{host}::{line}\n")), "{clusters}");
+    }
+    let clusters = bench.json("/clusters?format=json");
+    assert_eq!(clusters.pointer("/cluster_statuses/1/host_statuses/0/weight"), Some(&1.into()), "{clusters}");
+    let dump = bench.json("/config_dump");
+    assert_eq!(dump.pointer("/configs/2/dynamic_listeners/0/name"), Some(&"127.0.0.1_8080".into()));
+    assert!(dump.pointer("/configs/3/dynamic_route_configs/0/route_config/virtual_hosts/0").is_some());
+    assert_eq!(bench.json("/server_info")["state"], "LIVE");
+    let stats = bench.get("/stats?filter=8080%5C%7C.*membership_total").1;
+    let stat = "cluster.outbound|8080||echo.default.svc.cluster.local.membership_total: 1\n";
+    assert!(stats.ends_with(&format!("\r\n\r\n{stat}")), "{stats}");
+}
+
+#[test]
+fn the_scrape_comes_in_both_formats() {
+    let bench = Bench::start();
+    let scrape = |headers: &str| {
+        let (status, page) =
+            bench.ask("metrics", &format!("GET /metrics HTTP/1.1\r\nHost: any\r\n{headers}"));
+        assert_eq!(status, 200);
+        page
+    };
+    let classic = scrape("");
+    assert!(classic.contains("content-type: text/plain; version=0.0.4"), "{classic}");
+    assert!(classic.contains("# TYPE outrigger_config_applied_total counter\n"), "{classic}");
+    let cluster = "{cluster_name=\"outbound|8080||echo.default.svc.cluster.local\"}";
+    for line in [
+        format!("envoy_cluster_outlier_detection_ejections_active{cluster} 0"),
+        format!("envoy_cluster_upstream_rq_total{cluster} 0"),
+        format!("envoy_cluster_upstream_rq_pending_overflow{cluster} 0"),
+        format!("envoy_cluster_circuit_breakers_default_cx_open{cluster} 0"),
+        "istio_build{component=\"proxy\",tag=".to_owned(),
+        "envoy_server_live 1".to_owned(),
+        "process_resident_memory_bytes ".to_owned(),
+    ] {
+        assert!(classic.contains(&line), "{line} is not in {classic}");
+    }
+    let class = "envoy_cluster_upstream_rq{cluster_name=\"outbound|8080||echo.default.svc.cluster.local\",\
+        response_code_class=\"5xx\"} 0";
+    assert!(classic.contains(class), "{classic}");
+    let open = scrape("Accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\n");
+    assert!(open.contains("content-type: application/openmetrics-text"), "{open}");
+    assert!(open.ends_with("# EOF\n"), "{open}");
+}
+
+#[test]
+fn changes_need_post_and_unknown_paths_show_the_list() {
+    let bench = Bench::start();
+    for path in ["/quitquitquit", "/drain_listeners", "/healthcheck/fail", "/healthcheck/ok", "/reload"] {
+        let (status, answer) = bench.get(path);
+        assert_eq!(status, 405, "{path}");
+        assert!(answer.ends_with("\r\n\r\nMethod GET not allowed, POST required."), "{answer}");
+    }
+    let (status, answer) = bench.get("/nowhere");
+    assert_eq!(status, 404);
+    assert!(answer.contains("\r\n\r\ninvalid path. admin commands are:\n  /clusters: "), "{answer}");
+    assert_eq!(bench.get("/stats?filter=(").0, 400);
+    assert_eq!(bench.post("/drain_listeners?inboundonly").0, 400);
+}
+
+#[test]
+fn another_host_name_cannot_reach_the_admin_port() {
+    let bench = Bench::start();
+    assert_eq!(bench.ask("admin", "GET /ready HTTP/1.1\r\nHost: evil.example:15000\r\n").0, 403);
+    assert_eq!(bench.ask("admin", "GET /ready HTTP/1.1\r\nHost: 127.0.0.1:15000\r\n").0, 200);
+}
+
+#[test]
+fn a_failed_health_check_is_unready_until_it_is_ok_again() {
+    let bench = Bench::start();
+    assert_eq!(bench.post("/healthcheck/fail").0, 200);
+    let (status, answer) = bench.get("/ready");
+    assert_eq!(status, 503);
+    assert!(answer.ends_with("\r\n\r\nDRAINING\n"), "{answer}");
+    assert_eq!(bench.post("/healthcheck/ok").0, 200);
+    assert_eq!(bench.get("/ready").0, 200);
+}
+
+#[test]
+fn a_broken_change_keeps_the_old_configuration_and_says_why() {
+    let bench = Bench::start();
+    let before = bench.json("/config_dump")["outrigger"]["version"].clone();
+    bench.write(&format!("{SERVICE}{}", sidecar(&[8080]).replace("egress", "egres: [")));
+    eventually("rejected", || bench.json("/config_dump")["outrigger"]["config_rejected"] == 1);
+    let status = bench.json("/config_dump")["outrigger"].clone();
+    assert_eq!(status["version"], before);
+    assert!(status["last_rejection"].as_str().unwrap().contains("a.yaml"), "{status}");
+    assert_eq!(bench.listeners(), ["127.0.0.1_8080"]);
+    assert_eq!(bench.get("/ready").0, 200);
+    bench.write(&format!("{SERVICE}{}# good again\n", sidecar(&[8080])));
+    eventually("applied", || bench.json("/config_dump")["outrigger"]["config_applied"] == 2);
+    assert!(bench.json("/config_dump")["outrigger"]["last_rejection"].is_null());
+}
+
+#[test]
+fn listeners_follow_the_configuration() {
+    let bench = Bench::start();
+    let kept = bench.running.address("127.0.0.1_8080").unwrap();
+    bench.write(&format!("{SERVICE}{}", sidecar(&[8080, 8081])));
+    eventually("added", || bench.listeners() == ["127.0.0.1_8080", "127.0.0.1_8081"]);
+    assert_eq!(bench.running.address("127.0.0.1_8080"), Some(kept), "not bound anew");
+    bench.write(&format!("{SERVICE}{}", sidecar(&[8081])));
+    eventually("removed", || bench.listeners() == ["127.0.0.1_8081"]);
+    eventually("closed", || TcpStream::connect(kept).is_err());
+}
+
+#[test]
+fn a_reload_can_be_asked_for() {
+    let bench = Bench::start();
+    bench.running.reload();
+    eventually("applied", || bench.json("/config_dump")["outrigger"]["config_applied"] == 2);
+}
+
+#[test]
+fn a_drain_is_unready_at_once_keeps_accepting_and_ends() {
+    let bench = Bench::with(|options| {
+        options.drain = DrainTimes { announce: Duration::from_secs(600), ..DrainTimes::default() };
+    });
+    let listener = bench.running.address("127.0.0.1_8080").unwrap();
+    bench.running.drain();
+    eventually("unready", || bench.get("/ready").0 == 503);
+    assert_eq!(bench.json("/server_info")["state"], "DRAINING");
+    assert!(TcpStream::connect(listener).is_ok(), "still accepting");
+    assert!(!bench.running.is_finished());
+    bench.running.drain();
+    bench.running.join();
+    assert!(TcpStream::connect(listener).is_err());
+}
+
+#[test]
+fn a_drain_ends_by_itself_when_its_time_is_over() {
+    let bench = Bench::start();
+    bench.running.drain();
+    bench.running.join();
+}
+
+#[test]
+fn quitquitquit_skips_the_drain() {
+    let bench = Bench::with(|options| options.drain.announce = Duration::from_secs(600));
+    assert_eq!(bench.post("/quitquitquit").0, 200);
+    bench.running.join();
+}
+
+#[test]
+fn drained_listeners_close_and_the_process_stays() {
+    let bench = Bench::start();
+    let listener = bench.running.address("127.0.0.1_8080").unwrap();
+    assert_eq!(bench.post("/drain_listeners?graceful").0, 200);
+    eventually("closed", || TcpStream::connect(listener).is_err());
+    assert!(bench.listeners().is_empty());
+    assert_eq!(bench.get("/ready").0, 503);
+}
+
+fn refused(options: Options) -> StartError {
+    App::start(options).map(|_| ()).unwrap_err()
+}
+
+#[test]
+fn what_keeps_it_from_starting_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let file: PathBuf = folder.path().join("a.yaml");
+    let missing = refused(Options::ephemeral(vec![file.clone()]));
+    assert!(matches!(missing, StartError::Unreadable(_)), "{missing}");
+
+    fs::write(&file, format!("{SERVICE}{}", sidecar(&[8080]).replace("number: 8080", "number: x"))).unwrap();
+    let broken = refused(Options::ephemeral(vec![file.clone()]));
+    assert!(matches!(&broken, StartError::Config(_)), "{broken}");
+    assert!(broken.to_string().contains("a.yaml:"), "{broken}");
+
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    fs::write(&file, format!("{SERVICE}{}", sidecar(&[address.port()]))).unwrap();
+    let options = Options { ports: Ports::Configured, ..Options::ephemeral(vec![file]) };
+    let in_use = refused(options);
+    assert!(in_use.to_string().contains(&format!("at {address}: ")), "{in_use}");
+    assert!(matches!(in_use, StartError::Bind { .. }));
+}

@@ -1,0 +1,104 @@
+//! Who the proxy is: flags first, then Istio's environment and downward-API files, then defaults.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use clap::Args;
+use outrigger_config::snapshot::Node;
+
+/// Flags that the proxy and its tools share.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct IdentityArgs {
+    /// Namespace of the workload, and of documents without one [default: POD_NAMESPACE, else `default`].
+    #[arg(long, env = "OUTRIGGER_NAMESPACE", value_name = "NS")]
+    namespace: Option<String>,
+    /// Labels of the workload, by which resources select it.
+    #[arg(long, env = "OUTRIGGER_LABELS", value_name = "K=V,...", value_delimiter = ',', value_parser = label)]
+    labels: Vec<(Arc<str>, Arc<str>)>,
+}
+
+/// Where Kubernetes puts the pod's labels (Istio mounts the downward API there).
+const POD_LABELS: &str = "/etc/istio/pod/labels";
+
+impl IdentityArgs {
+    /// The node, by these flags and the process's environment.
+    pub(super) fn node(&self) -> Node {
+        self.resolve(super::environment, Path::new(POD_LABELS))
+    }
+
+    fn resolve(&self, environment: impl Fn(&str) -> Option<String>, pod_labels: &Path) -> Node {
+        let text = |name: &str| Arc::<str>::from(environment(name).unwrap_or_default());
+        let namespace = self.namespace.clone().or_else(|| environment("POD_NAMESPACE"));
+        let mut labels = std::fs::read_to_string(pod_labels).map(|text| downward(&text)).unwrap_or_default();
+        labels
+            .extend(environment("ISTIO_METAJSON_LABELS").map(|json| json_labels(&json)).unwrap_or_default());
+        labels.extend(self.labels.iter().cloned());
+        Node {
+            namespace: namespace.unwrap_or_else(|| "default".to_owned()).into(),
+            name: text("POD_NAME"),
+            address: text("INSTANCE_IP"),
+            workload: text("ISTIO_META_WORKLOAD_NAME"),
+            cluster: environment("ISTIO_META_CLUSTER_ID").unwrap_or_else(|| "Kubernetes".to_owned()).into(),
+            mesh: text("ISTIO_META_MESH_ID"),
+            labels,
+        }
+    }
+}
+
+fn label(text: &str) -> Result<(Arc<str>, Arc<str>), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().into(), value.trim().into())),
+        _ => Err(format!("`{text}` is not of the form key=value")),
+    }
+}
+
+/// Lines `key="value"`, the value quoted as in JSON.
+fn downward(text: &str) -> BTreeMap<Arc<str>, Arc<str>> {
+    text.lines()
+        .filter_map(|line| line.split_once('='))
+        .filter_map(|(key, value)| {
+            Some((key.trim().into(), serde_json::from_str::<String>(value.trim()).ok()?.into()))
+        })
+        .collect()
+}
+
+fn json_labels(json: &str) -> BTreeMap<Arc<str>, Arc<str>> {
+    let labels: BTreeMap<String, String> = serde_json::from_str(json).unwrap_or_else(|error| {
+        tracing::warn!(%error, "ISTIO_METAJSON_LABELS is no JSON object of strings: ignored");
+        BTreeMap::new()
+    });
+    labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_win_over_the_environment_and_that_over_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("labels");
+        std::fs::write(&file, "app=\"file\"\nversion=\"v\\\"1\"\nzone=\"a\"\n").unwrap();
+        let environment = |name: &str| {
+            Some(match name {
+                "POD_NAMESPACE" => "obs".to_owned(),
+                "ISTIO_METAJSON_LABELS" => r#"{"app":"json","tier":"web"}"#.to_owned(),
+                "ISTIO_META_WORKLOAD_NAME" => "cart".to_owned(),
+                _ => return None,
+            })
+        };
+        let args = IdentityArgs { namespace: None, labels: vec![label("tier=flag").unwrap()] };
+        let node = args.resolve(environment, &file);
+        let labels: Vec<_> = node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        assert_eq!(labels, ["app=json", "tier=flag", "version=v\"1", "zone=a"]);
+        assert_eq!((&*node.namespace, &*node.workload, &*node.cluster), ("obs", "cart", "Kubernetes"));
+
+        let args = IdentityArgs { namespace: Some("flag".to_owned()), ..args };
+        assert_eq!(&*args.resolve(environment, &file).namespace, "flag");
+    }
+
+    #[test]
+    fn without_anything_the_namespace_is_default() {
+        let node = IdentityArgs::default().resolve(|_| None, Path::new(""));
+        assert_eq!((&*node.namespace, &*node.name, node.labels.len()), ("default", "", 0));
+    }
+}

@@ -1,0 +1,60 @@
+//! Exit codes, as scripts rely on them.
+
+use std::{fs, process::ExitCode};
+
+use super::main;
+
+const SERVICE: &str = "apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: { name: echo }
+spec:
+  hosts: [echo.default.svc.cluster.local]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{ number: 8080, name: http, protocol: HTTP }]
+  endpoints: [{ address: 127.0.0.1 }]
+";
+
+fn run(args: &[&str]) -> ExitCode {
+    main(["outrigger"].iter().chain(args).map(Into::into))
+}
+
+fn is(code: ExitCode, expected: u8) -> bool {
+    // `ExitCode` cannot be compared.
+    format!("{code:?}") == format!("{:?}", ExitCode::from(expected))
+}
+
+#[test]
+fn usage_errors_are_64_and_help_is_none() {
+    assert!(is(run(&[]), 64));
+    assert!(is(run(&["proxy"]), 64));
+    assert!(is(run(&["validate"]), 64));
+    assert!(is(run(&["validate", "x", "--failure-threshold", "sometimes"]), 64));
+    assert!(is(run(&["proxy", "--config", "x", "--labels", "novalue"]), 64));
+    assert!(is(run(&["--version"]), 0));
+    assert!(is(run(&["proxy", "--help"]), 0));
+}
+
+#[test]
+fn validate_fails_from_its_threshold_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.yaml");
+    let path = file.to_str().unwrap();
+    assert!(is(run(&["validate", path]), 65), "unreadable");
+    // It loads, with the warning that no Sidecar listens.
+    fs::write(&file, SERVICE).unwrap();
+    assert!(is(run(&["validate", path]), 0));
+    assert!(is(run(&["validate", path, "--failure-threshold", "warning"]), 79));
+    fs::write(&file, SERVICE.replace("8080", "-1")).unwrap();
+    assert!(is(run(&["validate", path]), 79));
+    assert!(is(run(&["validate", path, "-o", "json"]), 79));
+}
+
+#[test]
+fn a_proxy_with_bad_configuration_ends_with_65() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.yaml");
+    fs::write(&file, "kind: [").unwrap();
+    assert!(is(run(&["proxy", "--config", file.to_str().unwrap()]), 65));
+    assert!(is(run(&["proxy", "--config", "/no/such/file.yaml"]), 65));
+}
