@@ -21,7 +21,7 @@ use tokio::{
 
 use super::gate::{Gate, Verdict, Violation};
 
-/// From the first byte of a request head to its last (`spec: header read, 15 s from first byte`).
+/// From the first byte of a request head to its last (Envoy `request_headers_timeout`, which is off there).
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a closed connection still reads, so that the last answer is not lost to a reset (Envoy
 /// `delayed_close_timeout`).
