@@ -203,10 +203,11 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if self.thread.is_some() {
-            self.control.ask(Command::Quit);
-            self.wait();
+        // The queue may be full of other wishes; the control thread is at them.
+        while !self.is_finished() && !self.control.ask(Command::Quit) {
+            std::thread::yield_now();
         }
+        self.wait();
     }
 }
 

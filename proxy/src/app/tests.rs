@@ -267,6 +267,17 @@ fn quitquitquit_skips_the_drain() {
 }
 
 #[test]
+fn dropping_it_ends_it_whatever_else_was_asked_for() {
+    let bench = Bench::with(|options| options.drain.announce = Duration::from_secs(600));
+    let admin = bench.running.address("admin").unwrap();
+    for _ in 0..100 {
+        bench.running.reload();
+    }
+    drop(bench.running);
+    assert!(TcpStream::connect(admin).is_err());
+}
+
+#[test]
 fn drained_listeners_close_and_the_process_stays() {
     let bench = Bench::start();
     let listener = bench.running.address("127.0.0.1_8080").unwrap();

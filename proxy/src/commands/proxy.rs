@@ -17,7 +17,7 @@ use crate::app::{App, DrainTimes, Options, Ports, StartError};
 pub(super) struct ProxyArgs {
     /// File or folder (*.yaml, *.yml) of Istio documents, watched for changes.
     #[arg(long, env = "OUTRIGGER_CONFIG", value_name = "PATH", required = true, num_args = 1..,
-        value_delimiter = ',')]
+        value_delimiter = ',', value_parser = watchable)]
     config: Vec<PathBuf>,
     /// Mesh settings: MeshConfig, or the ConfigMap `istio`.
     #[arg(long, env = "OUTRIGGER_MESH_CONFIG", value_name = "FILE")]
@@ -44,6 +44,9 @@ pub(super) struct ProxyArgs {
 pub(super) fn run(args: ProxyArgs) -> ExitCode {
     log_to_stderr();
     let settings = environment("PROXY_CONFIG").map(|json| ProxyConfig::parse(&json)).unwrap_or_default();
+    if let Some(mode) = environment("ISTIO_META_INTERCEPTION_MODE").filter(|mode| mode != "NONE") {
+        tracing::warn!(mode, "traffic capture is not supported yet: only explicit listeners are bound");
+    }
     let options = Options {
         config: args.config,
         mesh_config: args.mesh_config,
@@ -71,6 +74,14 @@ pub(super) fn run(args: ProxyArgs) -> ExitCode {
     drop(stdout);
     running.join();
     ExitCode::SUCCESS
+}
+
+/// Standard input can be read once only.
+fn watchable(path: &str) -> Result<PathBuf, String> {
+    match path {
+        "-" => Err("standard input cannot be watched: give a file".to_owned()),
+        _ => Ok(path.into()),
+    }
 }
 
 fn refuse(error: &StartError) -> ExitCode {

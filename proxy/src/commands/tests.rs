@@ -31,6 +31,7 @@ fn usage_errors_are_64_and_help_is_none() {
     assert!(is(run(&["validate"]), 64));
     assert!(is(run(&["validate", "x", "--failure-threshold", "sometimes"]), 64));
     assert!(is(run(&["proxy", "--config", "x", "--labels", "novalue"]), 64));
+    assert!(is(run(&["proxy", "--config", "-"]), 64));
     assert!(is(run(&["--version"]), 0));
     assert!(is(run(&["proxy", "--help"]), 0));
 }
