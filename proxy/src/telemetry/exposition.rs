@@ -8,7 +8,7 @@ use std::{borrow::Cow, fmt, sync::Arc};
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, LabelSetEncoder, NoLabelSet, text},
+    encoding::{DescriptorEncoder, EncodeLabelSet, LabelSetEncoder, MetricEncoder, NoLabelSet, text},
     metrics::{MetricType, exemplar::Exemplar},
     registry::Registry,
 };
@@ -196,16 +196,30 @@ impl Collector for Source {
             let counts = matches!(kind, MetricType::Counter);
             let mut metric = encoder.encode_descriptor(name, first.help, None, kind)?;
             for sample in family {
+                if sample.labels.is_empty() {
+                    write_value(&mut metric, counts, sample.value)?;
+                    continue;
+                }
                 let labels: Vec<(&str, &str)> =
                     sample.labels.iter().map(|(name, value)| (*name, &**value)).collect();
-                let mut metric = metric.encode_family(&labels)?;
-                if counts {
-                    metric.encode_counter(&sample.value, NO_EXEMPLAR)?;
-                } else {
-                    metric.encode_gauge(&sample.value)?;
-                }
+                write_value(&mut metric.encode_family(&labels)?, counts, sample.value)?;
             }
         }
         Ok(())
     }
 }
+
+/// Whole numbers without a point, as other exporters write them.
+fn write_value(metric: &mut MetricEncoder<'_>, counts: bool, value: f64) -> fmt::Result {
+    #[expect(clippy::cast_possible_truncation, reason = "only whole numbers that a float holds exactly")]
+    let whole = (value.fract() == 0.0 && value.abs() < EXACT).then_some(value as i64);
+    match (counts, whole.map(|whole| (whole, u64::try_from(whole)))) {
+        (true, Some((_, Ok(whole)))) => metric.encode_counter(&whole, NO_EXEMPLAR),
+        (true, _) => metric.encode_counter(&value, NO_EXEMPLAR),
+        (false, Some((whole, _))) => metric.encode_gauge(&whole),
+        (false, None) => metric.encode_gauge(&value),
+    }
+}
+
+/// Up to here a float holds every whole number.
+const EXACT: f64 = 9_007_199_254_740_992.0;

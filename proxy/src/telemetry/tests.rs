@@ -259,7 +259,7 @@ async fn the_classic_format_names_a_counter_by_its_samples() {
     assert!(page.contains("# TYPE istio_requests_total counter\nistio_requests_total{"), "{page}");
     assert!(page.contains("# HELP istio_requests_total Requests that ended\n"), "{page}");
     assert!(page.contains("# TYPE envoy_cluster_upstream_rq_timeout untyped\n"), "{page}");
-    assert!(page.contains("envoy_cluster_upstream_rq_timeout{cluster_name=\"a\"} 3.0\n"), "{page}");
+    assert!(page.contains("envoy_cluster_upstream_rq_timeout{cluster_name=\"a\"} 3\n"), "{page}");
     assert!(!page.contains("# EOF"), "{page}");
 }
 
