@@ -48,6 +48,9 @@ impl RequestContext {
         record.method = Some(parts.method.clone());
         record.path = path;
         record.authority = authority.cloned();
+        if let Some(client) = headers::forwarded_for(&parts.headers) {
+            record.downstream_remote = Some(client);
+        }
     }
 
     /// Counts the request's body from now on.

@@ -121,7 +121,11 @@ impl Outbound {
         *request.headers_mut() = self.headers.clone();
         *request.uri_mut() = match self.wire {
             Wire::Http1 => {
-                request.headers_mut().insert(HOST, self.authority.clone());
+                // It stands first, as in Envoy; the authority was taken out of the others.
+                let mut headers = HeaderMap::with_capacity(self.headers.len() + 1);
+                headers.insert(HOST, self.authority.clone());
+                headers.extend(self.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+                *request.headers_mut() = headers;
                 Uri::from(self.path.clone())
             }
             Wire::Http2 => {

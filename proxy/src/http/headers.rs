@@ -3,6 +3,8 @@
 //! Hop-by-hop and `Connection`-named headers go before any of ours come. The header operations of routes run here,
 //! their values are made in [`format`](super::format).
 
+use std::net::SocketAddr;
+
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
@@ -13,6 +15,7 @@ use outrigger_config::snapshot::{Direction, HeaderOps};
 
 use super::format::{Facts, evaluate};
 
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(crate) const X_ENVOY_ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 pub(crate) const X_ENVOY_EXPECTED_RQ_TIMEOUT_MS: HeaderName =
@@ -27,52 +30,69 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// What only a mesh-internal caller may say; a sidecar takes every caller for external (Envoy `cleanHeaders`).
-const INTERNAL: [HeaderName; 15] = [
-    HeaderName::from_static("x-envoy-force-trace"),
-    HeaderName::from_static("x-envoy-retry-on"),
-    HeaderName::from_static("x-envoy-retry-grpc-on"),
-    HeaderName::from_static("x-envoy-max-retries"),
-    HeaderName::from_static("x-envoy-retriable-status-codes"),
-    HeaderName::from_static("x-envoy-retriable-header-names"),
-    HeaderName::from_static("x-envoy-upstream-rq-timeout-ms"),
-    HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms"),
-    HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response"),
-    HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
-    HeaderName::from_static("x-envoy-original-url"),
-    HeaderName::from_static("x-envoy-internal"),
-    HeaderName::from_static("x-envoy-ip-tags"),
-    HeaderName::from_static("x-envoy-upstream-alt-stat-name"),
-    HeaderName::from_static("x-envoy-upstream-stream-duration-ms"),
+/// What only a mesh-internal caller may say, and the certificate header; a sidecar takes every caller for external (Envoy `cleanHeaders`).
+const INTERNAL: [&str; 17] = [
+    "x-envoy-force-trace",
+    "x-envoy-retry-on",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-max-retries",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retriable-header-names",
+    "x-envoy-upstream-rq-timeout-ms",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-upstream-rq-timeout-alt-response",
+    "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-original-url",
+    "x-envoy-internal",
+    "x-envoy-ip-tags",
+    "x-envoy-upstream-alt-stat-name",
+    "x-envoy-upstream-stream-duration-ms",
+    "x-envoy-expected-rq-timeout-ms",
+    "x-forwarded-client-cert",
 ];
 
 /// Removes what must not pass from the client: hop-by-hop headers, those that any `Connection` line names, internal
-/// `x-envoy-*` and the certificate header (SANITIZE). Host and framing stay whatever `Connection` says.
+/// `x-envoy-*` and the certificate header (SANITIZE). The framing stays whatever `Connection` says. `Host` goes as
+/// well: the authority is kept apart.
 pub(crate) fn clean_request(headers: &mut HeaderMap) {
     let trailers = headers.get_all(TE).iter().any(|line| has_token(line, "trailers"));
-    for name in named_by_connection(headers) {
-        headers.remove(name);
-    }
-    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, UPGRADE, HTTP2_SETTINGS, TRANSFER_ENCODING] {
-        headers.remove(name);
-    }
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    if headers.keys().any(|name| name.as_str().starts_with("x-")) {
-        for name in &INTERNAL {
-            headers.remove(name);
-        }
-        headers.remove(X_ENVOY_EXPECTED_RQ_TIMEOUT_MS);
-        headers.remove("x-forwarded-client-cert");
+    let named = named_by_connection(headers);
+    retain(headers, |name| match name.as_str() {
+        "te" => trailers,
+        internal if internal.starts_with("x-") && INTERNAL.contains(&internal) => false,
+        _ => *name != HOST && !is_hop_by_hop(name) && *name != HTTP2_SETTINGS && !named.contains(name),
+    });
+}
+
+/// Keeps the headers whose names pass, in their order: `HeaderMap::remove` moves the last one into the gap.
+fn retain(headers: &mut HeaderMap, passes: impl Fn(&HeaderName) -> bool) {
+    if headers.keys().all(&passes) {
+        return;
     }
+    let mut kept = HeaderMap::with_capacity(headers.len());
+    let mut current = None;
+    // Further lines of a name come without it.
+    for (name, value) in std::mem::take(headers) {
+        if name.is_some() {
+            current = name.filter(&passes);
+        }
+        if let Some(name) = &current {
+            kept.append(name, value);
+        }
+    }
+    *headers = kept;
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, UPGRADE, TRANSFER_ENCODING].contains(name)
 }
 
 /// Removes what ends at this hop from an upstream's answer. Headers that its `Connection` names stay, as in Envoy.
 pub(crate) fn clean_response(headers: &mut HeaderMap) {
-    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE] {
-        headers.remove(name);
-    }
+    retain(headers, |name| !is_hop_by_hop(name));
 }
 
 /// Removes from trailers what would change framing, routing or the connection if someone merged them into headers.
@@ -91,6 +111,13 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
         .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
         .filter(|name| *name != HOST && *name != CONTENT_LENGTH)
         .collect()
+}
+
+/// The client as the last `x-forwarded-for` address names it, port unknown (Envoy without `use_remote_address`).
+pub(crate) fn forwarded_for(headers: &HeaderMap) -> Option<SocketAddr> {
+    let line = headers.get_all(X_FORWARDED_FOR).iter().next_back()?.to_str().ok()?;
+    let last = line.rsplit(',').next()?.trim();
+    Some(SocketAddr::new(last.parse().ok()?, 0))
 }
 
 /// Whether a comma-separated value holds a token, parameters and case ignored.
@@ -126,8 +153,8 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
 
 /// Istio's order: removals, then `set`, then `add`. An empty value is not added.
 pub(crate) fn apply(ops: &HeaderOps, headers: &mut HeaderMap, facts: &Facts<'_>) {
-    for name in &ops.remove {
-        headers.remove(name);
+    if !ops.remove.is_empty() {
+        retain(headers, |name| !ops.remove.contains(name));
     }
     for (name, format) in &ops.set {
         match evaluate(format, facts, headers) {
@@ -178,6 +205,37 @@ mod tests {
     }
 
     #[test]
+    fn what_stays_keeps_its_order_and_its_lines() {
+        let mut map = headers(&[
+            ("host", "a"),
+            ("z", "1"),
+            ("connection", "y"),
+            ("b", "1"),
+            ("y", "1"),
+            ("b", "2"),
+            ("a", "1"),
+            ("x-envoy-internal", "1"),
+            ("c", "1"),
+        ]);
+        clean_request(&mut map);
+        let lines: Vec<_> =
+            map.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        assert_eq!(lines, [("z", "1"), ("b", "1"), ("b", "2"), ("a", "1"), ("c", "1")]);
+    }
+
+    #[test]
+    fn the_last_forwarded_address_is_the_client() {
+        let client = |lines: &[(&str, &str)]| forwarded_for(&headers(lines)).map(|client| client.to_string());
+        assert_eq!(client(&[("x-forwarded-for", "1.2.3.4, 5.6.7.8")]).as_deref(), Some("5.6.7.8:0"));
+        assert_eq!(
+            client(&[("x-forwarded-for", "1.2.3.4"), ("x-forwarded-for", "::1")]).as_deref(),
+            Some("[::1]:0")
+        );
+        assert_eq!(client(&[("x-forwarded-for", "1.2.3.4, unknown")]), None);
+        assert_eq!(client(&[]), None);
+    }
+
+    #[test]
     fn headers_named_by_any_connection_line_end_here() {
         let mut map = headers(&[
             ("host", "a"),
@@ -194,7 +252,7 @@ mod tests {
             ("transfer-encoding", "chunked"),
         ]);
         clean_request(&mut map);
-        assert_eq!(names(&map), ["content-length", "host", "x-kept"]);
+        assert_eq!(names(&map), ["content-length", "x-kept"]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use std::{rc::Rc, sync::Arc};
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
-    header::{CONNECTION, CONTENT_LENGTH, DATE, HOST, SET_COOKIE},
+    header::{CONNECTION, CONTENT_LENGTH, DATE, SET_COOKIE},
     request::Parts,
     uri::PathAndQuery,
 };
@@ -189,7 +189,6 @@ fn accept(conn: &ConnInfo, context: &mut RequestContext, parts: &mut Parts) -> R
     let authority = checked?;
     let headers = &mut parts.headers;
     headers::clean_request(headers);
-    headers.remove(HOST);
     if parts.version == Version::HTTP_2 {
         headers::join_cookies(headers);
     }

@@ -41,7 +41,7 @@ async fn a_request_goes_through_with_envoys_headers() {
     let names: Vec<_> = lines[1..].iter().map(|line| line.split(':').next().unwrap()).collect();
     assert_eq!(
         names,
-        ["x-mine", "user-agent", "x-forwarded-proto", "x-request-id", "x-envoy-attempt-count", "host"]
+        ["host", "x-mine", "user-agent", "x-forwarded-proto", "x-request-id", "x-envoy-attempt-count"]
     );
     assert!(lines.contains(&"host: a") && lines.contains(&"x-envoy-attempt-count: 1"));
     assert_eq!(bench.log(1).await, [format!("200 - via_upstream {origin} c 0 2 1")]);
