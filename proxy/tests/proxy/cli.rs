@@ -1,0 +1,251 @@
+//! The program from outside: arguments, diagnostics, exit codes, signals.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+use crate::support::{
+    client::{self, ask},
+    mesh::virtual_service,
+    wait::until,
+};
+
+const SEED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/seed");
+
+/// The program without this machine's own settings.
+fn outrigger(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+    for (name, _) in std::env::vars() {
+        if ["OUTRIGGER_", "ISTIO_", "OTEL_", "POD_", "INSTANCE_IP"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+        {
+            command.env_remove(name);
+        }
+    }
+    command.args(args);
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    outrigger(args).output().unwrap()
+}
+
+fn all(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn seed(file: &str) -> String {
+    format!("{SEED}/{file}.yaml")
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> String {
+    let path = folder.join(name);
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn both_readings_of_the_seed_are_valid_with_their_warnings() {
+    for reading in ["virtual-service", "weighted"] {
+        let output = run(&[
+            "validate",
+            &seed("registry"),
+            &seed("destination-rule"),
+            &seed(reading),
+            "--namespace",
+            "observability",
+        ]);
+        assert_eq!(output.status.code(), Some(0), "{reading}: {}", all(&output));
+        let text = all(&output);
+        assert!(text.contains("consecutiveErrors"), "the deprecated field is named: {text}");
+        assert_eq!(text.contains("weight"), reading == "virtual-service", "a lone weight: {text}");
+    }
+    let output = run(&[
+        "validate",
+        &seed("registry"),
+        &seed("destination-rule"),
+        &seed("weighted"),
+        "--namespace",
+        "observability",
+        "--failure-threshold",
+        "warning",
+    ]);
+    assert_eq!(output.status.code(), Some(79), "{}", all(&output));
+}
+
+#[test]
+fn an_error_names_its_place_and_exits_79() {
+    let folder = tempfile::tempdir().unwrap();
+    let yaml = virtual_service(
+        "web",
+        "- route: [{ destination: { host: web } }]\n  timout: 1s\n  match: [{ uri: { regex: '(' } }]",
+    );
+    let path = write(folder.path(), "bad.yaml", &yaml);
+    let output = run(&["validate", &path]);
+    assert_eq!(output.status.code(), Some(79), "{}", all(&output));
+    let text = all(&output);
+    assert!(text.contains("bad.yaml:9:") || text.contains("bad.yaml:8:"), "file, line and column: {text}");
+    assert!(text.contains("timeout"), "did you mean: {text}");
+    assert!(text.contains("OUT"), "a code: {text}");
+
+    let output = run(&["validate", "-o", "json", &path]);
+    assert_eq!(output.status.code(), Some(79));
+    let findings: Vec<Value> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    assert!(findings.len() >= 2, "every error is collected: {findings:?}");
+    assert!(findings.iter().all(|finding| finding.to_string().contains("bad.yaml")), "{findings:?}");
+}
+
+#[test]
+fn unreadable_input_wrong_usage_and_broken_yaml_have_their_exit_codes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(folder.path(), "broken.yaml", "kind: [\n");
+    for (args, code) in [
+        (vec!["validate", "/no/such/file.yaml"], 65),
+        (vec!["validate", path.as_str()], 79),
+        (vec!["validate"], 64),
+        (vec!["no-such-verb"], 64),
+        (vec!["proxy", "--no-such-flag"], 64),
+        (vec!["proxy", "--config", path.as_str()], 65),
+        (vec!["proxy", "--config", "/no/such/folder"], 65),
+    ] {
+        let output = run(&args);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {}", all(&output));
+        assert!(!output.stderr.is_empty() || !output.stdout.is_empty(), "{args:?} says why");
+    }
+}
+
+#[test]
+fn a_port_in_use_exits_69() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(folder.path(), "empty.yaml", &sidecar(0));
+    let output = run(&["proxy", "--config", &path, "--admin", &address, "--metrics", ANY, "--health", ANY]);
+    assert_eq!(output.status.code(), Some(69), "{}", all(&output));
+    assert!(all(&output).contains(&address), "{}", all(&output));
+}
+
+const ANY: &str = "127.0.0.1:0";
+
+/// One listener; port 0 lets the system choose. An origin at `upstream`, or none.
+fn sidecar(upstream: u16) -> String {
+    let port = free_port();
+    let endpoint = if upstream == 0 {
+        String::new()
+    } else {
+        format!("  endpoints: [{{ address: 127.0.0.1, ports: {{ main: {upstream} }} }}]\n")
+    };
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{ name: web }}\nspec:\n  hosts: [web.default.svc.cluster.local]\n  \
+         resolution: STATIC\n  ports: [{{ number: {port}, name: main, protocol: HTTP }}]\n{endpoint}---\n\
+         apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{ name: default }}\nspec:\n  egress:\n  \
+         - {{ port: {{ number: {port}, name: main, protocol: HTTP }}, bind: 127.0.0.1, captureMode: NONE, hosts: ['./*'] }}\n"
+    )
+}
+
+/// A port that was free a moment ago: a listener's port cannot be 0 in Istio's language.
+fn free_port() -> u16 {
+    TcpListener::bind(ANY).unwrap().local_addr().unwrap().port()
+}
+
+/// A running program; it is killed when it is dropped.
+struct Program {
+    child: Child,
+    listeners: Vec<(String, SocketAddr)>,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Program {
+    /// Starts `outrigger proxy` and reads its listener lines until all of them have come.
+    fn start(args: &[&str], names: &[&str]) -> Self {
+        let mut child = outrigger(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        let mut listeners: Vec<(String, SocketAddr)> = vec![];
+        while !names.iter().all(|name| listeners.iter().any(|(found, _)| found == name)) {
+            let mut line = String::new();
+            if lines.read_line(&mut line).unwrap() == 0 {
+                let mut errors = String::new();
+                child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+                panic!("ended after {listeners:?}: {errors}");
+            }
+            let line: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            let text = |key: &str| line[key].as_str().map(str::to_owned);
+            if let (Some(name), Some(address)) = (text("name"), text("address")) {
+                listeners.push((name, address.parse().unwrap()));
+            }
+        }
+        // Whatever else it prints must not fill the pipe.
+        std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
+        Self { child, listeners }
+    }
+
+    fn address(&self, name: &str) -> SocketAddr {
+        self.listeners.iter().find(|(found, _)| found == name).unwrap().1
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+    }
+}
+
+#[tokio::test]
+async fn the_proxy_tells_where_it_listens_serves_and_ends_on_sigterm() {
+    let origin = crate::support::origin::Origin::named("web").await;
+    let folder = tempfile::tempdir().unwrap();
+    let yaml = sidecar(origin.address().port());
+    let path = write(folder.path(), "mesh.yaml", &yaml);
+    let port = yaml.split("number: ").nth(1).unwrap().split(',').next().unwrap().to_owned();
+    let listener = format!("127.0.0.1_{port}");
+    let args =
+        ["proxy", "--config", &path, "--admin", ANY, "--metrics", ANY, "--health", ANY, "--concurrency", "1"];
+    let mut program = Program::start(&args, &[&listener, "admin", "metrics", "health"]);
+    let answer = ask(program.address(&listener), client::get("web", "/", &[])).await;
+    assert_eq!((answer.status, answer.text()), (200, "web"));
+    let ready = ask(program.address("health"), client::get("h", "/healthz/ready", &[])).await;
+    assert_eq!(ready.status, 200);
+    program.signal("-TERM");
+    let status = until("the end", || program.child.try_wait().unwrap()).await;
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn sighup_reloads() {
+    let origin = crate::support::origin::Origin::named("web").await;
+    let folder = tempfile::tempdir().unwrap();
+    let yaml = sidecar(origin.address().port());
+    let path = write(folder.path(), "mesh.yaml", &yaml);
+    let port = yaml.split("number: ").nth(1).unwrap().split(',').next().unwrap().to_owned();
+    let listener = format!("127.0.0.1_{port}");
+    let args =
+        ["proxy", "--config", &path, "--admin", ANY, "--metrics", ANY, "--health", ANY, "--concurrency", "1"];
+    let program = Program::start(&args, &[&listener, "admin"]);
+    let rule = virtual_service(
+        "web",
+        "- match: [{ uri: { exact: /only } }]\n  route: [{ destination: { host: web } }]",
+    );
+    std::fs::write(&path, format!("{yaml}---\n{rule}")).unwrap();
+    program.signal("-HUP");
+    crate::support::wait::eventually("the new rule", async || {
+        let answer = ask(program.address(&listener), client::get("web", "/other", &[])).await;
+        (answer.status == 404).then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,22 @@
+//! The proxy as a whole, in this process: one file a behaviour. Envoy and Istio are the specification; where a value
+//! comes from an observation of Envoy 1.40, the end-to-end tests compare it with a real one.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+mod access_log;
+mod admin;
+mod balancing;
+mod bodies;
+mod cli;
+mod drain;
+mod ejection;
+mod headers;
+mod metrics;
+mod pooling;
+mod reload;
+mod retries;
+mod routing;
+mod strictness;
+mod support;
+mod timeouts;
+mod tracing;
