@@ -39,6 +39,20 @@ DEFAULT_RETRY = {
     "host_selection_retry_max_attempts": 5,
 }
 
+# The last resort. An explicit listener knows no original destination, so there is nothing behind it.
+ALLOW_ANY = {
+    "name": "allow_any",
+    "domains": ["*"],
+    "routes": [
+        {
+            "name": "allow_any",
+            "match": {"prefix": "/"},
+            "route": {"cluster": "PassthroughCluster", "timeout": "0s"},
+        }
+    ],
+    "include_request_attempt_count": True,
+}
+
 
 def binary():
     """Envoy of the Python package, or None."""
@@ -98,7 +112,8 @@ def bootstrap(routes, clusters, domains, log):
                     "routes": routes,
                     "include_request_attempt_count": True,
                 }
-            ],
+            ]
+            + ([ALLOW_ANY] if "*" not in domains else []),
         },
     }
     any_port = {"socket_address": {"address": "127.0.0.1", "port_value": 0}}
@@ -111,7 +126,7 @@ def bootstrap(routes, clusters, domains, log):
     }
     return {
         "admin": {"address": any_port},
-        "static_resources": {"listeners": [listener], "clusters": clusters},
+        "static_resources": {"listeners": [listener], "clusters": [*clusters, cluster("PassthroughCluster", [])]},
     }
 
 
