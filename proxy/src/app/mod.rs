@@ -71,7 +71,7 @@ impl Options {
 }
 
 /// Where the configured listeners bind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Ports {
     /// As the configuration says.
     Configured,

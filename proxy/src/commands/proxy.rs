@@ -36,6 +36,9 @@ pub(super) struct ProxyArgs {
     /// Readiness, `/healthz/ready`.
     #[arg(long, env = "OUTRIGGER_HEALTH", value_name = "ADDR", default_value = "0.0.0.0:15021")]
     health: SocketAddr,
+    /// Bind the ports that the configuration names, or any free ones, which the start-up lines tell.
+    #[arg(long, env = "OUTRIGGER_PORTS", value_enum, value_name = "WHICH", default_value = "configured")]
+    ports: Ports,
     /// Seed of all random choices, to replay a run.
     #[arg(long, env = "OUTRIGGER_SEED", value_name = "N")]
     seed: Option<u64>,
@@ -56,7 +59,7 @@ pub(super) fn run(args: ProxyArgs) -> ExitCode {
         metrics: args.metrics.map_or_else(default_metrics, |address| vec![address]),
         health: args.health,
         seed: args.seed,
-        ports: Ports::Configured,
+        ports: args.ports,
         drain: drain_times(&settings),
         signals: true,
     };
