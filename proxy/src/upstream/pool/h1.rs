@@ -48,6 +48,7 @@ pub(super) async fn establish<B: Payload>(
         .map_err(|error| connect_error(std::io::Error::other(error)))?;
     let settling = Rc::default();
     let (open, closed) = oneshot::channel();
+    pool.opened();
     spawn_local(drive(pool.clone(), connection, closed, life.clone(), Rc::clone(&settling)));
     // hyper takes no request before the driver has run once.
     sender.ready().await.map_err(|error| connect_error(std::io::Error::other(error)))?;

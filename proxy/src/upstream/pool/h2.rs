@@ -42,6 +42,7 @@ pub(super) async fn establish<B: Payload>(
         .await
         .map_err(|error| connect_error(std::io::Error::other(error)))?;
     let peer_streams = Rc::default();
+    pool.opened();
     spawn_local(drive(pool.clone(), connection, life.clone(), Rc::clone(&peer_streams)));
     Ok(Rc::new(H2Connection { life, sender, peer_streams }))
 }

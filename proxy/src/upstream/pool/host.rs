@@ -151,6 +151,11 @@ impl<B: Payload> HostPool<B> {
         drop((idle, shared));
     }
 
+    /// A connection has a driver, which may see its end before anybody else sees its beginning.
+    pub(super) fn opened(&self) {
+        self.state.borrow_mut().open += 1;
+    }
+
     /// A connection has ended; its permit is free, so a waiting request may get another.
     pub(super) fn closed(self: &Rc<Self>, id: u64) {
         self.forget(id);
@@ -231,16 +236,12 @@ impl<B: Payload> HostPool<B> {
         match self.wire {
             Wire::Http1 => {
                 let connection = h1::establish(self, socket, id, &config).await?;
-                let mut state = self.state.borrow_mut();
-                state.open += 1;
-                state.idle.push(connection);
+                self.state.borrow_mut().idle.push(connection);
                 self.cluster.stats.upstream_cx_http1_total.inc();
             }
             Wire::Http2 => {
                 let connection = h2::establish(self, socket, id, &config).await?;
-                let mut state = self.state.borrow_mut();
-                state.open += 1;
-                state.shared.push(connection);
+                self.state.borrow_mut().shared.push(connection);
                 self.cluster.stats.upstream_cx_http2_total.inc();
             }
         }
