@@ -300,3 +300,32 @@ async fn http1_and_http2_are_both_spoken_on_one_listener() {
     assert_eq!(response.version(), http::Version::HTTP_11);
     assert_eq!(read(response).await.text(), "web");
 }
+
+#[tokio::test]
+async fn an_upstream_that_accepts_and_hangs_up_costs_its_requests_and_nothing_else() {
+    let (bad, good) = (Origin::hangs_up().await, Origin::named("good").await);
+    for grpc in [false, true] {
+        let mesh = if grpc { Mesh::rpc(&bad) } else { Mesh::web(&bad) };
+        let proxy = mesh.http("fine", &[(good.address(), "v1")]).start().await;
+        for _ in 0..10 {
+            let mut calls = tokio::task::JoinSet::new();
+            let (http, grpc_address) = (proxy.http(), grpc.then(|| proxy.grpc()));
+            for _ in 0..20 {
+                calls.spawn(async move {
+                    match grpc_address {
+                        None => client::ask(http, client::get("web", "/", &[])).await.status == 503,
+                        Some(address) => {
+                            let call = client::grpc("rpc", "/", b"m");
+                            Client::http2(address).await.send(call).await.grpc_status() == Some("14")
+                        }
+                    }
+                });
+            }
+            let fine = calls.join_all().await;
+            assert!(fine.iter().all(|fine| *fine), "{fine:?}");
+        }
+        assert_eq!(proxy.get("fine", "/").await.text(), "good");
+        let cluster = if grpc { "||rpc." } else { "||web." };
+        proxy.metric("envoy_cluster_upstream_cx_active", &[cluster], 0.0).await;
+    }
+}

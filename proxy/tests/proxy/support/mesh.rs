@@ -1,6 +1,11 @@
 //! A mesh in a few words: services with their origins, Istio rules, and the proxy between them, in this process.
 
-use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc};
+use std::{
+    net::SocketAddr,
+    num::NonZeroUsize,
+    path::PathBuf,
+    sync::{Arc, Mutex, Once},
+};
 
 use outrigger::app::{App, DrainTimes, Options, Running};
 use outrigger_config::snapshot::Node;
@@ -168,6 +173,7 @@ impl Mesh {
 
     /// Starts the proxy; the listeners are bound when this returns.
     pub(crate) async fn start(self) -> Proxy {
+        watch_for_panics();
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("config");
         std::fs::create_dir(&config).unwrap();
@@ -238,6 +244,34 @@ pub(crate) fn destination_rule(host: &str, policy: &str) -> String {
 fn indent(text: &str, by: usize) -> String {
     let lines = text.trim_matches('\n').lines();
     lines.map(|line| format!("{:by$}{line}\n", "")).collect()
+}
+
+/// What panicked on a thread of a proxy, a task that nobody waits for included.
+static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn watch_for_panics() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let print = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let thread = std::thread::current();
+            // Tests run on threads that are named after them, `module::test`.
+            if thread.name().is_some_and(|name| !name.contains("::") && name != "main") {
+                PANICS.lock().unwrap().push(info.to_string());
+            }
+            print(info);
+        }));
+    });
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        drop(self.running.take());
+        if !std::thread::panicking() {
+            let panics = PANICS.lock().unwrap();
+            assert!(panics.is_empty(), "a proxy of this process panicked: {panics:#?}");
+        }
+    }
 }
 
 /// A running proxy; it stops when it is dropped.

@@ -147,6 +147,8 @@ enum Wire {
     Http2,
     /// HTTP/2, each message sent back as it comes, the request's trailers at the end.
     Echo,
+    /// Nothing at all: the connection is closed.
+    None,
 }
 
 #[derive(Default)]
@@ -171,11 +173,11 @@ impl Drop for Origin {
 
 impl Origin {
     pub(crate) async fn http1(script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
-        Self::start(Wire::Http1, "127.0.0.1:0", Arc::new(script)).await
+        Self::start(Wire::Http1, Arc::new(script)).await
     }
 
     pub(crate) async fn h2c(script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
-        Self::start(Wire::Http2, "127.0.0.1:0", Arc::new(script)).await
+        Self::start(Wire::Http2, Arc::new(script)).await
     }
 
     /// Answers every request with its own name.
@@ -185,7 +187,7 @@ impl Origin {
 
     /// Sends every message back as it comes, and at last the request's trailers with `grpc-status: 0`.
     pub(crate) async fn echo() -> Self {
-        Self::start(Wire::Echo, "127.0.0.1:0", Arc::new(|_| Reply::default())).await
+        Self::start(Wire::Echo, Arc::new(|_| Reply::default())).await
     }
 
     /// An address that refuses connections.
@@ -198,8 +200,13 @@ impl Origin {
         address
     }
 
-    async fn start(wire: Wire, bind: &str, script: Script) -> Self {
-        let listener = TcpListener::bind(bind).await.unwrap();
+    /// Accepts every connection and closes it before it has read anything.
+    pub(crate) async fn hangs_up() -> Self {
+        Self::start(Wire::None, Arc::new(|_| Reply::default())).await
+    }
+
+    async fn start(wire: Wire, script: Script) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let record = Arc::new(Record::default());
         let task = tokio::spawn(accept(listener, wire, Arc::clone(&record), script));
@@ -249,6 +256,7 @@ async fn accept(listener: TcpListener, wire: Wire, record: Arc<Record>, script: 
         connections.spawn(async move {
             // Whatever ends a connection, a broken one included, ends its script.
             match wire {
+                Wire::None => drop(stream),
                 Wire::Http1 => drop(http1(stream, number, &record, &script).await),
                 Wire::Http2 | Wire::Echo => {
                     drop(http2(stream, wire, number, &record, &script).await);
