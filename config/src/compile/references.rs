@@ -4,10 +4,8 @@ use super::Compiler;
 use crate::{
     fields::did_you_mean,
     istio::{
-        covers,
-        destination_rule::DestinationRule,
-        selects,
-        virtual_service::{Destination, VirtualService},
+        covers, destination::Destination, destination_rule::DestinationRule, selects,
+        virtual_service::VirtualService,
     },
     registry::Service,
     report::Code,

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use super::{Compiler, policy::layered};
 use crate::{
     istio::{
+        destination::Destination,
         headers::Headers,
         http_match::{Match, all_paths, takes_all},
         retries::{Retries, default_retry},
         selects,
-        virtual_service::{Destination, HttpRule, VirtualService},
+        virtual_service::{HttpRule, VirtualService},
     },
     registry::Service,
     snapshot::{

@@ -3,11 +3,11 @@
 use super::{
     Exports, Meta, SELECTOR, check_host,
     connection_pool::{CONNECTION_POOL, ConnectionPool, connection_pool},
+    destination::PORT_SELECTOR,
     full_host, is_label, later,
     load_balancer::{LOAD_BALANCER, LoadBalancer, load_balancer},
     outlier::{OUTLIER, OutlierDetection, outlier},
     port,
-    virtual_service::PORT_SELECTOR,
 };
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},

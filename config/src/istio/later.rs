@@ -1,7 +1,7 @@
 //! Tables of parts that are not built yet. They are known, so that a misspelt field in them is found today, and the
 //! page on compatibility is complete.
 
-use super::{STRING_MATCH, virtual_service::DESTINATION};
+use super::{STRING_MATCH, destination::DESTINATION};
 use crate::fields::{Message, Type, later};
 
 pub(super) static REDIRECT: Message = Message {

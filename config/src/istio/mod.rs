@@ -1,6 +1,7 @@
 //! Istio's resources as users write them: the envelope, and the scalars that several kinds share.
 
 pub(crate) mod connection_pool;
+pub(crate) mod destination;
 pub(crate) mod destination_rule;
 pub(crate) mod headers;
 pub(crate) mod http_match;

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::{
-    Meta, PORT, ROOT_NAMESPACE, SELECTOR, connection_pool::CONNECTION_POOL, covers, later, selects,
-    virtual_service::DESTINATION,
+    Meta, PORT, ROOT_NAMESPACE, SELECTOR, connection_pool::CONNECTION_POOL, covers, destination::DESTINATION,
+    later, selects,
 };
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},

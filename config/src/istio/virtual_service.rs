@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use super::{
-    Exports, Meta, at_least_1ms, check_host, full_host,
+    Exports, Meta, at_least_1ms, check_host,
+    destination::{DESTINATION, Destination, HTTP_DESTINATION, weighted},
+    full_host,
     headers::{HEADERS, Headers, headers},
     http_match::{HTTP_MATCH, Match, match_block},
-    is_label, later, port,
+    later,
     retries::{HTTP_RETRY, Retries, read_retries},
 };
 use crate::{
@@ -36,16 +38,6 @@ pub(crate) struct HttpRule {
     pub(crate) timeout: Option<Duration>,
     /// `None`: the mesh's default.
     pub(crate) retries: Option<Retries>,
-    pub(crate) headers: Headers,
-}
-
-/// One entry of `route`; the host is a full name.
-#[derive(Debug)]
-pub(crate) struct Destination {
-    pub(crate) host: Spanned<Box<str>>,
-    pub(crate) subset: Option<Spanned<Box<str>>>,
-    pub(crate) port: Option<Spanned<u16>>,
-    pub(crate) weight: u32,
     pub(crate) headers: Headers,
 }
 
@@ -84,29 +76,6 @@ pub(crate) static HTTP_ROUTE: Message = Message {
         refused("corsPolicy", Type::Object(&later::CORS), WHY_ACTION),
         yes("headers", Type::Object(&HEADERS), "header_operations_keep_istios_order"),
     ],
-};
-
-static HTTP_DESTINATION: Message = Message {
-    name: "HTTPRouteDestination",
-    fields: &[
-        yes("destination", Type::Object(&DESTINATION), "the_seed_compiles"),
-        yes("weight", Type::Int, "weights_split_the_draws"),
-        yes("headers", Type::Object(&HEADERS), "header_operations_keep_istios_order"),
-    ],
-};
-
-pub(super) static DESTINATION: Message = Message {
-    name: "Destination",
-    fields: &[
-        yes("host", Type::Text, "short_names_take_the_namespace_of_the_rule"),
-        yes("subset", Type::Text, "the_seed_compiles"),
-        yes("port", Type::Object(&PORT_SELECTOR), "the_port_of_a_destination_is_chosen_as_in_istio"),
-    ],
-};
-
-pub(super) static PORT_SELECTOR: Message = Message {
-    name: "PortSelector",
-    fields: &[yes("number", Type::Int, "the_port_of_a_destination_is_chosen_as_in_istio")],
 };
 
 /// Reads the spec; `None` where there is nothing to go on with.
@@ -188,78 +157,6 @@ fn http_rule(rule: &Object<'_>, meta: &Meta, sink: &mut Sink) -> HttpRule {
         retries: rule.object("retries").map(|retries| read_retries(&retries, sink)),
         headers,
     }
-}
-
-/// Weights as they count: a lone destination has 1, those with 0 are dropped.
-fn weighted(entries: &[Object<'_>], meta: &Meta, sink: &mut Sink) -> Vec<Destination> {
-    let lone = entries.len() == 1;
-    let mut destinations = Vec::new();
-    let mut valid = true;
-    for entry in entries {
-        let weight = entry.int("weight");
-        let value = match weight {
-            Some(weight) if weight.value < 0 || weight.value > i64::from(i32::MAX) => {
-                valid = false;
-                let found =
-                    sink.report(Code::InvalidWeights, weight.span, format!("the weight is {}", weight.value));
-                found.help("weights are 0 to 2147483647; the share is the weight by the sum of the weights");
-                0
-            }
-            Some(weight) if lone => {
-                if weight.value != 100 {
-                    let message = format!("the weight {} of a lone destination has no effect", weight.value);
-                    let found = sink.report(Code::LoneWeight, weight.span, message);
-                    found.label("it takes every request that matches");
-                    found.help("remove the weight, or list all destinations under one `route`");
-                }
-                1
-            }
-            Some(weight) => u32::try_from(weight.value).unwrap_or_default(),
-            None => u32::from(lone),
-        };
-        if let Some(destination) = destination(entry, value, meta, sink) {
-            destinations.push(destination);
-        }
-    }
-    if !lone && valid && !destinations.is_empty() {
-        destinations.retain(|destination| destination.weight > 0);
-        if destinations.is_empty() {
-            let span = entries.first().map_or(meta.span, Object::span);
-            let found = sink.report(Code::InvalidWeights, span, "the weights of all destinations are 0");
-            found.help("give at least one destination a weight");
-        }
-    }
-    destinations
-}
-
-fn destination(entry: &Object<'_>, weight: u32, meta: &Meta, sink: &mut Sink) -> Option<Destination> {
-    let Some(target) = entry.object("destination") else {
-        sink.report(Code::MissingField, entry.span(), "the entry has no destination");
-        return None;
-    };
-    let Some(host) = target.text("host") else {
-        sink.report(Code::MissingField, target.span(), "the destination has no host");
-        return None;
-    };
-    if host.value == "*" {
-        sink.report(Code::InvalidHost, host.span, "`*` is no destination");
-        return None;
-    }
-    if !check_host(&host, sink) {
-        return None;
-    }
-    let subset = target.text("subset").filter(|subset| !subset.value.is_empty());
-    if let Some(subset) = subset.filter(|subset| !is_label(subset.value)) {
-        sink.report(Code::InvalidValue, subset.span, format!("`{}` is not a subset's name", subset.value));
-    }
-    let number = target.object("port").and_then(|selector| selector.int("number"));
-    Some(Destination {
-        host: Spanned { value: full_host(host.value, &meta.namespace), span: host.span },
-        subset: subset.map(|subset| Spanned { value: subset.value.into(), span: subset.span }),
-        port: number.and_then(|n| Some(Spanned { value: port(n, sink)?, span: n.span })),
-        weight,
-        headers: headers(entry, sink),
-    })
 }
 
 /// Rules behind a catch-all, and prefixes that an earlier prefix covers.
