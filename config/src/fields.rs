@@ -7,7 +7,8 @@
 use std::time::Duration;
 
 use crate::{
-    report::{Code, Sink, Span},
+    report::Code,
+    sink::{Sink, Span},
     yaml::{Entry, Node, Value},
 };
 

@@ -6,6 +6,7 @@
 pub mod compatibility;
 mod compile;
 pub mod decide;
+mod diagnose;
 pub mod dump;
 mod fields;
 pub mod format;
@@ -13,13 +14,15 @@ mod istio;
 mod read;
 mod registry;
 pub mod report;
+mod sink;
 pub mod snapshot;
 mod yaml;
 
 use std::sync::Arc;
 
 pub use istio::mesh::{JSON_LOG_FORMAT, TEXT_LOG_FORMAT};
-use report::{Report, Sink};
+use report::Report;
+use sink::Sink;
 use snapshot::{Node, Snapshot, Version};
 
 /// A text with YAML documents.
@@ -59,7 +62,7 @@ pub fn load(sources: &[Source], options: &LoadOptions) -> Result<Loaded, Report>
     let (resources, documents) = read::read(sources, options, &mut sink);
     let snapshot = compile::compile(resources, options.node.clone(), version(&all), &mut sink);
     let files: Vec<_> = all.iter().map(|source| (Arc::clone(&source.name), &*source.text)).collect();
-    let report = sink.finish(&files, &documents);
+    let report = diagnose::report(sink.finish(), &files, &documents);
     if report.has_errors() { Err(report) } else { Ok(Loaded { snapshot, warnings: report }) }
 }
 

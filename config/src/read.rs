@@ -11,7 +11,8 @@ use crate::{
         service_entry::{self, WORKLOAD_ENTRY},
         sidecar, virtual_service,
     },
-    report::{Code, Sink},
+    report::Code,
+    sink::Sink,
     yaml::{self, Base, Node},
 };
 

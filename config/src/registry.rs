@@ -10,7 +10,8 @@ use crate::{
         Meta, cluster_local, selects,
         service_entry::{Resolution, ServiceEntry, ServicePort, Workload},
     },
-    report::{Code, Sink},
+    report::Code,
+    sink::Sink,
     snapshot::{Endpoint, Node, Origin},
 };
 

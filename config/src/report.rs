@@ -1,11 +1,9 @@
-//! Diagnostics: what is wrong, where exactly, and what helps.
+//! Diagnostics: what is wrong, where exactly, and what helps. They begin as findings of `sink`.
 //!
 //! The codes are one table, so that tools can list and explain them. Two renderings: text in the manner of rustc, and
 //! JSON with one object per line.
 
-use std::{collections::HashSet, fmt, fmt::Write as _, sync::Arc};
-
-use crate::yaml::Node;
+use std::{fmt, fmt::Write as _, sync::Arc};
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -257,102 +255,3 @@ impl fmt::Display for Report {
 }
 
 impl std::error::Error for Report {}
-
-/// A place by numbers, cheap to keep in every node.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Span {
-    pub(crate) file: u32,
-    pub(crate) line: u32,
-    pub(crate) column: u32,
-    pub(crate) end_line: u32,
-    pub(crate) end_column: u32,
-}
-
-/// A finding before its place is spelled out.
-#[derive(Debug)]
-pub(crate) struct Finding {
-    code: Code,
-    span: Span,
-    message: String,
-    label: String,
-    help: Option<String>,
-    notes: Vec<String>,
-}
-
-impl Finding {
-    pub(crate) fn label(&mut self, text: impl Into<String>) -> &mut Self {
-        self.label = text.into();
-        self
-    }
-
-    pub(crate) fn help(&mut self, text: impl Into<String>) -> &mut Self {
-        self.help = Some(text.into());
-        self
-    }
-
-    pub(crate) fn note(&mut self, text: impl Into<String>) -> &mut Self {
-        self.notes.push(text.into());
-        self
-    }
-}
-
-/// Collects findings: nothing stops at the first error.
-#[derive(Debug, Default)]
-pub(crate) struct Sink {
-    findings: Vec<Finding>,
-}
-
-impl Sink {
-    pub(crate) fn report(&mut self, code: Code, span: Span, message: impl Into<String>) -> &mut Finding {
-        self.findings.push(Finding {
-            code,
-            span,
-            message: message.into(),
-            label: String::new(),
-            help: None,
-            notes: Vec::new(),
-        });
-        #[expect(clippy::unwrap_used, reason = "pushed just now")]
-        self.findings.last_mut().unwrap()
-    }
-
-    /// Sorts by place, drops what was said twice, and spells out places and field paths.
-    pub(crate) fn finish(mut self, files: &[(Arc<str>, &str)], documents: &[Node]) -> Report {
-        self.findings.sort_by_key(|finding| (finding.span, finding.code));
-        let mut seen = HashSet::new();
-        self.findings.retain(|finding| seen.insert((finding.span, finding.code, finding.message.clone())));
-        let lines: Vec<Vec<&str>> = files.iter().map(|(_, text)| text.lines().collect()).collect();
-        let mut documents: Vec<&Node> = documents.iter().collect();
-        documents.sort_by_key(|node| (node.span.file, node.span.line));
-        let diagnostics = self.findings.into_iter().map(|finding| {
-            let span = finding.span;
-            let file = files.get(span.file as usize).map(|(name, _)| Arc::clone(name)).unwrap_or_default();
-            let lines = lines.get(span.file as usize).map(Vec::as_slice).unwrap_or_default();
-            let line = lines.get(span.line.saturating_sub(1) as usize).copied().unwrap_or_default();
-            Diagnostic {
-                code: finding.code,
-                place: Place {
-                    file,
-                    line: span.line,
-                    column: span.column,
-                    end_line: span.end_line,
-                    end_column: span.end_column,
-                },
-                path: path_of(&documents, span),
-                message: finding.message,
-                label: finding.label,
-                source: line.to_owned(),
-                help: finding.help,
-                notes: finding.notes,
-            }
-        });
-        Report { diagnostics: diagnostics.collect() }
-    }
-}
-
-/// The document that begins last before the place has it; documents are sorted.
-fn path_of(documents: &[&Node], span: Span) -> String {
-    let behind = documents.partition_point(|node| (node.span.file, node.span.line) <= (span.file, span.line));
-    let before = documents.get(..behind).unwrap_or_default();
-    before.last().and_then(|node| node.path_to(span)).unwrap_or_default()
-}

@@ -8,7 +8,10 @@ use std::collections::{HashMap, HashSet};
 
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, Span as Range};
 
-use crate::report::{Code, Sink, Span};
+use crate::{
+    report::Code,
+    sink::{Sink, Span},
+};
 
 /// Bytes of one file.
 pub(crate) const MAX_BYTES: usize = 16 << 20;
@@ -313,8 +316,8 @@ mod tests {
     fn read(text: &str) -> (Vec<Node>, Vec<(Code, u32, u32)>) {
         let mut sink = Sink::default();
         let documents = parse(BASE, text, &mut sink);
-        let report = sink.finish(&[("f".into(), text)], &documents);
-        let found = report.diagnostics.iter().map(|d| (d.code, d.place.line, d.place.column));
+        let findings = sink.finish();
+        let found = findings.iter().map(|finding| (finding.code, finding.span.line, finding.span.column));
         (documents, found.collect())
     }
 

@@ -3,7 +3,8 @@
 use crate::{
     istio::{cluster_local, covers, sidecar::HostFilter, virtual_service::VirtualService},
     registry::Service,
-    report::{Code, Sink},
+    report::Code,
+    sink::Sink,
     snapshot::Node,
 };
 

@@ -27,7 +27,8 @@ use crate::{
         virtual_service::VirtualService,
     },
     registry::{Registry, Service},
-    report::{Code, Sink, Span},
+    report::Code,
+    sink::{Sink, Span},
     snapshot::{
         Action, Direction, HeaderOps, HostMap, Listener, Node, Origin, RetryOn, RetryPolicy, Route,
         RouteTable, RouteTableId, Snapshot, Version, VirtualHost,

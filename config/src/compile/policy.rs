@@ -7,7 +7,8 @@ use crate::{
         selects,
     },
     registry::Service,
-    report::{Code, Sink},
+    report::Code,
+    sink::Sink,
     snapshot::Node,
 };
 

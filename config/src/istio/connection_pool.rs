@@ -5,7 +5,8 @@ use std::{num::NonZeroU32, time::Duration};
 use super::{at_least_1ms, later};
 use crate::{
     fields::{Message, Object, Type, warned, yes},
-    report::{Code, Sink},
+    report::Code,
+    sink::Sink,
     snapshot::{Keepalive, Limits},
 };
 

@@ -7,7 +7,8 @@ use super::{
 };
 use crate::{
     fields::{Message, Object, Spanned, Type, yes},
-    report::{Code, Sink},
+    report::Code,
+    sink::Sink,
 };
 
 /// One entry of `route`; the host is a full name.

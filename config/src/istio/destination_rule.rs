@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
-    report::{Code, Sink, Span},
+    report::Code,
+    sink::{Sink, Span},
 };
 
 /// One resource; the host is a full name.

@@ -6,7 +6,8 @@ use super::header_name;
 use crate::{
     fields::{Message, Object, Spanned, Type, yes},
     format::Format,
-    report::{Code, Sink, Span},
+    report::Code,
+    sink::{Sink, Span},
     snapshot::HeaderOps,
     yaml::Entry,
 };

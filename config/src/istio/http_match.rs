@@ -3,7 +3,7 @@
 use super::{STRING_MATCH, full_match, header_name, one_form, port, value_match};
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
-    report::{Sink, Span},
+    sink::{Sink, Span},
     snapshot::{HeaderKey, HeaderMatch, PathMatch, QueryMatch, RouteMatch},
     yaml::Entry,
 };

@@ -3,7 +3,8 @@
 use super::{header_name, later};
 use crate::{
     fields::{Message, Object, Spanned, Type, warned, yes},
-    report::{Code, Sink},
+    report::Code,
+    sink::Sink,
     snapshot::{Balancer, HashCookie, HashPolicy},
 };
 

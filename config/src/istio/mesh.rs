@@ -12,7 +12,8 @@ use super::{
 use crate::{
     fields::{self, Object, Spanned},
     format::Format,
-    report::{Code, Sink, Span},
+    report::Code,
+    sink::{Sink, Span},
     snapshot::{AccessLog, Keepalive, LogEncoding, Propagation, Tracing},
     yaml::{self, Base, Node, Value},
 };

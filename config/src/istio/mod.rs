@@ -22,7 +22,8 @@ use regex::Regex;
 
 use crate::{
     fields::{self, Labels, Message, Object, Spanned, Type, yes},
-    report::{Code, Sink, Span},
+    report::Code,
+    sink::{Sink, Span},
     snapshot::{Origin, ValueMatch},
     yaml::Node,
 };

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::at_least_1ms;
 use crate::{
     fields::{Message, Object, Type, yes},
-    report::{Code, Sink, Span},
+    report::Code,
+    sink::{Sink, Span},
     snapshot::Outlier,
 };
 

@@ -5,7 +5,8 @@ use std::{num::NonZeroU32, time::Duration};
 use super::at_least_1ms;
 use crate::{
     fields::{Message, Object, Spanned, Type, did_you_mean, warned, yes},
-    report::{Code, Sink},
+    report::Code,
+    sink::Sink,
     snapshot::{RetryOn, RetryPolicy},
 };
 

@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use super::{Exports, Meta, PORT, PortProtocol, SELECTOR, check_host, port, protocol_of};
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
-    report::{Code, Sink, Span},
+    report::Code,
+    sink::{Sink, Span},
 };
 
 /// One resource.

@@ -8,7 +8,8 @@ use super::{
 };
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
-    report::{Code, Sink, Span},
+    report::Code,
+    sink::{Sink, Span},
     snapshot::Node,
 };
 

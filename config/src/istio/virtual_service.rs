@@ -13,7 +13,8 @@ use super::{
 };
 use crate::{
     fields::{Message, Object, Spanned, Type, refused, warned, yes},
-    report::{Code, Sink, Span},
+    report::Code,
+    sink::{Sink, Span},
     snapshot::PathMatch,
 };
 
