@@ -1,0 +1,173 @@
+//! Where requests can be sent: clusters, their endpoints, and how these are chosen, limited and watched.
+
+use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
+
+use super::origin::Origin;
+
+/// Index of a [`Cluster`] in its snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClusterId(pub u32);
+
+/// A group of endpoints that are balanced, limited and watched together.
+#[derive(Debug)]
+pub struct Cluster {
+    /// `outbound|port|subset|host`: users see it in logs and metrics, and state is keyed by it.
+    pub name: Arc<str>,
+    /// The service behind it, for metric labels.
+    pub service: Service,
+    /// How its endpoints are known.
+    pub discovery: Discovery,
+    /// All endpoints, in order of the documents (the order counts for ring hash).
+    pub endpoints: Box<[Arc<Endpoint>]>,
+    /// Balancing policy.
+    pub balancer: Balancer,
+    /// Circuit breakers.
+    pub limits: Limits,
+    /// Outlier detection, if on.
+    pub outlier: Option<Outlier>,
+    /// Below this share of healthy endpoints (percent, 0-100) all of them are used; 0 is never.
+    pub panic_threshold: u8,
+    /// What is spoken to the endpoints.
+    pub protocol: Protocol,
+    /// Time to establish a connection.
+    pub connect_timeout: Duration,
+    /// Idle time after which a pooled connection is closed; `None` is never.
+    pub idle_timeout: Option<Duration>,
+    /// Requests after which a connection is closed.
+    pub max_requests_per_connection: Option<NonZeroU32>,
+    /// Age after which a connection takes no new request.
+    pub max_connection_duration: Option<Duration>,
+    /// Streams on one HTTP/2 connection, beyond which another is opened.
+    pub max_concurrent_streams: u32,
+    /// TCP keepalive of its connections.
+    pub keepalive: Option<Keepalive>,
+    /// The service, or the subset of the `DestinationRule`.
+    pub origin: Origin,
+}
+
+/// The service that a cluster belongs to: labels of the metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Full host name; `PassthroughCluster` for the last resort.
+    pub host: Arc<str>,
+    /// Short name, the metric label `destination_service_name`.
+    pub name: Arc<str>,
+    /// Namespace; `unknown` for the last resort.
+    pub namespace: Arc<str>,
+    /// Service port, 0 for the last resort.
+    pub port: u16,
+    /// Subset, empty for the whole service.
+    pub subset: Arc<str>,
+}
+
+/// How the endpoints of a cluster are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discovery {
+    /// Listed in the documents.
+    Static,
+    /// Wherever the client was going: an explicit listener knows no such address, so there is no endpoint.
+    OriginalDestination,
+}
+
+/// One address that serves a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where to connect.
+    pub address: SocketAddr,
+    /// `ip:port`, the key of ring hash and Maglev and the `upstream_host` of the log.
+    pub key: Arc<str>,
+    /// Load balancing weight, 1 or more.
+    pub weight: u32,
+    /// Labels, by which subsets select and metrics name the workload.
+    pub labels: BTreeMap<Arc<str>, Arc<str>>,
+}
+
+/// Istio `DestinationRule.trafficPolicy.loadBalancer`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Balancer {
+    /// Weighted, by earliest deadline first.
+    RoundRobin,
+    /// Two random choices, or earliest deadline first where weights differ (Istio's default).
+    LeastRequest,
+    /// Uniform; weights are ignored.
+    Random,
+    /// Envoy `ring_hash` over XXH64.
+    RingHash {
+        /// At least this many points.
+        minimum_ring_size: u64,
+        /// At most this many points.
+        maximum_ring_size: u64,
+    },
+    /// Envoy `maglev`.
+    Maglev {
+        /// Slots, a prime number.
+        table_size: u64,
+    },
+}
+
+/// Circuit breakers of a cluster, shared by the workers. `u32::MAX` is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// `tcp.maxConnections`
+    pub max_connections: u32,
+    /// `http.http1MaxPendingRequests`: requests that wait for a connection.
+    pub max_pending_requests: u32,
+    /// `http.http2MaxRequests`: active requests, HTTP/1 as well.
+    pub max_requests: u32,
+    /// `http.maxRetries`: retries under way.
+    pub max_retries: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: u32::MAX,
+            max_pending_requests: u32::MAX,
+            max_requests: u32::MAX,
+            max_retries: u32::MAX,
+        }
+    }
+}
+
+/// Istio `DestinationRule.trafficPolicy.outlierDetection`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outlier {
+    /// Consecutive errors that eject; 0 is off.
+    pub consecutive_5xx: u32,
+    /// Consecutive 502, 503, 504 that eject; 0 is off.
+    pub consecutive_gateway: u32,
+    /// Connect failures and timeouts are counted apart.
+    pub split_local_origin: bool,
+    /// Consecutive local failures that eject, where they are counted apart; 0 is off.
+    pub consecutive_local_origin: u32,
+    /// Sweep: endpoints return and back-off decays only then.
+    pub interval: Duration,
+    /// First ejection time.
+    pub base_ejection_time: Duration,
+    /// Share of the endpoints that may be ejected at once (percent, 0-100).
+    pub max_ejection_percent: u8,
+    /// If set, only these codes are errors.
+    pub error_codes: Option<Box<[u16]>>,
+}
+
+/// The protocol spoken to endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/1.1
+    Http1,
+    /// HTTP/2 with prior knowledge
+    Http2,
+    /// Whichever the client spoke (`useClientProtocol`).
+    Client,
+}
+
+/// TCP keepalive (Istio `connectionPool.tcp.tcpKeepalive`); `None` leaves the system's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Unanswered probes before the connection is dropped.
+    pub probes: Option<u32>,
+    /// Idle time before the first probe.
+    pub time: Option<Duration>,
+    /// Time between probes.
+    pub interval: Option<Duration>,
+}

@@ -1,0 +1,89 @@
+//! The immutable types that a request looks up in: everything here was decided at config time.
+//!
+//! They are shaped like xDS (listener, route configuration, cluster, endpoint assignment), so that an xDS client can
+//! fill them as the Istio compiler does. No Istio YAML type appears here, and nothing that changes while traffic
+//! flows: health, ejection, connections and counters live in the proxy, keyed by cluster name and endpoint address.
+
+mod cluster;
+mod origin;
+mod route;
+mod settings;
+
+use std::{collections::BTreeMap, fmt, ops::Index, sync::Arc};
+
+pub use cluster::{
+    Balancer, Cluster, ClusterId, Discovery, Endpoint, Keepalive, Limits, Outlier, Protocol, Service,
+};
+pub use origin::Origin;
+pub use route::{
+    Action, ClusterRef, Direction, Forward, HashCookie, HashPolicy, HeaderKey, HeaderMatch, HeaderOps,
+    HostMap, Listener, PathMatch, QueryMatch, RetryOn, RetryPolicy, Route, RouteMatch, RouteTable,
+    RouteTableId, ValueMatch, VirtualHost, WeightedCluster,
+};
+pub use settings::{AccessLog, LogEncoding, Propagation, Tracing};
+
+/// One whole configuration. Published by swapping an `Arc`; a request keeps the one it started with.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Hash of the source documents: equal text, equal version.
+    pub version: Version,
+    /// The proxy this configuration was compiled for.
+    pub node: Node,
+    /// Where to listen, in order of the documents.
+    pub listeners: Box<[Listener]>,
+    /// Route configurations, by [`RouteTableId`].
+    pub route_tables: Box<[RouteTable]>,
+    /// Clusters, by [`ClusterId`]; shared with the run-time state that outlives this snapshot.
+    pub clusters: Box<[Arc<Cluster>]>,
+    /// Trace propagation and sampling.
+    pub tracing: Tracing,
+    /// Access log, or `None` where it is off (Istio's default).
+    pub access_log: Option<AccessLog>,
+}
+
+impl Index<RouteTableId> for Snapshot {
+    type Output = RouteTable;
+
+    #[expect(clippy::indexing_slicing, reason = "ids are made by the compiler of this very snapshot")]
+    fn index(&self, id: RouteTableId) -> &RouteTable {
+        &self.route_tables[id.0 as usize]
+    }
+}
+
+impl Index<ClusterId> for Snapshot {
+    type Output = Arc<Cluster>;
+
+    #[expect(clippy::indexing_slicing, reason = "ids are made by the compiler of this very snapshot")]
+    fn index(&self, id: ClusterId) -> &Arc<Cluster> {
+        &self.clusters[id.0 as usize]
+    }
+}
+
+/// Identifies a configuration by its content (XXH64 of the documents).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Version(pub u64);
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Who this proxy is: the pod that it stands beside.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Namespace of the pod; also that of documents without one.
+    pub namespace: Arc<str>,
+    /// Pod name (`POD_NAME`), empty if unknown.
+    pub name: Arc<str>,
+    /// Pod address (`INSTANCE_IP`), empty if unknown.
+    pub address: Arc<str>,
+    /// Workload name (`ISTIO_META_WORKLOAD_NAME`), empty if unknown.
+    pub workload: Arc<str>,
+    /// Cluster id (`ISTIO_META_CLUSTER_ID`), `Kubernetes` by default.
+    pub cluster: Arc<str>,
+    /// Mesh id (`ISTIO_META_MESH_ID`), empty if unknown.
+    pub mesh: Arc<str>,
+    /// Labels of the pod.
+    pub labels: BTreeMap<Arc<str>, Arc<str>>,
+}
