@@ -10,6 +10,7 @@ pub mod drain;
 pub mod http;
 pub mod net;
 pub mod reload;
+pub mod serve;
 pub mod telemetry;
 pub mod upstream;
 pub mod worker;

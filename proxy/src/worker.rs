@@ -1,7 +1,7 @@
-//! One worker: a plain future on a thread of its own, with its own pools, balancers, random numbers and telemetry.
+//! What the requests of one worker share: its own pools, balancers, random numbers and telemetry.
 //!
-//! Workers share the published configuration and the atomics of clusters, nothing else. Threads and runtimes are the
-//! business of the application.
+//! Workers share the published configuration and the atomics of clusters, nothing else. What a worker does
+//! is in `serve`.
 
 use std::{
     cell::{Cell, RefCell, RefMut},
@@ -17,12 +17,10 @@ use std::{
 use arc_swap::{ArcSwap, Cache};
 use http::HeaderValue;
 use rand::{SeedableRng, rngs::SmallRng};
-use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
-    drain::{Phase, Watch},
-    http::{body::ReplayBudget, body::RequestBody, conn},
-    net::listen::Accepted,
+    drain::Watch,
+    http::upload::{ReplayBudget, RequestBody},
     telemetry::Shard,
     upstream::{Balancers, Published, pool::Pools},
 };
@@ -150,28 +148,5 @@ impl Worker {
 impl fmt::Debug for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Worker").field("settings", &self.settings).finish_non_exhaustive()
-    }
-}
-
-/// Serves connections until no more can come and the last has ended, or until the drain is forced: then what is open
-/// is dropped. Must run where `spawn_local` works.
-pub async fn serve(mut sockets: mpsc::Receiver<Accepted>, worker: Rc<Worker>) {
-    let mut connections = JoinSet::new();
-    let mut drain = worker.drain().clone();
-    let mut forced = std::pin::pin!(drain.reached(Phase::Forced));
-    let mut open = true;
-    while open || !connections.is_empty() {
-        tokio::select! {
-            accepted = sockets.recv(), if open => match accepted {
-                Some(accepted) => drop(connections.spawn_local(conn::serve(accepted, Rc::clone(&worker)))),
-                None => open = false,
-            },
-            Some(ended) = connections.join_next() => {
-                if ended.is_err_and(|error| error.is_panic()) {
-                    worker.count_panic();
-                }
-            }
-            () = &mut forced => return,
-        }
     }
 }

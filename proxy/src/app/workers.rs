@@ -12,9 +12,10 @@ use tokio::{
 use crate::{
     drain::Watch,
     net::listen::Accepted,
+    serve::serve,
     telemetry::{LogQueue, Requests, Shard},
     upstream::Published,
-    worker::{self, Settings, Worker, WorkerStats},
+    worker::{Settings, Worker, WorkerStats},
 };
 
 /// What every worker is made from.
@@ -86,6 +87,6 @@ fn run(
         let shard = Shard::new(index, parts.requests, parts.log);
         let seed = parts.seed.wrapping_add(index as u64);
         let worker = Worker::new(parts.published, shard, parts.drain, parts.stats, Settings::default(), seed);
-        worker::serve(lane, worker).await;
+        serve(lane, worker).await;
     });
 }

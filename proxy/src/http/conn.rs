@@ -5,12 +5,9 @@
 //! are closed only at the closing phase, since hyper closes them at once and a request may be on its way.
 
 use std::{
-    cell::Cell,
-    net::SocketAddr,
     panic::AssertUnwindSafe,
     pin::{Pin, pin},
     rc::Rc,
-    sync::Arc,
     time::Duration,
 };
 
@@ -23,20 +20,19 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use outrigger_config::snapshot::{Direction, RouteTableId, Snapshot};
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep_until},
 };
 
-use super::{body::ResponseBody, handle};
+use super::{Aborted, body::ResponseBody, client::ConnInfo, handle};
 use crate::{
     drain::Phase,
     net::{
-        gate::{MAX_HEAD, MAX_HEADERS, Violation},
-        listen::{Accepted, ListenerInfo},
+        gate::{MAX_HEAD, MAX_HEADERS},
+        listen::Accepted,
         sniff::sniff,
-        socket::{Refusal, Socket},
+        socket::Socket,
     },
     worker::Worker,
 };
@@ -54,67 +50,6 @@ const LOCAL_RESETS: usize = 200;
 /// An HTTP/2 client that does not answer a PING is gone.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// What the requests of one connection share.
-#[derive(Debug)]
-pub(crate) struct ConnInfo {
-    peer: SocketAddr,
-    local: SocketAddr,
-    listener: Arc<ListenerInfo>,
-    refusal: Arc<Refusal>,
-    /// Requests that began.
-    begun: Cell<u64>,
-    active: Cell<usize>,
-    /// When the last request ended.
-    idle_since: Cell<Instant>,
-}
-
-impl ConnInfo {
-    pub(crate) fn peer(&self) -> SocketAddr {
-        self.peer
-    }
-
-    pub(crate) fn local(&self) -> SocketAddr {
-        self.local
-    }
-
-    pub(crate) fn direction(&self) -> Direction {
-        self.listener.direction
-    }
-
-    /// The routes of this listener; `None` if the configuration no longer has it.
-    pub(crate) fn routes(&self, snapshot: &Snapshot) -> Option<RouteTableId> {
-        let listener = snapshot.listeners.iter().find(|listener| listener.name == self.listener.name);
-        listener.map(|listener| listener.routes)
-    }
-
-    /// Why the request that begins now is a stand-in for one that was refused. HTTP/1 only; counts the requests.
-    pub(crate) fn next_violation(&self) -> Option<Violation> {
-        let index = self.begun.replace(self.begun.get() + 1);
-        self.refusal.violation(index)
-    }
-
-    pub(crate) fn enter(&self) {
-        self.active.set(self.active.get() + 1);
-    }
-
-    pub(crate) fn leave(&self) {
-        self.active.set(self.active.get().saturating_sub(1));
-        self.idle_since.set(Instant::now());
-    }
-
-    /// When the connection will have been idle for `limit`; `None` if it is now.
-    fn idle_deadline(&self, limit: Duration) -> Option<Instant> {
-        let now = Instant::now();
-        let since = if self.active.get() > 0 { now } else { self.idle_since.get() };
-        Some(since + limit).filter(|deadline| *deadline > now)
-    }
-}
-
-/// The request gets no answer: its HTTP/2 stream is reset, its HTTP/1 connection closed.
-#[derive(Debug, thiserror::Error)]
-#[error("request aborted")]
-pub(crate) struct Aborted;
 
 /// Serves one connection to its end.
 pub(crate) async fn serve(accepted: Accepted, worker: Rc<Worker>) {
@@ -137,15 +72,7 @@ async fn serve_io(accepted: Accepted, worker: Rc<Worker>) -> Result<(), Box<dyn 
     };
     let Some((version, bytes)) = sniffed else { return Ok(()) };
     let socket = Socket::new(stream, bytes, version == Version::HTTP_11);
-    let conn = Rc::new(ConnInfo {
-        peer,
-        local,
-        listener,
-        refusal: socket.refusal(),
-        begun: Cell::new(0),
-        active: Cell::new(0),
-        idle_since: Cell::new(Instant::now()),
-    });
+    let conn = Rc::new(ConnInfo::new(peer, local, listener, socket.refusal()));
     if version == Version::HTTP_2 {
         serve_http2(socket, conn, worker).await
     } else {

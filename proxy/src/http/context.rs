@@ -4,7 +4,7 @@ use std::{rc::Rc, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Version, request::Parts};
 
-use super::{body::Upload, conn::ConnInfo, headers, reply::Reply};
+use super::{client::ConnInfo, headers, reply::Reply, upload::Upload};
 use crate::{
     telemetry::{Details, Flag, Record},
     upstream::{ClusterState, Published},

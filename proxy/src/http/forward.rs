@@ -7,9 +7,9 @@ use outrigger_config::snapshot::Protocol;
 use tokio::time::Instant;
 
 use super::{
-    body::{Deadline, RequestBody, Upload},
     headers::{GRPC_STATUS, is_grpc},
     reply::{Failure, transport_failure},
+    upload::{Deadline, RequestBody, Upload},
 };
 use crate::{
     telemetry::Record,

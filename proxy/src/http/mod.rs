@@ -2,9 +2,10 @@
 //!
 //! Each stage is a file: [`limits`] and [`headers`] make the request fit to be routed, the decision is the pure one of
 //! `outrigger-config`, [`retry`] and [`forward`] get an answer, [`reply`] makes one where there is none, [`body`]
-//! carries it to its true end. Connections begin and end in [`conn`].
+//! carries it to its true end. Connections begin and end in [`conn`], which calls [`handle`].
 
-pub(crate) mod body;
+mod body;
+mod client;
 pub(crate) mod conn;
 mod context;
 mod format;
@@ -16,6 +17,7 @@ mod request_id;
 mod retry;
 mod timeout;
 pub mod trace;
+pub(crate) mod upload;
 
 use std::{rc::Rc, sync::Arc};
 
@@ -37,12 +39,13 @@ use crate::{
     upstream::{Published, pool::Sent},
     worker::Worker,
 };
-use body::{Deadline, RequestBody, ResponseBody, Source, Upload};
-use conn::{Aborted, ConnInfo};
+use body::{ResponseBody, Source};
+use client::ConnInfo;
 use context::RequestContext;
 use format::Facts;
 use forward::Outbound;
 use reply::{Failure, Reply};
+use upload::{Deadline, RequestBody, Upload};
 
 /// Answers one request. It takes the configuration once and keeps it to its end.
 pub(crate) async fn handle(
@@ -69,6 +72,11 @@ pub(crate) async fn handle(
         }
     }
 }
+
+/// The request gets no answer: its HTTP/2 stream is reset, its HTTP/1 connection closed.
+#[derive(Debug, thiserror::Error)]
+#[error("request aborted")]
+pub(crate) struct Aborted;
 
 /// What becomes of a request that does not fail.
 enum Outcome<'p> {

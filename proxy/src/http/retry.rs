@@ -10,11 +10,11 @@ use rand::RngExt;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    body::{Deadline, RequestBody},
     context::RequestContext,
     forward::{Outbound, grpc_status},
     headers::{X_ENVOY_ATTEMPT_COUNT, is_grpc},
     reply::Failure,
+    upload::{Deadline, RequestBody},
 };
 use crate::{
     telemetry::Flag,

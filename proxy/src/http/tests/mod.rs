@@ -35,9 +35,10 @@ use tokio::{
 use crate::{
     drain::Drain,
     net::listen::{ListenerInfo, Workers, accept, bind},
+    serve::serve,
     telemetry::{LogQueue, Requests, Shard},
     upstream::{ClusterState, Published, Upstreams},
-    worker::{Settings, Worker, WorkerStats, serve},
+    worker::{Settings, Worker, WorkerStats},
 };
 
 /// Far above what anything here takes.

@@ -1,0 +1,82 @@
+//! A client's connection as its requests see it. Served it is in [`conn`](super::conn).
+
+use std::{cell::Cell, net::SocketAddr, sync::Arc, time::Duration};
+
+use outrigger_config::snapshot::{Direction, RouteTableId, Snapshot};
+use tokio::time::Instant;
+
+use crate::net::{gate::Violation, listen::ListenerInfo, socket::Refusal};
+
+/// What the requests of one connection share.
+#[derive(Debug)]
+pub(crate) struct ConnInfo {
+    peer: SocketAddr,
+    local: SocketAddr,
+    listener: Arc<ListenerInfo>,
+    refusal: Arc<Refusal>,
+    /// Requests that began.
+    begun: Cell<u64>,
+    active: Cell<usize>,
+    /// When the last request ended.
+    idle_since: Cell<Instant>,
+}
+
+impl ConnInfo {
+    /// A connection that begins now.
+    pub(crate) fn new(
+        peer: SocketAddr,
+        local: SocketAddr,
+        listener: Arc<ListenerInfo>,
+        refusal: Arc<Refusal>,
+    ) -> Self {
+        Self {
+            peer,
+            local,
+            listener,
+            refusal,
+            begun: Cell::new(0),
+            active: Cell::new(0),
+            idle_since: Cell::new(Instant::now()),
+        }
+    }
+
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    pub(crate) fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    pub(crate) fn direction(&self) -> Direction {
+        self.listener.direction
+    }
+
+    /// The routes of this listener; `None` if the configuration no longer has it.
+    pub(crate) fn routes(&self, snapshot: &Snapshot) -> Option<RouteTableId> {
+        let listener = snapshot.listeners.iter().find(|listener| listener.name == self.listener.name);
+        listener.map(|listener| listener.routes)
+    }
+
+    /// Why the request that begins now is a stand-in for one that was refused. HTTP/1 only; counts the requests.
+    pub(crate) fn next_violation(&self) -> Option<Violation> {
+        let index = self.begun.replace(self.begun.get() + 1);
+        self.refusal.violation(index)
+    }
+
+    pub(crate) fn enter(&self) {
+        self.active.set(self.active.get() + 1);
+    }
+
+    pub(crate) fn leave(&self) {
+        self.active.set(self.active.get().saturating_sub(1));
+        self.idle_since.set(Instant::now());
+    }
+
+    /// When the connection will have been idle for `limit`; `None` if it is now.
+    pub(crate) fn idle_deadline(&self, limit: Duration) -> Option<Instant> {
+        let now = Instant::now();
+        let since = if self.active.get() > 0 { now } else { self.idle_since.get() };
+        Some(since + limit).filter(|deadline| *deadline > now)
+    }
+}
