@@ -10,10 +10,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use super::{
-    context::RequestContext,
-    headers::clean_trailers,
-    reply::reset_flag,
-    upload::{Deadline, RequestBody},
+    context::RequestContext, headers::clean_trailers, reply::reset_flag, timeout::Deadline,
+    upload::RequestBody,
 };
 use crate::{
     telemetry::{Details, Flag},

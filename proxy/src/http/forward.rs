@@ -9,7 +9,8 @@ use tokio::time::Instant;
 use super::{
     headers::{GRPC_STATUS, is_grpc},
     reply::{Failure, transport_failure},
-    upload::{Deadline, RequestBody, Upload},
+    timeout::Deadline,
+    upload::{RequestBody, Upload},
 };
 use crate::{
     telemetry::Record,

@@ -45,7 +45,8 @@ use context::RequestContext;
 use format::Facts;
 use forward::Outbound;
 use reply::{Failure, Reply};
-use upload::{Deadline, RequestBody, Upload};
+use timeout::Deadline;
+use upload::{RequestBody, Upload};
 
 /// Answers one request. It takes the configuration once and keeps it to its end.
 pub(crate) async fn handle(

@@ -14,7 +14,8 @@ use super::{
     forward::{Outbound, grpc_status},
     headers::{X_ENVOY_ATTEMPT_COUNT, is_grpc},
     reply::Failure,
-    upload::{Deadline, RequestBody},
+    timeout::Deadline,
+    upload::RequestBody,
 };
 use crate::{
     telemetry::Flag,

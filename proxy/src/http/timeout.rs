@@ -1,11 +1,21 @@
-//! The time limits of a request: the route's, the caller's `grpc-timeout`, and how the upstream is told of them.
+//! The time limits of a request: the route's, the caller's `grpc-timeout`, how the upstream is told of them, and their
+//! clock.
 
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use http::{HeaderMap, HeaderValue};
 use outrigger_config::snapshot::Forward;
+use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::headers::{GRPC_TIMEOUT, X_ENVOY_EXPECTED_RQ_TIMEOUT_MS};
+use super::{
+    headers::{GRPC_TIMEOUT, X_ENVOY_EXPECTED_RQ_TIMEOUT_MS},
+    upload::Upload,
+};
 
 /// The limits of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +68,40 @@ fn grpc_timeout(value: &HeaderValue) -> Option<Duration> {
         _ => return None,
     };
     (ms > 0).then(|| Duration::from_millis(ms))
+}
+
+/// A time limit that counts from the end of the request.
+#[derive(Debug)]
+pub(crate) struct Deadline {
+    upload: Rc<Upload>,
+    timeout: Duration,
+    /// The clock starts no earlier: a try begins after its connection stands.
+    not_before: Instant,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Deadline {
+    pub(crate) fn new(upload: &Rc<Upload>, timeout: Duration) -> Self {
+        Self { upload: Rc::clone(upload), timeout, not_before: Instant::now(), sleep: None }
+    }
+}
+
+impl Future for Deadline {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        if this.sleep.is_none() {
+            // Both limits of a request wait in its one task.
+            let ended = ready!(this.upload.poll_ended(cx));
+            let from = ended.max(this.not_before);
+            this.sleep = Some(Box::pin(sleep_until(from + this.timeout)));
+        }
+        match &mut this.sleep {
+            Some(sleep) => sleep.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -9,14 +9,13 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::headers::clean_trailers;
 
@@ -121,6 +120,17 @@ impl Upload {
     /// When the request was complete.
     pub(crate) fn ended(&self) -> Option<Instant> {
         self.ended.get()
+    }
+
+    /// Waits for that; one task of the request at a time.
+    pub(crate) fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<Instant> {
+        match self.ended.get() {
+            Some(ended) => Poll::Ready(ended),
+            None => {
+                self.waiting.replace(Some(cx.waker().clone()));
+                Poll::Pending
+            }
+        }
     }
 
     /// The client left in the middle of it, or broke its framing.
@@ -274,43 +284,6 @@ impl Body for RequestBody {
         match self.upload.state.borrow().length {
             Some(length) => SizeHint::with_exact(length.saturating_sub(self.sent)),
             None => SizeHint::new(),
-        }
-    }
-}
-
-/// A time limit that counts from the end of the request.
-#[derive(Debug)]
-pub(crate) struct Deadline {
-    upload: Rc<Upload>,
-    timeout: Duration,
-    /// The clock starts no earlier: a try begins after its connection stands.
-    not_before: Instant,
-    sleep: Option<Pin<Box<Sleep>>>,
-}
-
-impl Deadline {
-    pub(crate) fn new(upload: &Rc<Upload>, timeout: Duration) -> Self {
-        Self { upload: Rc::clone(upload), timeout, not_before: Instant::now(), sleep: None }
-    }
-}
-
-impl Future for Deadline {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.get_mut();
-        if this.sleep.is_none() {
-            let Some(ended) = this.upload.ended() else {
-                // Both limits of a request wait in its one task.
-                *this.upload.waiting.borrow_mut() = Some(cx.waker().clone());
-                return Poll::Pending;
-            };
-            let from = ended.max(this.not_before);
-            this.sleep = Some(Box::pin(sleep_until(from + this.timeout)));
-        }
-        match &mut this.sleep {
-            Some(sleep) => sleep.as_mut().poll(cx),
-            None => Poll::Pending,
         }
     }
 }
