@@ -117,33 +117,35 @@ impl Outbound {
 
     fn request(&self, host: &Host) -> Result<Request<RequestBody>, Failure> {
         let body = self.upload.body().ok_or(Failure::RequestBody)?;
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method.clone();
-        *request.headers_mut() = self.headers.clone();
-        *request.uri_mut() = match self.wire {
+        let (uri, headers) = match self.wire {
             Wire::Http1 => {
                 // It stands first, as in Envoy; the authority was taken out of the others.
                 let mut headers = HeaderMap::with_capacity(self.headers.len() + 1);
                 headers.insert(HOST, self.authority.clone());
                 headers.extend(self.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
-                *request.headers_mut() = headers;
-                Uri::from(self.path.clone())
+                (Uri::from(self.path.clone()), headers)
             }
             Wire::Http2 => {
-                request.headers_mut().remove(HOST);
                 // HTTP/1 may leave its Host empty, HTTP/2 has to name something.
                 let authority = match self.authority.as_bytes() {
                     b"" => host.endpoint.key.as_bytes(),
                     authority => authority,
                 };
-                Uri::builder()
+                let uri = Uri::builder()
                     .scheme("http")
                     .authority(authority)
                     .path_and_query(self.path.clone())
                     .build()
-                    .map_err(|_| Failure::InvalidAuthority)?
+                    .map_err(|_| Failure::InvalidAuthority)?;
+                let mut headers = self.headers.clone();
+                headers.remove(HOST);
+                (uri, headers)
             }
         };
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
         Ok(request)
     }
 }
