@@ -41,7 +41,7 @@ const WORK_INTERVAL: Duration = Duration::from_millis(40);
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Sessions of each transport.
-pub(crate) const SESSIONS_PER_TRANSPORT: usize = 6;
+pub(crate) const SESSIONS_PER_TRANSPORT: usize = 8;
 
 type BuildError = Box<dyn std::error::Error + Send + Sync>;
 
