@@ -1,0 +1,114 @@
+//! Trace context: read from the client's headers, decided upon, and written for the upstream. Its formats, B3 (Envoy
+//! Zipkin tracer) and W3C (Envoy OpenTelemetry tracer), have a file and a rule for the parent's sampling flag each.
+//!
+//! Spans are not built here. A malformed, huge or repeated header is never an error: at worst there is no span, and
+//! the headers pass as they came.
+
+mod b3;
+mod span;
+mod w3c;
+
+use http::{HeaderMap, HeaderName};
+use outrigger_config::snapshot::{Propagation, Tracing};
+use rand::{RngExt, rngs::SmallRng};
+
+pub use self::span::SpanContext;
+use self::span::{Parent, low};
+use super::request_id::{self, TraceReason, X_REQUEST_ID};
+
+const X_CLIENT_TRACE_ID: HeaderName = HeaderName::from_static("x-client-trace-id");
+
+/// Decides about sampling, notes it in `x-request-id`, and opens this hop's span. `None`: tracing is off, or the
+/// caller's context cannot be read.
+pub(crate) fn begin(tracing: &Tracing, headers: &mut HeaderMap, rng: &mut SmallRng) -> Option<SpanContext> {
+    if tracing.propagation == Propagation::Off {
+        return None;
+    }
+    let local = decide(tracing.sampling, headers);
+    let (parent, single_b3) = match tracing.propagation {
+        Propagation::Off => return None,
+        Propagation::B3 => b3::read(headers),
+        Propagation::B3AndW3c => match b3::read(headers) {
+            // A readable decision without ids does not hide a traceparent; a bad traceparent is ignored.
+            (Parent::None { sampled }, single) => match w3c::read(headers) {
+                parent @ Parent::Span { .. } => (parent, single),
+                _ => (Parent::None { sampled }, single),
+            },
+            found => found,
+        },
+        Propagation::W3c => (w3c::read(headers), false),
+    };
+    let context = match parent {
+        Parent::Unreadable => return None,
+        Parent::None { sampled } => {
+            let trace_id = nonzero(rng);
+            SpanContext {
+                trace_id,
+                span_id: if tracing.propagation == Propagation::W3c { nonzero64(rng) } else { low(trace_id) },
+                parent_id: None,
+                sampled: sampled.unwrap_or(local),
+                short: false,
+                single_b3,
+            }
+        }
+        Parent::Span { trace_id, short, span_id, sampled } => SpanContext {
+            trace_id,
+            span_id: nonzero64(rng),
+            parent_id: Some(span_id),
+            sampled: match tracing.propagation {
+                Propagation::W3c => sampled.unwrap_or(false) && local,
+                _ => sampled.unwrap_or(local),
+            },
+            short,
+            single_b3,
+        },
+    };
+    Some(context)
+}
+
+impl SpanContext {
+    /// Writes the context for the upstream.
+    pub(crate) fn inject(&self, propagation: Propagation, headers: &mut HeaderMap) {
+        match propagation {
+            Propagation::Off => {}
+            Propagation::B3 => b3::write(self, headers),
+            Propagation::B3AndW3c => {
+                b3::write(self, headers);
+                w3c::write_parent(self, headers);
+            }
+            Propagation::W3c => {
+                w3c::write_state(self, headers);
+                w3c::write_parent(self, headers);
+            }
+        }
+    }
+}
+
+/// Envoy `mutateTracingRequestHeader`: the nibble of an earlier hop, a client's wish, then the share.
+fn decide(sampling: u16, headers: &mut HeaderMap) -> bool {
+    let Some(id) = headers.get(&X_REQUEST_ID) else { return false };
+    let Some((reason, draw)) = request_id::read(id) else { return false };
+    if reason == TraceReason::Traced {
+        return true;
+    }
+    let (nibble, sampled) = match draw < sampling {
+        _ if headers.contains_key(&X_CLIENT_TRACE_ID) => (b'b', true),
+        true => (b'9', true),
+        false => (b'4', false),
+    };
+    if let Some(id) = request_id::with_nibble(id, nibble) {
+        headers.insert(X_REQUEST_ID, id);
+    }
+    sampled
+}
+
+fn nonzero(rng: &mut SmallRng) -> u128 {
+    rng.random::<u128>().max(1)
+}
+
+fn nonzero64(rng: &mut SmallRng) -> u64 {
+    rng.random::<u64>().max(1)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,45 @@
+//! W3C trace context: `traceparent` and `tracestate` (Envoy OpenTelemetry tracer).
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::span::{Parent, SpanContext, insert, low, parse};
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// `{2}-{32}-{16}-{2}`: any version, either case, no all-zero id.
+pub(super) fn read(headers: &HeaderMap) -> Parent {
+    let Some(header) = headers.get(&TRACEPARENT) else { return Parent::None { sampled: None } };
+    parse_traceparent(header.as_bytes()).unwrap_or(Parent::Unreadable)
+}
+
+fn parse_traceparent(text: &[u8]) -> Option<Parent> {
+    if text.len() != 55 {
+        return None;
+    }
+    let mut parts = text.split(|byte| *byte == b'-');
+    parse(parts.next()?, 2)?;
+    let trace_id = parse(parts.next()?, 32).filter(|id| *id != 0)?;
+    let span_id = parse(parts.next()?, 16).filter(|id| *id != 0)?;
+    let flags = parse(parts.next()?, 2)?;
+    let span_id = low(span_id);
+    parts.next().is_none().then_some(Parent::Span {
+        trace_id,
+        short: false,
+        span_id,
+        sampled: Some(flags & 1 == 1),
+    })
+}
+
+/// Passes the caller's state on; without a parent it belongs to no trace.
+pub(super) fn write_state(span: &SpanContext, headers: &mut HeaderMap) {
+    if span.parent_id.is_none() || !headers.contains_key(&TRACESTATE) {
+        headers.insert(TRACESTATE, HeaderValue::from_static(""));
+    }
+}
+
+pub(super) fn write_parent(span: &SpanContext, headers: &mut HeaderMap) {
+    let flags = u8::from(span.sampled);
+    let text = format!("00-{:032x}-{:016x}-{flags:02x}", span.trace_id, span.span_id);
+    insert(headers, TRACEPARENT, &text);
+}
