@@ -14,9 +14,11 @@ import time
 
 from envoy import DEFAULT_RETRY, Envoy, binary, cluster
 from origins import Origin, refused
-from processes import CANNOT_BIND, Failed, Program, check, free_ports, outrigger, skip, wait_for
+from processes import Failed, Program, check, outrigger, skip, wait_for
 
 KEYS = 2000
+# Port of the service; where the listener binds is the system's choice.
+PORT = 8080
 SUFFIX = "default.svc.cluster.local"
 
 # Case and aspect -> why Outrigger differs on purpose.
@@ -117,9 +119,9 @@ class KeepAlive:
 
 
 class Outrigger(Program):
-    """Outrigger with these documents; `{port}` in them is the port of its one listener."""
+    """Outrigger with these documents, which have one listener, on `PORT`; where it really binds is the system's choice."""
 
-    def __init__(self, name, folder, port, documents):
+    def __init__(self, name, folder, documents):
         config = os.path.join(folder, f"{name}.yaml")
         self.log = os.path.join(folder, f"{name}.log")
         mesh = os.path.join(folder, f"{name}-mesh.yaml")
@@ -128,24 +130,11 @@ class Outrigger(Program):
         with open(mesh, "w", encoding="utf-8") as out:
             out.write(f"accessLogFile: {self.log}\naccessLogEncoding: JSON\nenableTracing: false\n")
         args = [outrigger(), "proxy", "--config", config, "--mesh-config", mesh, "--concurrency", "1"]
+        args += ["--ports", "ephemeral"]
         for flag in ("--admin", "--metrics", "--health"):
             args += [flag, "127.0.0.1:0"]
         super().__init__(name, args, folder)
-        (self.address,) = self.listening(f"127.0.0.1_{port}")
-
-
-def start_outrigger(name, folder, documents):
-    """Another try when somebody else took the port meanwhile."""
-    for _ in range(5):
-        (port,) = free_ports(1)
-        proxy = None
-        try:
-            proxy = Outrigger(name, folder, port, documents(port))
-            return proxy, port
-        except Failed as failure:
-            if f"with {CANNOT_BIND}" not in str(failure):
-                raise
-    raise Failed("no free port in five tries")
+        (self.address,) = self.listening(f"127.0.0.1_{PORT}")
 
 
 def service(name, port, endpoints):
@@ -256,7 +245,7 @@ def picks(folder, differences):
             split += f"    - {{ destination: {{ host: seed, subset: {subset} }}, weight: 50 }}\n"
         return text + virtual_service("seed", split)
 
-    ours, _ = start_outrigger("outrigger-picks", folder, documents)
+    ours = Outrigger("outrigger-picks", folder, documents(PORT))
     with envoy, ours:
         clients = {}
         for name, address in (("envoy", envoy.address), ("ours", ours.address)):
@@ -510,8 +499,8 @@ def answers(folder, differences):
         text += service("refused", port, [(refused_address, "v1")])
         return text + rule("web", "loadBalancer: { simple: LEAST_REQUEST }") + virtual_service("web", routes)
 
-    ours, port = start_outrigger("outrigger-answers", folder, documents)
-    table = Answers(origin.address, refused_address, port)
+    ours = Outrigger("outrigger-answers", folder, documents(PORT))
+    table = Answers(origin.address, refused_address, PORT)
     envoy = Envoy("envoy-answers", folder, table.envoy_routes(), table.clusters, ["web", "web:*"])
     cases = answer_cases()
     with envoy, ours:
@@ -573,7 +562,7 @@ def matching(folder, differences):
         return {"match": match, "route": forward("web"), "response_headers_to_add": [header]}
 
     routes = [route(name, match) for name, _, match in MATCHES]
-    ours, _ = start_outrigger("outrigger-matching", folder, documents)
+    ours = Outrigger("outrigger-matching", folder, documents(PORT))
     envoy = Envoy("envoy-matching", folder, routes, [cluster("web", [origin.address])], ["web", "web:*"])
     with envoy, ours:
         for raw in MATCH_REQUESTS:

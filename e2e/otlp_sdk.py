@@ -14,11 +14,9 @@ import tempfile
 import time
 
 from processes import (
-    CANNOT_BIND,
     Failed,
     Program,
     check,
-    free_ports,
     get,
     otlp_collector,
     outrigger,
@@ -110,17 +108,15 @@ def attribute_lists(value):
 
 
 def seed(folder, ports):
-    """A copy of the seed with these collectors and two free ports to listen on."""
+    """A copy of the seed with these collectors."""
     config = os.path.join(folder, "config")
     os.makedirs(config, exist_ok=True)
-    grpc, http = free_ports(2)
     with open(os.path.join(SEED, "registry.yaml"), encoding="utf-8") as file:
         registry = file.read()
     for prefix, (collector_grpc, collector_http) in zip(("14", "15", "24"), ports):
         registry = registry.replace(f": {prefix}317,", f": {collector_grpc},")
         registry = registry.replace(f": {prefix}318 ", f": {collector_http} ")
-    registry = registry.replace("number: 4317", f"number: {grpc}").replace("number: 4318", f"number: {http}")
-    check(not re.search(r"\b(4317|4318|[12][45]31[78])\b", registry), f"a port is left in\n{registry}")
+    check(not re.search(r"\b[12][45]31[78]\b", registry), f"a port is left in\n{registry}")
     with open(os.path.join(config, "registry.yaml"), "w", encoding="utf-8") as out:
         out.write(registry)
     for name in ("destination-rule.yaml", "weighted.yaml"):
@@ -128,27 +124,17 @@ def seed(folder, ports):
             os.path.join(config, name), "w", encoding="utf-8"
         ) as out:
             out.write(file.read())
-    return config, grpc, http
+    return config
 
 
 def start_proxy(folder, ports):
-    """The sidecar. A port that somebody else took meanwhile is worth another try."""
+    """The sidecar, its listeners on free ports."""
     any_port = "127.0.0.1:0"
-    for _ in range(5):
-        config, grpc, http = seed(folder, ports)
-        args = [outrigger(), "proxy", "--config", config, "--namespace", "observability"]
-        args += ["--admin", any_port, "--metrics", any_port, "--health", any_port, "--concurrency", "2"]
-        proxy = Program("outrigger", args, folder)
-        try:
-            addresses = proxy.listening(f"127.0.0.1_{grpc}", f"127.0.0.1_{http}", "admin", "metrics", "health")
-            return proxy, addresses
-        except Failed:
-            code = proxy.child.poll()
-            tail = proxy.tail()
-            proxy.__exit__()
-            if code != CANNOT_BIND:
-                raise Failed(f"the proxy did not start ({code}): {tail}") from None
-    raise Failed("no free port in five tries")
+    args = [outrigger(), "proxy", "--config", seed(folder, ports), "--namespace", "observability"]
+    args += ["--admin", any_port, "--metrics", any_port, "--health", any_port]
+    args += ["--ports", "ephemeral", "--concurrency", "2"]
+    proxy = Program("outrigger", args, folder)
+    return proxy, proxy.listening("127.0.0.1_4317", "127.0.0.1_4318", "admin", "metrics", "health")
 
 
 class Sender:

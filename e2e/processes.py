@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -13,7 +12,6 @@ import urllib.request
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BIN = os.environ.get("OUTRIGGER_BIN_DIR", os.path.join(ROOT, "target", "quick"))
 DEADLINE = 20.0
-CANNOT_BIND = 69
 
 
 class Failed(Exception):
@@ -41,17 +39,6 @@ def skip(reason):
     """What cannot run says so, and is a failure where everything is required."""
     print(f"SKIPPED: {reason}", flush=True)
     sys.exit(1 if os.environ.get("OUTRIGGER_REQUIRE_ALL") == "1" else 0)
-
-
-def free_ports(count):
-    """Ports that were free a moment ago, for programs whose configuration cannot say 0."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def get(address, path):

@@ -14,8 +14,8 @@ fn the_readme_shows_what_the_demo_prints() {
 
 /// The fenced block behind the line `$ cargo demo`.
 fn shown(readme: &str) -> &str {
-    let (_, block) = readme.split_once("$ cargo demo\n").unwrap();
-    block.split_once("```").unwrap().0
+    let (_, block) = readme.split_once("$ cargo demo\n").expect("the README shows the command");
+    block.split_once("```").expect("the block ends").0
 }
 
 /// Every run of digits becomes one `#`, and the padding before it one blank.

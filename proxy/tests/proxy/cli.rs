@@ -136,10 +136,20 @@ fn a_port_in_use_exits_69() {
 }
 
 const ANY: &str = "127.0.0.1:0";
+const LISTENER: &str = "127.0.0.1_8080";
 
-/// One listener; port 0 lets the system choose. An origin at `upstream`, or none.
+/// A proxy whose every port is the system's choice.
+fn on_free_ports(config: &str) -> Vec<&str> {
+    [
+        ["proxy", "--config", config].as_slice(),
+        &["--ports", "ephemeral", "--concurrency", "1"],
+        &["--admin", ANY, "--metrics", ANY, "--health", ANY],
+    ]
+    .concat()
+}
+
+/// One listener, `LISTENER`. An origin at `upstream`, or none.
 fn sidecar(upstream: u16) -> String {
-    let port = free_port();
     let endpoint = if upstream == 0 {
         String::new()
     } else {
@@ -147,15 +157,10 @@ fn sidecar(upstream: u16) -> String {
     };
     format!(
         "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{ name: web }}\nspec:\n  hosts: [web.default.svc.cluster.local]\n  \
-         resolution: STATIC\n  ports: [{{ number: {port}, name: main, protocol: HTTP }}]\n{endpoint}---\n\
+         resolution: STATIC\n  ports: [{{ number: 8080, name: main, protocol: HTTP }}]\n{endpoint}---\n\
          apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{ name: default }}\nspec:\n  egress:\n  \
-         - {{ port: {{ number: {port}, name: main, protocol: HTTP }}, bind: 127.0.0.1, captureMode: NONE, hosts: ['./*'] }}\n"
+         - {{ port: {{ number: 8080, name: main, protocol: HTTP }}, bind: 127.0.0.1, captureMode: NONE, hosts: ['./*'] }}\n"
     )
-}
-
-/// A port that was free a moment ago: a listener's port cannot be 0 in Istio's language.
-fn free_port() -> u16 {
-    TcpListener::bind(ANY).unwrap().local_addr().unwrap().port()
 }
 
 /// A running program; it is killed when it is dropped.
@@ -212,12 +217,8 @@ async fn the_proxy_tells_where_it_listens_serves_and_ends_on_sigterm() {
     let folder = tempfile::tempdir().unwrap();
     let yaml = sidecar(origin.address().port());
     let path = write(folder.path(), "mesh.yaml", &yaml);
-    let port = yaml.split("number: ").nth(1).unwrap().split(',').next().unwrap().to_owned();
-    let listener = format!("127.0.0.1_{port}");
-    let args =
-        ["proxy", "--config", &path, "--admin", ANY, "--metrics", ANY, "--health", ANY, "--concurrency", "1"];
-    let mut program = Program::start(&args, &[&listener, "admin", "metrics", "health"]);
-    let answer = ask(program.address(&listener), client::get("web", "/", &[])).await;
+    let mut program = Program::start(&on_free_ports(&path), &[LISTENER, "admin", "metrics", "health"]);
+    let answer = ask(program.address(LISTENER), client::get("web", "/", &[])).await;
     assert_eq!((answer.status, answer.text()), (200, "web"));
     let ready = ask(program.address("health"), client::get("h", "/healthz/ready", &[])).await;
     assert_eq!(ready.status, 200);
@@ -232,11 +233,7 @@ async fn sighup_reloads() {
     let folder = tempfile::tempdir().unwrap();
     let yaml = sidecar(origin.address().port());
     let path = write(folder.path(), "mesh.yaml", &yaml);
-    let port = yaml.split("number: ").nth(1).unwrap().split(',').next().unwrap().to_owned();
-    let listener = format!("127.0.0.1_{port}");
-    let args =
-        ["proxy", "--config", &path, "--admin", ANY, "--metrics", ANY, "--health", ANY, "--concurrency", "1"];
-    let program = Program::start(&args, &[&listener, "admin"]);
+    let program = Program::start(&on_free_ports(&path), &[LISTENER, "admin"]);
     let rule = virtual_service(
         "web",
         "- match: [{ uri: { exact: /only } }]\n  route: [{ destination: { host: web } }]",
@@ -244,7 +241,7 @@ async fn sighup_reloads() {
     std::fs::write(&path, format!("{yaml}---\n{rule}")).unwrap();
     program.signal("-HUP");
     crate::support::wait::eventually("the new rule", async || {
-        let answer = ask(program.address(&listener), client::get("web", "/other", &[])).await;
+        let answer = ask(program.address(LISTENER), client::get("web", "/other", &[])).await;
         (answer.status == 404).then_some(())
     })
     .await;
