@@ -5,7 +5,7 @@ use std::{cell::Cell, net::SocketAddr, sync::Arc, time::Duration};
 use outrigger_config::snapshot::{Direction, RouteTableId, Snapshot};
 use tokio::time::Instant;
 
-use crate::net::{gate::Violation, listen::ListenerInfo, socket::Refusal};
+use crate::net::{head::Violation, listen::ListenerInfo, socket::Refusal};
 
 /// What the requests of one connection share.
 #[derive(Debug)]

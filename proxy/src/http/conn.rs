@@ -29,7 +29,7 @@ use super::{Aborted, body::ResponseBody, client::ConnInfo, handle};
 use crate::{
     drain::Phase,
     net::{
-        gate::{MAX_HEAD, MAX_HEADERS},
+        head::{MAX_HEAD, MAX_HEADERS},
         listen::Accepted,
         sniff::sniff,
         socket::Socket,

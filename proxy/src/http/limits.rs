@@ -9,7 +9,7 @@ use http::{
 };
 
 use super::{headers::has_token, reply::Failure};
-use crate::net::gate::{MAX_HEADERS, is_authority};
+use crate::net::head::{MAX_HEADERS, is_authority};
 
 /// `:method`, `:scheme`, `:authority` and `:path` count as headers, as in Envoy.
 const PSEUDO_HEADERS: usize = 4;

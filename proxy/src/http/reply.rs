@@ -10,7 +10,7 @@ use http::{
 
 use super::headers::{GRPC_MESSAGE, GRPC_STATUS, X_ENVOY_OVERLOADED};
 use crate::{
-    net::gate::Violation,
+    net::head::Violation,
     telemetry::{Details, Flag},
     upstream::pool::ResetReason,
 };

@@ -2,7 +2,8 @@
 //!
 //! Nothing here knows a route or a header's meaning beyond what framing needs.
 
-pub(crate) mod gate;
+mod gate;
+pub(crate) mod head;
 pub mod listen;
 pub(crate) mod sniff;
 pub(crate) mod socket;

@@ -19,7 +19,10 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::gate::{Gate, Verdict, Violation};
+use super::{
+    gate::{Gate, Verdict},
+    head::Violation,
+};
 
 /// From the first byte of a request head to its last (Envoy `request_headers_timeout`, which is off there).
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
