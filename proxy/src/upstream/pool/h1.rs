@@ -1,25 +1,17 @@
 //! One HTTP/1 connection: it serves one request at a time and goes back to the pool at the true end of the response.
 
-use std::{
-    cell::RefCell,
-    convert::Infallible,
-    pin::{Pin, pin},
-    rc::Rc,
-    task::Poll,
-};
+use std::{cell::RefCell, convert::Infallible, pin::Pin, rc::Rc, sync::Arc, task::Poll};
 
 use http::{StatusCode, header};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use outrigger_config::snapshot::Cluster;
-use tokio::{sync::oneshot, task::spawn_local};
+use tokio::sync::oneshot;
 
 use super::{
     Payload, PoolError, ResetReason,
-    host::{HostPool, connect_error},
     life::{IdleTimer, Life},
 };
-use crate::upstream::connect::Socket;
+use crate::upstream::{ClusterState, connect::Socket};
 
 /// Dropping it closes the connection at once, whatever is under way.
 #[derive(Debug)]
@@ -31,76 +23,79 @@ pub(super) struct H1Connection<B> {
     _open: oneshot::Sender<Infallible>,
 }
 
-/// Speaks HTTP/1 on a new socket and drives it in a task of its own.
-pub(super) async fn establish<B: Payload>(
-    pool: &Rc<HostPool<B>>,
+/// Runs a connection; dropped, it ends it.
+#[derive(Debug)]
+pub(super) struct Driver<B: Payload> {
+    pub(super) life: Rc<Life>,
+    connection: http1::Connection<TokioIo<Socket>, B>,
+    cluster: Arc<ClusterState>,
+    closed: oneshot::Receiver<Infallible>,
+    idle: IdleTimer,
+    settling: Rc<RefCell<Option<H1Connection<B>>>>,
+}
+
+/// Speaks HTTP/1 on a new socket. hyper takes no request before the driver has run once.
+pub(super) async fn handshake<B: Payload>(
+    cluster: &Arc<ClusterState>,
     socket: Socket,
-    id: u64,
-    config: &Cluster,
-) -> Result<H1Connection<B>, PoolError> {
-    let local_address = socket.local_address().map_err(connect_error)?;
-    let life = Rc::new(Life::new(id, local_address, socket.meter(), config));
-    let (mut sender, connection) = http1::Builder::new()
+    life: Rc<Life>,
+) -> Result<(H1Connection<B>, Driver<B>), PoolError> {
+    let (sender, connection) = http1::Builder::new()
         .max_headers(MAX_HEADERS)
         .max_header_size(MAX_HEADER_BYTES)
         .handshake(TokioIo::new(socket))
         .await
-        .map_err(|error| connect_error(std::io::Error::other(error)))?;
+        .map_err(PoolError::connect)?;
     let settling = Rc::default();
     let (open, closed) = oneshot::channel();
-    pool.opened();
-    spawn_local(drive(pool.clone(), connection, closed, life.clone(), Rc::clone(&settling)));
-    // hyper takes no request before the driver has run once.
-    sender.ready().await.map_err(|error| connect_error(std::io::Error::other(error)))?;
-    Ok(H1Connection { life, sender, settling, _open: open })
+    let driver = Driver {
+        connection,
+        cluster: Arc::clone(cluster),
+        closed,
+        idle: IdleTimer::new(&life),
+        settling: Rc::clone(&settling),
+        life: Rc::clone(&life),
+    };
+    Ok((H1Connection { life, sender, settling, _open: open }, driver))
 }
 
 /// Envoy's limits on the headers of a response.
 pub(super) const MAX_HEADERS: usize = 100;
 const MAX_HEADER_BYTES: usize = 80 * 1024;
 
-async fn drive<B: Payload>(
-    pool: Rc<HostPool<B>>,
-    connection: http1::Connection<TokioIo<Socket>, B>,
-    mut closed: oneshot::Receiver<Infallible>,
-    life: Rc<Life>,
-    settling: Rc<RefCell<Option<H1Connection<B>>>>,
-) {
-    let stats = &pool.cluster.stats;
-    {
-        let mut connection = pin!(connection);
-        let mut idle = IdleTimer::new(&life);
+impl<B: Payload> Driver<B> {
+    /// Runs the connection until it can go back to the pool; `None` once it has ended.
+    pub(super) async fn settled(&mut self) -> Option<H1Connection<B>> {
         std::future::poll_fn(|cx| {
-            if Pin::new(&mut closed).poll(cx).is_ready() {
-                life.ended_here.set(true);
-                return Poll::Ready(());
+            if Pin::new(&mut self.closed).poll(cx).is_ready() {
+                self.life.ended_here.set(true);
+                return Poll::Ready(None);
             }
-            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
-                let answered = life.meter.received() > 0;
-                life.failure.set(result.err().map(|error| ResetReason::of_h1(&error, answered)));
-                return Poll::Ready(());
+            if let Poll::Ready(result) = Pin::new(&mut self.connection).poll(cx) {
+                let answered = self.life.meter.received() > 0;
+                self.life.failure.set(result.err().map(|error| ResetReason::of_h1(&error, answered)));
+                return Poll::Ready(None);
             }
-            let settled = settling.borrow_mut().take_if(|connection| connection.sender.is_ready());
-            if let Some(connection) = settled {
-                pool.put_idle(connection);
+            let settled = self.settling.borrow_mut().take_if(|connection| connection.sender.is_ready());
+            if settled.is_some() {
+                return Poll::Ready(settled);
             }
-            if idle.poll(&life, cx).is_ready() {
-                stats.upstream_cx_idle_timeout.inc();
-                life.ended_here.set(true);
-                return Poll::Ready(());
+            if self.idle.poll(&self.life, cx).is_ready() {
+                self.cluster.stats.upstream_cx_idle_timeout.inc();
+                self.life.ended_here.set(true);
+                return Poll::Ready(None);
             }
             Poll::Pending
         })
-        .await;
-        pool.forget(life.id);
+        .await
     }
-    drop(settling.take());
-    if life.ended_here.get() {
-        stats.upstream_cx_destroy_local.inc();
-    } else {
-        stats.upstream_cx_destroy_remote.inc();
+}
+
+impl<B: Payload> Drop for Driver<B> {
+    fn drop(&mut self) {
+        // What waits there holds the place itself, and would never be dropped.
+        drop(self.settling.take());
     }
-    pool.closed(life.id);
 }
 
 impl<B: Payload> H1Connection<B> {
@@ -113,15 +108,22 @@ impl<B: Payload> H1Connection<B> {
         &mut self.sender
     }
 
-    /// The response is complete: back to the pool, as soon as hyper is ready for another request.
-    pub(super) fn settle(self, pool: &Rc<HostPool<B>>) {
+    /// Waits until hyper takes the first request.
+    pub(super) async fn ready(&mut self) -> Result<(), PoolError> {
+        self.sender.ready().await.map_err(PoolError::connect)
+    }
+
+    /// The response is complete. Comes back if it is ready for another request; else its driver has it, until hyper is.
+    pub(super) fn settle(self) -> Option<Self> {
         self.life.leave();
         if self.sender.is_ready() {
-            pool.put_idle(self);
-        } else if !self.sender.is_closed() {
+            return Some(self);
+        }
+        if !self.sender.is_closed() {
             let settling = self.settling.clone();
             settling.replace(Some(self));
         }
+        None
     }
 }
 

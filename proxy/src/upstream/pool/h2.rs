@@ -1,18 +1,16 @@
 //! One HTTP/2 connection: shared by as many requests as the peer and the configuration allow.
 
-use std::{cell::Cell, pin::pin, rc::Rc, task::Poll};
+use std::{cell::Cell, pin::Pin, rc::Rc, sync::Arc, task::Poll};
 
 use hyper::{client::conn::http2, rt::Executor};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use outrigger_config::snapshot::Cluster;
 use tokio::task::spawn_local;
 
 use super::{
     Payload, PoolError, ResetReason,
-    host::{HostPool, connect_error},
     life::{IdleTimer, Life},
 };
-use crate::upstream::connect::Socket;
+use crate::upstream::{ClusterState, connect::Socket};
 
 /// Dropping the last handle ends the connection once its streams have ended.
 #[derive(Debug)]
@@ -23,15 +21,22 @@ pub(super) struct H2Connection<B> {
     peer_streams: Rc<Cell<Option<usize>>>,
 }
 
-/// Speaks HTTP/2 on a new socket and drives it in a task of its own.
-pub(super) async fn establish<B: Payload>(
-    pool: &Rc<HostPool<B>>,
+/// Runs a connection until it takes no more requests; streams under way live on in hyper's own task.
+#[derive(Debug)]
+pub(super) struct Driver<B: Payload> {
+    pub(super) life: Rc<Life>,
+    connection: http2::Connection<TokioIo<Socket>, B, LocalExecutor>,
+    cluster: Arc<ClusterState>,
+    idle: IdleTimer,
+    peer_streams: Rc<Cell<Option<usize>>>,
+}
+
+/// Speaks HTTP/2 on a new socket.
+pub(super) async fn handshake<B: Payload>(
+    cluster: &Arc<ClusterState>,
     socket: Socket,
-    id: u64,
-    config: &Cluster,
-) -> Result<Rc<H2Connection<B>>, PoolError> {
-    let local_address = socket.local_address().map_err(connect_error)?;
-    let life = Rc::new(Life::new(id, local_address, socket.meter(), config));
+    life: Rc<Life>,
+) -> Result<(Rc<H2Connection<B>>, Driver<B>), PoolError> {
     let (sender, connection) = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .adaptive_window(false)
@@ -40,55 +45,45 @@ pub(super) async fn establish<B: Payload>(
         .max_header_list_size(MAX_HEADER_LIST)
         .handshake(TokioIo::new(socket))
         .await
-        .map_err(|error| connect_error(std::io::Error::other(error)))?;
+        .map_err(PoolError::connect)?;
     let peer_streams = Rc::default();
-    pool.opened();
-    spawn_local(drive(pool.clone(), connection, life.clone(), Rc::clone(&peer_streams)));
-    Ok(Rc::new(H2Connection { life, sender, peer_streams }))
+    let driver = Driver {
+        connection,
+        cluster: Arc::clone(cluster),
+        idle: IdleTimer::new(&life),
+        peer_streams: Rc::clone(&peer_streams),
+        life: Rc::clone(&life),
+    };
+    Ok((Rc::new(H2Connection { life, sender, peer_streams }), driver))
 }
 
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
 const MAX_HEADER_LIST: u32 = 60 * 1024;
 
-/// Ends when the connection takes no more requests; streams under way live on in hyper's own task.
-async fn drive<B: Payload>(
-    pool: Rc<HostPool<B>>,
-    connection: http2::Connection<TokioIo<Socket>, B, LocalExecutor>,
-    life: Rc<Life>,
-    peer_streams: Rc<Cell<Option<usize>>>,
-) {
-    let stats = &pool.cluster.stats;
-    {
-        let mut connection = pin!(connection);
-        let mut idle = IdleTimer::new(&life);
+impl<B: Payload> Driver<B> {
+    /// Runs the connection until the peer's settings have come, which may make room; `None` once it has ended.
+    pub(super) async fn settled(&mut self) -> Option<()> {
         std::future::poll_fn(|cx| {
-            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
-                life.failure.set(result.err().map(|error| ResetReason::of_h2(&error)));
-                return Poll::Ready(());
+            if let Poll::Ready(result) = Pin::new(&mut self.connection).poll(cx) {
+                self.life.failure.set(result.err().map(|error| ResetReason::of_h2(&error)));
+                return Poll::Ready(None);
             }
-            if peer_streams.get().is_some() || life.meter.poll_first(cx).is_ready() {
-                let known = peer_streams.replace(Some(connection.current_max_send_streams()));
+            if self.peer_streams.get().is_some() || self.life.meter.poll_first(cx).is_ready() {
+                let known = self.peer_streams.replace(Some(self.connection.current_max_send_streams()));
                 if known.is_none() {
-                    pool.serve_waiting();
+                    return Poll::Ready(Some(()));
                 }
             }
-            if idle.poll(&life, cx).is_ready() {
-                stats.upstream_cx_idle_timeout.inc();
-                life.ended_here.set(true);
-                return Poll::Ready(());
+            if self.idle.poll(&self.life, cx).is_ready() {
+                self.cluster.stats.upstream_cx_idle_timeout.inc();
+                self.life.ended_here.set(true);
+                return Poll::Ready(None);
             }
             Poll::Pending
         })
-        .await;
-        pool.forget(life.id);
+        .await
     }
-    if life.ended_here.get() {
-        stats.upstream_cx_destroy_local.inc();
-    } else {
-        stats.upstream_cx_destroy_remote.inc();
-    }
-    pool.closed(life.id);
 }
 
 impl<B: Payload> H2Connection<B> {

@@ -1,6 +1,6 @@
 //! The connections of one worker to one endpoint, and the requests that wait for one.
 
-use std::{cell::RefCell, collections::VecDeque, io, rc::Rc, sync::Arc};
+use std::{cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc};
 
 use tokio::{
     sync::oneshot,
@@ -12,6 +12,7 @@ use super::{
     Payload, PoolError, Wire,
     h1::{self, H1Connection},
     h2::{self, H2Connection},
+    life::Life,
 };
 use crate::upstream::{ClusterState, ConnectionPermit, Host, PendingPermit, connect::Socket};
 
@@ -114,7 +115,7 @@ impl<B: Payload> HostPool<B> {
         self.dial_for_waiting();
         let slot = mine.await;
         cancelled.armed = false;
-        slot.unwrap_or_else(|_| Err(PoolError::Connect(Arc::new(io::Error::other("connection pool closed")))))
+        slot.unwrap_or_else(|_| Err(PoolError::connect("connection pool closed")))
     }
 
     /// An HTTP/1 connection has nothing to do.
@@ -143,7 +144,7 @@ impl<B: Payload> HostPool<B> {
     }
 
     /// A connection is about to end: nobody may take it.
-    pub(super) fn forget(&self, id: u64) {
+    fn forget(&self, id: u64) {
         let mut state = self.state.borrow_mut();
         let idle: Vec<_> = state.idle.extract_if(.., |connection| connection.life.id == id).collect();
         let shared: Vec<_> = state.shared.extract_if(.., |connection| connection.life.id == id).collect();
@@ -151,14 +152,32 @@ impl<B: Payload> HostPool<B> {
         drop((idle, shared));
     }
 
-    /// A connection has a driver, which may see its end before anybody else sees its beginning.
-    pub(super) fn opened(&self) {
-        self.state.borrow_mut().open += 1;
+    /// Runs a connection to its end, and takes it back after each request.
+    async fn drive_h1(self: Rc<Self>, mut driver: h1::Driver<B>) {
+        while let Some(connection) = driver.settled().await {
+            self.put_idle(connection);
+        }
+        self.end(&driver.life.clone(), driver);
     }
 
-    /// A connection has ended; its permit is free, so a waiting request may get another.
-    pub(super) fn closed(self: &Rc<Self>, id: u64) {
-        self.forget(id);
+    /// Runs a connection until it takes no more requests.
+    async fn drive_h2(self: Rc<Self>, mut driver: h2::Driver<B>) {
+        while driver.settled().await.is_some() {
+            self.serve_waiting();
+        }
+        self.end(&driver.life.clone(), driver);
+    }
+
+    /// A connection has ended. With its driver gone its permit is free, so a waiting request may get another.
+    fn end<D>(self: &Rc<Self>, life: &Life, driver: D) {
+        self.forget(life.id);
+        drop(driver);
+        let stats = &self.cluster.stats;
+        if life.ended_here.get() {
+            stats.upstream_cx_destroy_local.inc();
+        } else {
+            stats.upstream_cx_destroy_remote.inc();
+        }
         self.state.borrow_mut().open -= 1;
         self.dial_for_waiting();
     }
@@ -173,7 +192,7 @@ impl<B: Payload> HostPool<B> {
         shared.iter().for_each(|connection| connection.life.ended_here.set(true));
     }
 
-    pub(super) fn serve_waiting(self: &Rc<Self>) {
+    fn serve_waiting(self: &Rc<Self>) {
         while self.has_waiting()
             && let Some(slot) = self.take_ready()
         {
@@ -225,7 +244,7 @@ impl<B: Payload> HostPool<B> {
         let config = self.cluster.config();
         let connect = Socket::connect(self.host.address(), config.keepalive, permit);
         let socket = match timeout(config.connect_timeout, connect).await {
-            Ok(connected) => connected.map_err(connect_error)?,
+            Ok(connected) => connected?,
             Err(_) => return Err(PoolError::ConnectTimeout),
         };
         let id = {
@@ -233,14 +252,21 @@ impl<B: Payload> HostPool<B> {
             state.next_id += 1;
             state.next_id
         };
+        let life = Rc::new(Life::new(id, socket.local_address()?, socket.meter(), &config));
+        // Counted before its driver runs, which may see its end before anybody else sees its beginning.
         match self.wire {
             Wire::Http1 => {
-                let connection = h1::establish(self, socket, id, &config).await?;
+                let (mut connection, driver) = h1::handshake(&self.cluster, socket, life).await?;
+                self.state.borrow_mut().open += 1;
+                spawn_local(self.clone().drive_h1(driver));
+                connection.ready().await?;
                 self.state.borrow_mut().idle.push(connection);
                 self.cluster.stats.upstream_cx_http1_total.inc();
             }
             Wire::Http2 => {
-                let connection = h2::establish(self, socket, id, &config).await?;
+                let (connection, driver) = h2::handshake(&self.cluster, socket, life).await?;
+                self.state.borrow_mut().open += 1;
+                spawn_local(self.clone().drive_h2(driver));
                 self.state.borrow_mut().shared.push(connection);
                 self.cluster.stats.upstream_cx_http2_total.inc();
             }
@@ -262,10 +288,6 @@ impl<B: Payload> HostPool<B> {
             }
         }
     }
-}
-
-pub(super) fn connect_error(error: io::Error) -> PoolError {
-    PoolError::Connect(Arc::new(error))
 }
 
 impl<B: Payload> Slot<B> {
@@ -296,7 +318,7 @@ impl<B: Payload> Drop for Slot<B> {
 }
 
 impl<B: Payload> Connection<B> {
-    pub(super) fn life(&self) -> &super::life::Life {
+    pub(super) fn life(&self) -> &Life {
         match self {
             Self::H1(connection) => &connection.life,
             Self::H2(connection) => &connection.life,

@@ -140,7 +140,11 @@ impl<B: Payload> Flight<B> {
         // The permit first: the next request in line may be waiting for it.
         self.permit = None;
         match self.connection.take() {
-            Some(Connection::H1(connection)) => connection.settle(&self.pool),
+            Some(Connection::H1(connection)) => {
+                if let Some(connection) = connection.settle() {
+                    self.pool.put_idle(connection);
+                }
+            }
             Some(Connection::H2(connection)) => {
                 connection.life.leave();
                 self.pool.stream_ended(&connection);

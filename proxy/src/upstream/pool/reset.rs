@@ -18,6 +18,18 @@ pub enum PoolError {
     Connect(Arc<io::Error>),
 }
 
+impl PoolError {
+    pub(super) fn connect(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Connect(Arc::new(io::Error::other(error)))
+    }
+}
+
+impl From<io::Error> for PoolError {
+    fn from(error: io::Error) -> Self {
+        Self::Connect(Arc::new(error))
+    }
+}
+
 /// The request failed on its connection.
 #[derive(Debug)]
 pub enum SendError<B> {
