@@ -1,8 +1,8 @@
 //! The request path: one async function that calls the stages in order.
 //!
-//! Each stage is a file: [`limits`] and [`headers`] make the request fit to be routed, the decision is the pure one of
-//! `outrigger-config`, [`retry`] and [`forward`] get an answer, [`reply`] makes one where there is none, [`body`]
-//! carries it to its true end. Connections begin and end in [`conn`], which calls [`handle`].
+//! Each stage is a file: `limits` and `headers` make the request fit to be routed, the decision is the pure one of
+//! `outrigger-config`, `retry` and `forward` get an answer, `reply` makes one where there is none, `body`
+//! carries it to its true end. Connections begin and end in `conn`, which calls `handle`.
 
 mod body;
 mod client;
