@@ -14,6 +14,9 @@ use crate::status::{Code, Refusal};
 
 /// How long a half-read body waits for the memory budget.
 const BUDGET_WAIT: Duration = Duration::from_secs(1);
+/// While a body comes in, memory is paid for up to this far ahead of it, and never beyond its declared end. A
+/// declaration alone pays for nothing: it would hold memory that the client may never fill.
+const STEP: usize = 16 << 10;
 /// More compressed bytes than this are inflated off the event loop.
 const INLINE: usize = 128 << 10;
 
@@ -32,7 +35,6 @@ where
         return Err(Refusal::too_large(limit));
     }
     let declared = declared.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
-    charge.grow(declared, BUDGET_WAIT).await.map_err(over_budget)?;
     let deadline = Instant::now() + within;
     let mut whole = Bytes::new();
     let mut parts = BytesMut::new();
@@ -42,13 +44,14 @@ where
         if total > limit {
             return Err(Refusal::too_large(limit));
         }
-        charge.grow(total, BUDGET_WAIT).await.map_err(over_budget)?;
+        let ahead = total.next_multiple_of(STEP).min(declared);
+        charge.grow(total.max(ahead), BUDGET_WAIT).await.map_err(over_budget)?;
         if whole.is_empty() && parts.is_empty() {
             whole = data;
             continue;
         }
         if parts.is_empty() {
-            parts.reserve(declared.max(total));
+            parts.reserve(total);
             parts.extend_from_slice(&std::mem::take(&mut whole));
         }
         parts.extend_from_slice(&data);
@@ -120,4 +123,56 @@ fn too_slow() -> Refusal {
 
 fn broken() -> Refusal {
     Refusal::malformed("the body ended early", "body".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use http_body::Frame;
+
+    use super::*;
+    use crate::budget::Budget;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// Sends its pieces and then nothing more, but does not end either.
+    struct Stalled(Vec<Bytes>);
+
+    impl Body for Stalled {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            self.0.pop().map_or(Poll::Pending, |data| Poll::Ready(Some(Ok(Frame::data(data)))))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_declared_length_pays_for_nothing_before_the_bytes_come() {
+        let limit = 1 << 20;
+        let budget = Budget::new(limit);
+        let cases = [(0, 0), (1, STEP), (3, STEP), (5, 2 * STEP)];
+        for (pieces, held) in cases {
+            let mut charge = budget.open();
+            let mut body = Stalled(vec![Bytes::from(vec![0; STEP / 4]); pieces]);
+            let whole = read(&mut body, limit, Some(limit as u64), &mut charge, MINUTE);
+            assert!(tokio::time::timeout(Duration::from_secs(1), whole).await.is_err());
+            assert_eq!(budget.free(), limit - held, "{pieces} pieces");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_declared_length_over_the_limit_is_refused_at_once() {
+        let mut charge = Budget::new(1 << 20).open();
+        let started = Instant::now();
+        let result = read(&mut Stalled(Vec::new()), 1024, Some(1025), &mut charge, MINUTE).await;
+        assert_eq!(result.unwrap_err().http, http::StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(started.elapsed(), Duration::ZERO);
+    }
 }
