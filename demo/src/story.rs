@@ -1,6 +1,6 @@
 //! What happens, in order. Every figure it tells is read from the sidecar or counted in the ledger.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
@@ -18,6 +18,8 @@ use crate::{
 const STEADY: Duration = Duration::from_secs(7);
 const EVEN_SPLIT: Duration = Duration::from_secs(6);
 const OUTAGE: Duration = Duration::from_secs(4);
+/// Longer than the interval at which ejected endpoints are looked at.
+const STAYS_HEALTHY: Duration = Duration::from_millis(1500);
 const PATIENCE: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -71,8 +73,9 @@ pub(crate) async fn tell() -> Result<bool, Failure> {
     let load = Load::start(targets, &ledger)?;
 
     let steady_from = Instant::now();
-    let share = measure_split(&screen, &sidecar, &ledger, STEADY).await?;
-    screen.say(format!("split configured 90/10, actual {share}"));
+    let split = measure_split(&screen, &sidecar, &ledger, STEADY).await?;
+    screen.say(format!("split configured 90/10, actual {split}"));
+    let seeds_split = split.is_near(90.0);
     let sticky = tell_sessions(&screen, &ledger, steady_from);
 
     let victim_hosts = [addresses[0].grpc.to_string(), addresses[0].http.to_string()];
@@ -90,8 +93,8 @@ pub(crate) async fn tell() -> Result<bool, Failure> {
     screen.say("weighted.yaml is edited under load: 90/10 becomes 50/50");
     let reloaded = watch_reload(&screen, &sidecar, &ledger, &before).await?;
     let even_from = Instant::now();
-    let share = measure_split(&screen, &sidecar, &ledger, EVEN_SPLIT).await?;
-    screen.say(format!("split configured 50/50, actual {share}"));
+    let split = measure_split(&screen, &sidecar, &ledger, EVEN_SPLIT).await?;
+    screen.say(format!("split configured 50/50, actual {split}"));
     let sessions = ledger.sinks_by_session(even_from, Instant::now());
     let back = sessions.values().filter(|sinks| sinks.contains(&VICTIM)).count();
     screen.detail(format!("{back} sessions are on v1-a again"));
@@ -106,10 +109,11 @@ pub(crate) async fn tell() -> Result<bool, Failure> {
     let totals = ledger.totals();
     tell_totals(&screen, &totals);
     let promises = [
+        (seeds_split, "requests were split as configured"),
         (sticky, "every session stayed on one endpoint within its subset"),
         (ejected, "v1-a was ejected"),
-        (returned && back > 0, "v1-a returned"),
-        (reloaded, "the new weights took effect without a restart"),
+        (returned && back > 0, "v1-a returned, and serves again"),
+        (reloaded && split.is_near(50.0), "the new weights took effect without a restart"),
         (totals.accepted > 0 && totals.missing == 0, "every accepted item arrived"),
     ];
     for (kept, promise) in promises {
@@ -140,20 +144,44 @@ async fn start_sidecar(
     Ok((process, sidecar, targets))
 }
 
-/// Requests by version over a while, as the sidecar's `istio_requests_total` has them.
+/// Requests of a while, by version.
+#[derive(Debug, Clone, Copy)]
+struct Split {
+    v1: u64,
+    v2: u64,
+}
+
+impl Split {
+    fn percent_v1(self) -> f64 {
+        self.v1 as f64 * 100.0 / (self.v1 + self.v2).max(1) as f64
+    }
+
+    /// Within more than four standard deviations of what a thousand draws would give.
+    fn is_near(self, percent_v1: f64) -> bool {
+        (self.percent_v1() - percent_v1).abs() < 7.0
+    }
+}
+
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (v1, v2) = (self.percent_v1(), 100.0 - self.percent_v1());
+        write!(f, "{v1:.1}/{v2:.1} ({} requests to v1, {} to v2)", self.v1, self.v2)
+    }
+}
+
+/// Reads the split off the sidecar's `istio_requests_total`.
 async fn measure_split(
     screen: &Screen,
     sidecar: &Sidecar,
     ledger: &Ledger,
     span: Duration,
-) -> Result<String, Failure> {
+) -> Result<Split, Failure> {
     let before = sidecar.requests_by_version().await?;
     progress(screen, ledger, span, "counting requests by version").await;
     let after = sidecar.requests_by_version().await?;
     let requests = |counts: &BTreeMap<String, u64>, version| counts.get(version).copied().unwrap_or_default();
     let [v1, v2] = VERSIONS.map(|version| requests(&after, version) - requests(&before, version));
-    let percent = |part: u64| part as f64 * 100.0 / (v1 + v2).max(1) as f64;
-    Ok(format!("{:.1}/{:.1} ({v1} requests to v1, {v2} to v2)", percent(v1), percent(v2)))
+    Ok(Split { v1, v2 })
 }
 
 /// True if no session was seen at both endpoints of v1.
@@ -191,6 +219,7 @@ async fn watch_ejection(
     Ok(false)
 }
 
+/// A return counts once the endpoint has stayed healthy for a while: it might be ejected again at once.
 async fn watch_return(
     screen: &Screen,
     sidecar: &Sidecar,
@@ -198,9 +227,12 @@ async fn watch_return(
     hosts: &[String],
 ) -> Result<bool, Failure> {
     let deadline = Instant::now() + PATIENCE;
+    let mut healthy_since = None;
     while Instant::now() < deadline {
-        if !sidecar.ejections().await?.iter().any(|ejection| hosts.contains(&ejection.host)) {
-            screen.say("returned: v1-a is healthy again on /clusters");
+        if sidecar.ejections().await?.iter().any(|ejection| hosts.contains(&ejection.host)) {
+            healthy_since = None;
+        } else if healthy_since.get_or_insert_with(Instant::now).elapsed() > STAYS_HEALTHY {
+            screen.say("returned: v1-a is healthy on /clusters, and stays so");
             return Ok(true);
         }
         progress(screen, ledger, LOOK_EVERY, "waiting for the return").await;
