@@ -14,6 +14,7 @@ pub mod config;
 pub mod exporters;
 mod logging;
 pub mod metrics;
+mod offload;
 pub mod otlp;
 pub mod pipeline;
 pub mod queue;

@@ -13,14 +13,13 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::timeout;
 
-use super::Failure;
+use super::{Failure, interrupted};
+use crate::offload;
 
 pub(super) const USER_AGENT: &str = concat!("outrigger-otlp-collector/", env!("CARGO_PKG_VERSION"));
 
 /// OTLP's limit for answers.
 const MAX_ANSWER: usize = 4 << 20;
-/// More bytes than this are compressed off the event loop.
-const INLINE: usize = 128 << 10;
 
 pub(super) type Pool = Client<HttpConnector, Full<Bytes>>;
 
@@ -85,18 +84,14 @@ async fn read(body: Incoming) -> Result<(Bytes, HeaderMap), Failure> {
 
 /// Compresses a body.
 pub(super) async fn gzip(payload: Bytes) -> Result<Bytes, Failure> {
-    let small = payload.len() <= INLINE;
-    let compress = move || {
+    let length = payload.len();
+    let compress = move || -> std::io::Result<Bytes> {
         let mut encoder = GzEncoder::new(Vec::with_capacity(payload.len() / 3), Compression::new(3));
         encoder.write_all(&payload)?;
         encoder.finish().map(Bytes::from)
     };
-    let result: std::io::Result<Bytes> = if small {
-        compress()
-    } else {
-        tokio::task::spawn_blocking(compress).await.unwrap_or_else(|error| Err(std::io::Error::other(error)))
-    };
-    result.map_err(|error| Failure::passing(error.to_string()))
+    let compressed = offload::run(length, compress).await.map_err(interrupted)?;
+    compressed.map_err(|error| Failure::passing(error.to_string()))
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

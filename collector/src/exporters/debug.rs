@@ -3,7 +3,6 @@
 use bytes::Bytes;
 
 use super::{Delivered, Failure, Request};
-use crate::otlp;
 use crate::signal::Signal;
 
 /// Writes to the log.
@@ -14,11 +13,11 @@ pub struct Debug {
 }
 
 impl Debug {
-    pub(super) fn prepare(&self, signal: Signal, payload: Bytes) -> Result<Bytes, Failure> {
+    pub(super) async fn prepare(&self, signal: Signal, payload: Bytes) -> Result<Bytes, Failure> {
         if !self.detailed {
             return Ok(payload);
         }
-        otlp::to_json(signal, &payload).map(Bytes::from).map_err(|error| Failure::refused(error.to_string()))
+        super::to_json(signal, payload).await.map(Bytes::from)
     }
 
     pub(super) fn send(&self, request: &Request) -> Delivered {

@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use super::{Delivered, Failure, Request};
-use crate::otlp;
 use crate::signal::Signal;
 
 /// A file destination, opened on first use.
@@ -30,8 +29,8 @@ impl File {
         Self { writer: Arc::new(Mutex::new(Writer { path, file: None })) }
     }
 
-    pub(super) fn prepare(signal: Signal, payload: &[u8]) -> Result<Bytes, Failure> {
-        let mut line = otlp::to_json(signal, payload).map_err(|error| Failure::refused(error.to_string()))?;
+    pub(super) async fn prepare(signal: Signal, payload: Bytes) -> Result<Bytes, Failure> {
+        let mut line = super::to_json(signal, payload).await?;
         line.push(b'\n');
         Ok(line.into())
     }

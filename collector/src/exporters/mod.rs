@@ -14,6 +14,8 @@ mod sender;
 use bytes::{Bytes, BytesMut};
 
 use crate::config::{self, ExporterKind};
+use crate::offload::{self, Interrupted};
+use crate::otlp;
 use crate::queue::Queued;
 use crate::signal::Signal;
 pub use failure::{Delivered, Failure};
@@ -65,8 +67,8 @@ impl Exporter {
         let body = match self {
             Self::OtlpGrpc(exporter) => exporter.prepare(payload).await?,
             Self::OtlpHttp(exporter) => exporter.prepare(signal, payload).await?,
-            Self::File(_) => file::File::prepare(signal, &payload)?,
-            Self::Debug(exporter) => exporter.prepare(signal, payload)?,
+            Self::File(_) => file::File::prepare(signal, payload).await?,
+            Self::Debug(exporter) => exporter.prepare(signal, payload).await?,
             Self::Nop => payload,
         };
         Ok(Request { signal, items, body })
@@ -84,6 +86,17 @@ impl Exporter {
     }
 }
 
+/// Renders a payload as one line of OTLP/JSON.
+async fn to_json(signal: Signal, payload: Bytes) -> Result<Vec<u8>, Failure> {
+    let length = payload.len();
+    let json = offload::run(length, move || otlp::to_json(signal, &payload)).await.map_err(interrupted)?;
+    json.map_err(|error| Failure::refused(error.to_string()))
+}
+
+fn interrupted(error: Interrupted) -> Failure {
+    Failure::passing(error.to_string())
+}
+
 /// Joins requests: an export request is one repeated field, so joining is putting bytes one after the other.
 fn join(frames: &[Queued]) -> Bytes {
     match frames {
@@ -95,6 +108,39 @@ fn join(frames: &[Queued]) -> Bytes {
                 joined.extend_from_slice(&queued.frame.payload);
             }
             joined.freeze()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::offload::tests::{LARGE, moved};
+
+    #[test]
+    fn large_requests_are_rendered_off_the_event_loop() {
+        let http = config::OtlpHttp {
+            endpoints: [const { None }; 3],
+            headers: http::HeaderMap::new(),
+            gzip: false,
+            timeout: Duration::from_secs(1),
+            json: true,
+        };
+        let exporters = [
+            Exporter::OtlpHttp(otlp_http::OtlpHttp::new(&http)),
+            Exporter::File(file::File::new("unused".into())),
+            Exporter::Debug(debug::Debug { name: "debug".to_owned(), detailed: true }),
+        ];
+        for exporter in exporters {
+            for (size, large) in [(2, false), (LARGE, true)] {
+                // Empty `ResourceSpans`.
+                let payload = Bytes::from([0x0a, 0].repeat(size / 2));
+                let (moved, request) = moved(exporter.prepare(Signal::Traces, 0, payload));
+                assert!(request.unwrap().body.starts_with(b"{\"resourceSpans\":[{}"), "{exporter:?}");
+                assert_eq!(moved, large, "{exporter:?}");
+            }
         }
     }
 }

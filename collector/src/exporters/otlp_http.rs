@@ -10,7 +10,7 @@ use super::client::{self, Pool, USER_AGENT};
 use super::failure::retry_after;
 use super::{Delivered, Failure};
 use crate::signal::Signal;
-use crate::{config, otlp, status};
+use crate::{config, status};
 
 /// An HTTP destination.
 #[derive(Debug)]
@@ -43,13 +43,7 @@ impl OtlpHttp {
     }
 
     pub(super) async fn prepare(&self, signal: Signal, payload: Bytes) -> Result<Bytes, Failure> {
-        let body = if self.json {
-            let json =
-                otlp::to_json(signal, &payload).map_err(|error| Failure::refused(error.to_string()))?;
-            Bytes::from(json)
-        } else {
-            payload
-        };
+        let body = if self.json { Bytes::from(super::to_json(signal, payload).await?) } else { payload };
         if self.gzip { client::gzip(body).await } else { Ok(body) }
     }
 

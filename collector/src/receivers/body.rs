@@ -1,4 +1,4 @@
-//! Reading and inflating a body, never holding more than is allowed and paid for.
+//! Reading, inflating and converting a body, never holding more than is allowed and paid for.
 
 use std::io::Read;
 use std::time::Duration;
@@ -10,6 +10,9 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 
 use crate::budget::{Charge, Full};
+use crate::offload::{self, Interrupted};
+use crate::otlp;
+use crate::signal::Signal;
 use crate::status::{Code, Refusal};
 
 /// How long a half-read body waits for the memory budget.
@@ -17,8 +20,6 @@ const BUDGET_WAIT: Duration = Duration::from_secs(1);
 /// While a body comes in, memory is paid for up to this far ahead of it, and never beyond its declared end. A
 /// declaration alone pays for nothing: it would hold memory that the client may never fill.
 const STEP: usize = 16 << 10;
-/// More compressed bytes than this are inflated off the event loop.
-const INLINE: usize = 128 << 10;
 
 /// Reads a body to its end. A body that comes in one piece is not copied.
 pub async fn read<B>(
@@ -82,14 +83,19 @@ pub async fn inflate(
     limit: usize,
     mut charge: Charge,
 ) -> Result<(Bytes, Charge), Refusal> {
-    if compressed.len() <= INLINE {
-        return inflate_now(&compressed, limit, &mut charge).map(|bytes| (bytes, charge));
-    }
+    let compressed_length = compressed.len();
     let work = move || inflate_now(&compressed, limit, &mut charge).map(|bytes| (bytes, charge));
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(_) => Err(Refusal::overloaded("interrupted")),
-    }
+    offload::run(compressed_length, work).await.map_err(interrupted)?
+}
+
+/// Turns an export request in JSON into protobuf.
+pub async fn from_json(signal: Signal, json: Bytes, charge: Charge) -> Result<(Bytes, Charge), Refusal> {
+    let length = json.len();
+    let work = move || match otlp::from_json(signal, &json) {
+        Ok(converted) => Ok((Bytes::from(converted), charge)),
+        Err(error) => Err(Refusal::malformed(error.to_string(), "body".to_owned())),
+    };
+    offload::run(length, work).await.map_err(interrupted)?
 }
 
 fn inflate_now(compressed: &[u8], limit: usize, charge: &mut Charge) -> Result<Bytes, Refusal> {
@@ -110,6 +116,10 @@ fn inflate_now(compressed: &[u8], limit: usize, charge: &mut Charge) -> Result<B
         charge.try_grow(compressed.len() + out.len() + count).map_err(over_budget)?;
         out.extend_from_slice(chunk.get(..count).unwrap_or_default());
     }
+}
+
+fn interrupted(_: Interrupted) -> Refusal {
+    Refusal::overloaded("interrupted")
 }
 
 fn over_budget(_: Full) -> Refusal {
@@ -135,6 +145,7 @@ mod tests {
 
     use super::*;
     use crate::budget::Budget;
+    use crate::offload::tests::{LARGE, moved};
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -174,5 +185,15 @@ mod tests {
         let result = read(&mut Stalled(Vec::new()), 1024, Some(1025), &mut charge, MINUTE).await;
         assert_eq!(result.unwrap_err().http, http::StatusCode::PAYLOAD_TOO_LARGE);
         assert_eq!(started.elapsed(), Duration::ZERO);
+    }
+
+    #[test]
+    fn large_json_is_converted_off_the_event_loop() {
+        for (size, large) in [(2, false), (LARGE, true)] {
+            let json = Bytes::from(format!("{{{}}}", " ".repeat(size - 2)));
+            let charge = Budget::new(LARGE).open();
+            let (moved, result) = moved(from_json(Signal::Traces, json, charge));
+            assert_eq!((moved, result.unwrap().0.len()), (large, 0));
+        }
     }
 }

@@ -10,7 +10,6 @@ use hyper::body::{Body, Incoming};
 
 use super::reply::Reply;
 use super::{Intake, body};
-use crate::otlp;
 use crate::signal::Signal;
 use crate::status::{Code, Refusal};
 
@@ -78,9 +77,7 @@ async fn export(
         (payload, charge) = body::inflate(payload, intake.max_request, charge).await?;
     }
     if format == Format::Json {
-        let converted = otlp::from_json(signal, &payload)
-            .map_err(|error| Refusal::malformed(error.to_string(), "body".to_owned()))?;
-        payload = Bytes::from(converted);
+        (payload, charge) = body::from_json(signal, payload, charge).await?;
     }
     intake.accept(signal, payload, charge, None).await
 }
