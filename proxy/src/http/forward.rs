@@ -10,7 +10,7 @@ use super::{
     headers::{GRPC_STATUS, is_grpc},
     reply::{Failure, transport_failure},
     timeout::Deadline,
-    upload::{RequestBody, Upload},
+    upload::{BodyFailure, RequestBody, Upload},
 };
 use crate::{
     telemetry::Record,
@@ -108,15 +108,23 @@ impl Outbound {
                 }
                 Ok(sent) => return Ok(sent),
                 Err(SendError::Unsent(back)) => request = *back,
-                Err(SendError::Reset(_)) if self.upload.has_failed() => return Err(Failure::RequestBody),
-                Err(SendError::Reset(reason)) => return Err(Failure::Upstream(reason)),
+                Err(SendError::Reset(reason)) => {
+                    return Err(self.body_failure().unwrap_or(Failure::Upstream(reason)));
+                }
             }
         }
         Err(Failure::Upstream(ResetReason::ConnectionTermination))
     }
 
+    fn body_failure(&self) -> Option<Failure> {
+        self.upload.failure().map(|failure| match failure {
+            BodyFailure::Left => Failure::ClientLeft,
+            BodyFailure::Malformed => Failure::RequestBody,
+        })
+    }
+
     fn request(&self, host: &Host) -> Result<Request<RequestBody>, Failure> {
-        let body = self.upload.body().ok_or(Failure::RequestBody)?;
+        let body = self.upload.body().ok_or_else(|| self.body_failure().unwrap_or(Failure::RequestBody))?;
         let (uri, headers) = match self.wire {
             Wire::Http1 => {
                 // It stands first, as in Envoy; the authority was taken out of the others.

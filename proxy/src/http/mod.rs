@@ -63,6 +63,8 @@ pub(crate) async fn handle(
         Ok(Outcome::Direct { status, request, ops }) => {
             Ok(reply_with(worker, context, &Reply::direct(status), &method, Some((ops, &request))))
         }
+        // Dropped unfinished, the context says what happened.
+        Err(Failure::ClientLeft) => Err(Aborted),
         Err(failure) => {
             let reply = Reply::to(&failure, context.record().attempts > 1);
             if failure == Failure::ResetStream {

@@ -50,8 +50,10 @@ pub(crate) enum Failure {
     RouteTimeout,
     /// The last try's time is over.
     TryTimeout,
-    /// The request body could not be read: the client left or broke the framing.
+    /// The request body could not be read: its framing is broken.
     RequestBody,
+    /// The client left in the middle of its body: there is nobody to answer.
+    ClientLeft,
 }
 
 /// An answer of ours.
@@ -143,7 +145,8 @@ impl Reply {
                 Self::new(S::GATEWAY_TIMEOUT, "upstream request timeout", "upstream_per_try_timeout")
                     .flag(Flag::UpstreamRequestTimeout)
             }
-            Failure::RequestBody => refusal(Violation::Codec),
+            // A client that left is never answered.
+            Failure::RequestBody | Failure::ClientLeft => refusal(Violation::Codec),
         }
     }
 

@@ -232,6 +232,7 @@ mod tests {
             Failure::Overflow,
             Failure::NoHealthyUpstream,
             Failure::RequestBody,
+            Failure::ClientLeft,
         ] {
             assert!(!takes_failure(&default, &failure), "{failure:?}");
         }

@@ -5,7 +5,8 @@
 
 use std::{
     cell::{Cell, RefCell},
-    fmt,
+    error::Error,
+    fmt, io,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker, ready},
@@ -48,6 +49,33 @@ impl ReplayBudget {
     }
 }
 
+/// Why a client's body broke off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodyFailure {
+    /// The client left, or reset its stream.
+    Left,
+    /// Its framing is broken.
+    Malformed,
+}
+
+impl BodyFailure {
+    fn of(error: &hyper::Error) -> Self {
+        let mut next: Option<&(dyn Error + 'static)> = Some(error);
+        while let Some(error) = next {
+            // hyper's chunk decoder knows no better words for what it cannot read.
+            let kind = error.downcast_ref().map(io::Error::kind);
+            if matches!(kind, Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput)) {
+                return Self::Malformed;
+            }
+            if error.downcast_ref::<h2::Error>().is_some_and(h2::Error::is_library) {
+                return Self::Malformed;
+            }
+            next = error.source();
+        }
+        Self::Left
+    }
+}
+
 /// The client's body, shared by the tries of one request.
 #[derive(Debug)]
 pub(crate) struct Upload {
@@ -55,7 +83,7 @@ pub(crate) struct Upload {
     budget: Rc<ReplayBudget>,
     received: Cell<u64>,
     ended: Cell<Option<Instant>>,
-    failed: Cell<bool>,
+    failure: Cell<Option<BodyFailure>>,
     abandoned: Cell<bool>,
     waiting: RefCell<Option<Waker>>,
 }
@@ -85,7 +113,7 @@ impl Upload {
             budget,
             received: Cell::new(0),
             ended: Cell::new(ended),
-            failed: Cell::new(false),
+            failure: Cell::new(None),
             abandoned: Cell::new(false),
             waiting: RefCell::new(None),
         })
@@ -94,7 +122,7 @@ impl Upload {
     /// The body for the next try, from its beginning; the one before reads no more. `None` if it cannot be sent again.
     pub(crate) fn body(self: &Rc<Self>) -> Option<RequestBody> {
         let mut state = self.state.borrow_mut();
-        if self.failed.get() || (state.turn > 0 && !state.keeps && self.received.get() > 0) {
+        if self.failure.get().is_some() || (state.turn > 0 && !state.keeps && self.received.get() > 0) {
             return None;
         }
         state.turn += 1;
@@ -133,9 +161,9 @@ impl Upload {
         }
     }
 
-    /// The client left in the middle of it, or broke its framing.
-    pub(crate) fn has_failed(&self) -> bool {
-        self.failed.get()
+    /// Why the rest of it will never come.
+    pub(crate) fn failure(&self) -> Option<BodyFailure> {
+        self.failure.get()
     }
 
     /// It grew too large to be kept (Envoy `retry_or_shadow_abandoned`).
@@ -208,7 +236,7 @@ impl fmt::Display for RequestBodyError {
 }
 
 // The client's error is no source: its HTTP/2 reason is no business of the upstream.
-impl std::error::Error for RequestBodyError {}
+impl Error for RequestBodyError {}
 
 impl Body for RequestBody {
     type Data = Bytes;
@@ -236,8 +264,8 @@ impl Body for RequestBody {
         }
         let frame = match ready!(Pin::new(&mut state.incoming).poll_frame(cx)) {
             Some(Ok(frame)) => frame,
-            Some(Err(_)) => {
-                upload.failed.set(true);
+            Some(Err(error)) => {
+                upload.failure.set(Some(BodyFailure::of(&error)));
                 return Poll::Ready(Some(Err(RequestBodyError::Client)));
             }
             None => {

@@ -139,6 +139,50 @@ async fn an_upload_that_the_client_breaks_off_is_not_completed_upstream() {
 }
 
 #[tokio::test]
+async fn a_client_that_leaves_in_its_upload_is_logged_as_gone() {
+    let origin = Origin::named("web").await;
+    let proxy = Mesh::web(&origin).start().await;
+    let heads = ["content-length: 100\r\n\r\nhalf", "transfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n"];
+    let mut left = 0;
+    for head in heads {
+        for reset in [false, true] {
+            let before = origin.connections();
+            let mut socket = client::Socket::connect(proxy.http()).await;
+            socket.send(format!("POST / HTTP/1.1\r\nhost: web\r\n{head}")).await;
+            until("the upstream connection", || (origin.connections() > before).then_some(())).await;
+            if reset {
+                socket.reset()
+            } else {
+                drop(socket)
+            }
+            left += 1;
+            let line = proxy.logged(left).await.pop().unwrap();
+            let said = (&line["response_code"], &line["response_flags"], &line["response_code_details"]);
+            let expected = (&0.into(), &"DC".into(), &"downstream_remote_disconnect".into());
+            assert_eq!(said, expected, "{head:?}, reset: {reset}");
+        }
+    }
+    let web = "outbound|8080||web.default.svc.cluster.local";
+    proxy.metric("envoy_cluster_upstream_rq_cancelled", &[web], 4.0).await;
+}
+
+#[tokio::test]
+async fn an_upload_with_broken_chunks_is_400() {
+    let origin = Origin::named("web").await;
+    let proxy = Mesh::web(&origin).start().await;
+    let mut socket = client::Socket::connect(proxy.http()).await;
+    socket.send("POST / HTTP/1.1\r\nhost: web\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n").await;
+    until("the upstream connection", || (origin.connections() > 0).then_some(())).await;
+    socket.send("no length\r\n").await;
+    assert!(socket.rest().await.starts_with("HTTP/1.1 400"));
+    let line = proxy.logged_one().await;
+    assert_eq!(
+        (&line["response_flags"], &line["response_code_details"]),
+        (&"DPE".into(), &"http1.codec_error".into())
+    );
+}
+
+#[tokio::test]
 async fn http2_trailers_pass_both_ways() {
     let origin = Origin::h2c(|seen| {
         Reply(vec![
