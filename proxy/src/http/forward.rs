@@ -1,6 +1,6 @@
 //! One try: a host, a connection, the request, and what became of it. Whether another try follows is not decided here.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header::HOST, uri::PathAndQuery};
 use outrigger_config::snapshot::Protocol;
@@ -35,6 +35,8 @@ pub(crate) struct Outbound {
     pub(crate) headers: HeaderMap,
     pub(crate) upload: Rc<Upload>,
     pub(crate) per_try_timeout: Option<Duration>,
+    /// The host that has a try on one of its connections now: it alone can be to blame for a timeout.
+    pub(crate) busy: RefCell<Option<Arc<Host>>>,
 }
 
 /// The protocol of the upstream connection.
@@ -62,6 +64,7 @@ impl Outbound {
         record.upstream_local = None;
         record.transport_failure = None;
         let result = self.exchange(worker, host, record).await;
+        self.busy.take();
         let outcome = match &result {
             Ok(sent) => Some(Outcome::Status(outlier_status(sent))),
             Err(Failure::Connect(_)) => Some(Outcome::ConnectFailure),
@@ -90,6 +93,7 @@ impl Outbound {
                 Err(error) => return Err(refused(&error, record)),
             };
             record.upstream_local = lease.local_address();
+            self.busy.replace(Some(Arc::clone(host)));
             let sent = match self.per_try_timeout {
                 None => lease.send(request).await,
                 Some(limit) => tokio::select! {
@@ -107,7 +111,10 @@ impl Outbound {
                     return Err(Failure::Upstream(ResetReason::ProtocolError));
                 }
                 Ok(sent) => return Ok(sent),
-                Err(SendError::Unsent(back)) => request = *back,
+                Err(SendError::Unsent(back)) => {
+                    self.busy.take();
+                    request = *back;
+                }
                 Err(SendError::Reset(reason)) => {
                     return Err(self.body_failure().unwrap_or(Failure::Upstream(reason)));
                 }

@@ -19,7 +19,7 @@ mod timeout;
 pub mod trace;
 pub(crate) mod upload;
 
-use std::{rc::Rc, sync::Arc};
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
@@ -157,6 +157,7 @@ async fn outcome<'p>(
         headers: parts.headers,
         upload,
         per_try_timeout: limits.per_try,
+        busy: RefCell::default(),
     };
     let (sent, deadline) =
         retry::run(worker, context, &mut outbound, retry, hashed.key, limits.overall).await?;

@@ -50,7 +50,7 @@ pub(crate) async fn run(
                 result = tries.until_final(worker, context, outbound) => Some(result),
                 () = deadline => None,
             };
-            result.unwrap_or_else(|| Err(tries.out_of_time(outbound)))
+            result.unwrap_or_else(|| Err(out_of_time(outbound)))
         }
     };
     outbound.upload.settle();
@@ -147,15 +147,16 @@ impl Tries<'_> {
         stats.upstream_rq_retry_backoff_exponential.inc();
         Some(backoff(policy.backoff, retries + 1, worker.rng().random()))
     }
+}
 
-    /// The route's timeout: the host that did not answer in time is to blame.
-    fn out_of_time(&self, outbound: &Outbound) -> Failure {
-        outbound.cluster.stats.upstream_rq_timeout.inc();
-        if let Some(host) = self.tried.last() {
-            outbound.cluster.report(host, Outcome::Timeout, Instant::now());
-        }
-        Failure::RouteTimeout
+/// The route's timeout: the host that has the request and did not answer in time is to blame. In the back-off it was
+/// blamed already, and in the line for a connection none is.
+fn out_of_time(outbound: &Outbound) -> Failure {
+    outbound.cluster.stats.upstream_rq_timeout.inc();
+    if let Some(host) = outbound.busy.take() {
+        outbound.cluster.report(&host, Outcome::Timeout, Instant::now());
     }
+    Failure::RouteTimeout
 }
 
 /// Before retry `number` (from 1): uniform in [0, min(2^(number-1) base, 10 base)), with `share` in [0, 1).

@@ -2,7 +2,7 @@
 
 use crate::support::{
     client::{self, Client, ask},
-    mesh::{Mesh, virtual_service},
+    mesh::{Mesh, Proxy, virtual_service},
     origin::{Gate, Origin, Reply, Step},
 };
 
@@ -24,6 +24,57 @@ async fn an_answer_that_does_not_come_in_time_is_504_ut() {
         (origin.open() == 0).then_some(())
     })
     .await;
+}
+
+/// Whether `/clusters` shows the one endpoint of `web` as ejected.
+async fn is_ejected(proxy: &Proxy, origin: &Origin) -> bool {
+    let web = "outbound|8080||web.default.svc.cluster.local";
+    let flags = proxy.cluster(web, Some(origin.address()), "health_flags").await;
+    flags.expect("health_flags on /clusters") != "healthy"
+}
+
+fn ejecting(errors: u32) -> String {
+    format!(
+        "connectionPool: {{ tcp: {{ maxConnections: 1 }} }}\n\
+         outlierDetection: {{ consecutive5xxErrors: {errors}, maxEjectionPercent: 100 }}"
+    )
+}
+
+#[tokio::test]
+async fn a_timeout_blames_the_host_that_has_the_request() {
+    let origin = Origin::http1(|_| Reply::never()).await;
+    let proxy = Mesh::web(&origin).policy(&ejecting(1)).routes(&format!("{ROUTE}80ms")).start().await;
+    assert_eq!(proxy.get("web", "/").await.status, 504);
+    assert!(is_ejected(&proxy, &origin).await);
+}
+
+#[tokio::test]
+async fn a_timeout_in_the_back_off_blames_no_host_a_second_time() {
+    let origin = Origin::http1(|_| Reply::status(503)).await;
+    let routes = format!("{ROUTE}80ms\n  retries: {{ attempts: 1, retryOn: 5xx, backoff: 1000s }}");
+    let proxy = Mesh::web(&origin).policy(&ejecting(2)).routes(&routes).start().await;
+    assert_eq!(proxy.get("web", "/").await.status, 504);
+    assert_eq!(origin.hits(), 1, "the time was up before the retry");
+    assert!(!is_ejected(&proxy, &origin).await, "one failure counted twice");
+}
+
+#[tokio::test]
+async fn a_timeout_in_the_line_for_a_connection_blames_no_host() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let origin = Origin::http1(move |_| Reply::after(&held).and(Reply::text("held"))).await;
+    let routes = format!(
+        "- match: [{{ uri: {{ exact: /held }} }}]\n  route: [{{ destination: {{ host: web }} }}]\n{ROUTE}80ms"
+    );
+    let proxy = Mesh::web(&origin).policy(&ejecting(1)).routes(&routes).start().await;
+    let address = proxy.http();
+    let first = tokio::spawn(async move { ask(address, client::get("web", "/held", &[])).await });
+    crate::support::wait::until("the held request", || (origin.hits() == 1).then_some(())).await;
+    assert_eq!(proxy.get("web", "/").await.status, 504);
+    assert_eq!(origin.hits(), 1, "the second one waited in line");
+    assert!(!is_ejected(&proxy, &origin).await, "it was not even asked");
+    gate.open();
+    assert_eq!(first.await.unwrap().text(), "held");
 }
 
 #[tokio::test]
