@@ -15,6 +15,8 @@ pub(super) struct Listeners {
     workers: Workers,
     bound: Arc<Bound>,
     accepting: HashMap<Arc<str>, Accepting>,
+    /// Closed for good: a configuration that comes after the drain opens nothing.
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -29,11 +31,14 @@ pub(super) struct Prepared(Vec<(Arc<ListenerInfo>, TcpListener)>);
 
 impl Listeners {
     pub(super) fn new(ports: Ports, workers: Workers, bound: Arc<Bound>) -> Self {
-        Self { ports, workers, bound, accepting: HashMap::new() }
+        Self { ports, workers, bound, accepting: HashMap::new(), closed: false }
     }
 
-    /// Binds the listeners of `snapshot` that are not bound yet.
+    /// Binds the listeners of `snapshot` that are not bound yet; none once all were closed.
     pub(super) fn prepare(&self, snapshot: &Snapshot) -> Result<Prepared, StartError> {
+        if self.closed {
+            return Ok(Prepared(Vec::new()));
+        }
         let new = snapshot.listeners.iter().filter(|listener| !self.accepting.contains_key(&listener.name));
         new.map(|listener| self.bind(listener)).collect::<Result<_, _>>().map(Prepared)
     }
@@ -60,8 +65,9 @@ impl Listeners {
         }
     }
 
-    /// Accepts no more.
+    /// Accepts no more, whatever configuration comes.
     pub(super) fn close_all(&mut self) {
+        self.closed = true;
         let names: Vec<_> = self.accepting.keys().cloned().collect();
         for name in names {
             self.close(&name);

@@ -287,6 +287,17 @@ fn drained_listeners_close_and_the_process_stays() {
     assert_eq!(bench.get("/ready").0, 503);
 }
 
+#[test]
+fn a_reload_opens_no_listener_that_a_drain_has_closed() {
+    let bench = Bench::start();
+    let listener = bench.running.address("127.0.0.1_8080").unwrap();
+    assert_eq!(bench.post("/drain_listeners").0, 200);
+    eventually("closed", || TcpStream::connect(listener).is_err());
+    bench.write(&format!("{SERVICE}{}", sidecar(&[8080, 8081])));
+    eventually("applied", || bench.json("/config_dump")["outrigger"]["config_applied"] == 2);
+    assert!(bench.listeners().is_empty(), "{:?}", bench.listeners());
+}
+
 fn refused(options: Options) -> StartError {
     App::start(options).map(|_| ()).unwrap_err()
 }
