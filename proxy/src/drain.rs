@@ -1,4 +1,5 @@
-//! Going away without failing a request: the phases of a drain, and the count of what is still open.
+//! Going away without failing a request: the phases of a drain. What is still open is counted where it is accepted, in
+//! `net::listen`.
 //!
 //! *Announced*: readiness fails, HTTP/2 connections get GOAWAY, HTTP/1 answers carry `Connection: close`, and new
 //! connections are still taken, since clients learn late. *Closing*: nothing new is accepted. *Forced*: whatever is
@@ -6,10 +7,10 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU8, AtomicUsize, Ordering},
+    atomic::{AtomicU8, Ordering},
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 /// How far the shutdown is. Phases only grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,23 +33,17 @@ pub struct Drain {
     shared: Arc<Shared>,
 }
 
-/// Sees the phase and counts connections; cheap to clone.
+/// Sees the phase; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Watch {
     phase: watch::Receiver<Phase>,
     shared: Arc<Shared>,
 }
 
-/// Counts one open connection until it is dropped.
-#[derive(Debug)]
-pub struct Guard(Arc<Shared>);
-
 #[derive(Debug, Default)]
 struct Shared {
     /// The phase again, readable for every response without the lock of the watch channel.
     phase: AtomicU8,
-    active: AtomicUsize,
-    changed: Notify,
 }
 
 impl Default for Drain {
@@ -81,23 +76,6 @@ impl Drain {
             later
         });
     }
-
-    /// Connections that are open.
-    #[must_use]
-    pub fn active(&self) -> usize {
-        self.shared.active.load(Ordering::Acquire)
-    }
-
-    /// Waits until no connection is open.
-    pub async fn idle(&self) {
-        loop {
-            let changed = self.shared.changed.notified();
-            if self.active() == 0 {
-                return;
-            }
-            changed.await;
-        }
-    }
 }
 
 impl Watch {
@@ -123,21 +101,6 @@ impl Watch {
         // An error means that the sender is gone, and with it the process.
         let _gone = self.phase.wait_for(|now| *now >= phase).await;
     }
-
-    /// Counts a connection for as long as the guard lives.
-    #[must_use]
-    pub fn guard(&self) -> Guard {
-        self.shared.active.fetch_add(1, Ordering::AcqRel);
-        Guard(Arc::clone(&self.shared))
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        if self.0.active.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.changed.notify_waiters();
-        }
-    }
 }
 
 #[cfg(test)]
@@ -156,18 +119,5 @@ mod tests {
         assert_eq!((drain.phase(), watch.phase()), (Phase::Closing, Phase::Closing));
         assert!(watch.reached(Phase::Announced).now_or_never().is_some(), "a later phase counts");
         assert!(watch.reached(Phase::Forced).now_or_never().is_none());
-    }
-
-    #[tokio::test]
-    async fn idle_waits_for_the_last_guard() {
-        let drain = Drain::default();
-        let watch = drain.watch();
-        let (first, second) = (watch.guard(), watch.guard());
-        let mut idle = std::pin::pin!(drain.idle());
-        drop(first);
-        assert!(idle.as_mut().now_or_never().is_none());
-        drop(second);
-        assert!(idle.now_or_never().is_some());
-        assert_eq!(drain.active(), 0);
     }
 }

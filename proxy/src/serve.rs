@@ -15,6 +15,7 @@ pub async fn serve(mut sockets: mpsc::Receiver<Accepted>, worker: Rc<Worker>) {
     let mut open = true;
     while open || !connections.is_empty() {
         tokio::select! {
+            biased;
             accepted = sockets.recv(), if open => match accepted {
                 Some(accepted) => drop(connections.spawn_local(conn::serve(accepted, Rc::clone(&worker)))),
                 None => open = false,

@@ -51,6 +51,7 @@ struct Process {
     drain: Arc<Drain>,
     times: DrainTimes,
     listeners: Listeners,
+    connections: Workers,
     workers: Vec<JoinHandle<()>>,
     log_writer: JoinHandle<()>,
     bound: Arc<Bound>,
@@ -132,7 +133,7 @@ impl Process {
             drain: Arc::clone(&drain),
             config: Arc::clone(&config),
             log: log_counts,
-            connections: lanes,
+            connections: lanes.clone(),
             workers: stats,
             concurrency,
         }));
@@ -174,6 +175,7 @@ impl Process {
             drain,
             times: options.drain,
             listeners,
+            connections: lanes,
             workers: threads,
             log_writer,
             bound,
@@ -294,13 +296,13 @@ impl Process {
         match self.times.until_idle {
             Some(least) => {
                 tokio::time::sleep(least).await;
-                self.drain.idle().await;
+                self.connections.idle().await;
             }
             None => tokio::time::sleep(self.times.announce).await,
         }
         self.close();
         // Whether it became idle or not: what is still open is cut.
-        let _ = timeout(self.times.close, self.drain.idle()).await;
+        let _ = timeout(self.times.close, self.listeners.idle()).await;
     }
 }
 

@@ -3,10 +3,10 @@
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use outrigger_config::snapshot::{Direction, Listener, Snapshot};
-use tokio::{net::TcpListener, task::AbortHandle};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
 
 use super::{Bound, Ports, StartError};
-use crate::net::listen::{self, ListenerInfo, Workers};
+use crate::net::listen::{self, ListenerInfo, Open, Workers};
 
 /// What is bound, and the tasks that accept there.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub(super) struct Listeners {
     workers: Workers,
     bound: Arc<Bound>,
     accepting: HashMap<Arc<str>, Accepting>,
+    /// The accept loops, those that are about to end too.
+    loops: JoinSet<()>,
     /// Closed for good: a configuration that comes after the drain opens nothing.
     closed: bool,
 }
@@ -22,7 +24,7 @@ pub(super) struct Listeners {
 #[derive(Debug)]
 struct Accepting {
     direction: Direction,
-    task: AbortHandle,
+    _open: Open,
 }
 
 /// Listeners that are bound but not accepted from yet: dropping them leaves everything as it was.
@@ -31,7 +33,7 @@ pub(super) struct Prepared(Vec<(Arc<ListenerInfo>, TcpListener)>);
 
 impl Listeners {
     pub(super) fn new(ports: Ports, workers: Workers, bound: Arc<Bound>) -> Self {
-        Self { ports, workers, bound, accepting: HashMap::new(), closed: false }
+        Self { ports, workers, bound, accepting: HashMap::new(), loops: JoinSet::new(), closed: false }
     }
 
     /// Binds the listeners of `snapshot` that are not bound yet; none once all were closed.
@@ -51,11 +53,13 @@ impl Listeners {
         for name in gone {
             self.close(&name);
         }
+        while self.loops.try_join_next().is_some() {}
         for (info, listener) in prepared.0 {
             self.bound.add(Arc::clone(&info.name), info.address, true);
             let (name, direction) = (Arc::clone(&info.name), info.direction);
-            let task = tokio::spawn(listen::accept(listener, info, self.workers.clone())).abort_handle();
-            self.accepting.insert(name, Accepting { direction, task });
+            let (open, closed) = oneshot::channel();
+            self.loops.spawn(listen::accept(listener, info, self.workers.clone(), closed));
+            self.accepting.insert(name, Accepting { direction, _open: open });
         }
         for listener in &snapshot.listeners {
             let accepting = self.accepting.get(&listener.name);
@@ -74,9 +78,14 @@ impl Listeners {
         }
     }
 
+    /// Waits until what has been closed is, and no connection is open.
+    pub(super) async fn idle(&mut self) {
+        while self.loops.join_next().await.is_some() {}
+        self.workers.idle().await;
+    }
+
     fn close(&mut self, name: &Arc<str>) {
-        if let Some(accepting) = self.accepting.remove(name) {
-            accepting.task.abort();
+        if self.accepting.remove(name).is_some() {
             self.bound.remove(name);
         }
     }

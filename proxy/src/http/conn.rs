@@ -22,7 +22,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::TcpStream,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{Aborted, body::ResponseBody, client::ConnInfo, handle};
@@ -47,13 +47,14 @@ const SEND_BUFFER: usize = 64 * 1024;
 const PENDING_RESETS: usize = 20;
 /// Streams that we reset because of what the client sent.
 const LOCAL_RESETS: usize = 200;
+/// How long a new connection may take to its first byte while the proxy closes: its client did not know.
+const FIRST_BYTE: Duration = Duration::from_millis(100);
 /// An HTTP/2 client that does not answer a PING is gone.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Serves one connection to its end.
 pub(crate) async fn serve(accepted: Accepted, worker: Rc<Worker>) {
-    let _open = worker.drain().guard();
     let peer = accepted.peer;
     if let Err(error) = serve_io(accepted, worker).await {
         // The client went away or spoke nonsense: nobody's alarm.
@@ -66,9 +67,14 @@ async fn serve_io(accepted: Accepted, worker: Rc<Worker>) -> Result<(), Box<dyn 
     let mut stream = TcpStream::from_std(stream)?;
     let local = stream.local_addr()?;
     let mut drain = worker.drain().clone();
+    let closing = async {
+        drain.reached(Phase::Closing).await;
+        sleep(FIRST_BYTE).await;
+    };
     let sniffed = tokio::select! {
+        biased;
         sniffed = sniff(&mut stream, worker.settings().idle_timeout) => sniffed?,
-        () = drain.reached(Phase::Closing) => None,
+        () = closing => None,
     };
     let Some((version, bytes)) = sniffed else { return Ok(()) };
     let socket = Socket::new(stream, bytes, version == Version::HTTP_11);

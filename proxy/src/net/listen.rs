@@ -4,11 +4,15 @@
 //! the control thread; no request is looked at here.
 
 use std::{
+    convert::Infallible,
     io,
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicUsize,
+            Ordering::{AcqRel, Acquire, Relaxed},
+        },
     },
     time::Duration,
 };
@@ -17,7 +21,7 @@ use outrigger_config::snapshot::Direction;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{Notify, mpsc, oneshot},
     time::sleep,
 };
 
@@ -56,13 +60,20 @@ pub struct Accepted {
 #[derive(Debug)]
 pub struct Live {
     worker: Arc<AtomicUsize>,
-    total: Arc<AtomicUsize>,
+    total: Arc<Total>,
+}
+
+/// Live connections of the process.
+#[derive(Debug, Default)]
+struct Total {
+    live: AtomicUsize,
+    idle: Notify,
 }
 
 impl Live {
-    fn new(worker: &Arc<AtomicUsize>, total: &Arc<AtomicUsize>) -> Self {
+    fn new(worker: &Arc<AtomicUsize>, total: &Arc<Total>) -> Self {
         worker.fetch_add(1, Relaxed);
-        total.fetch_add(1, Relaxed);
+        total.live.fetch_add(1, AcqRel);
         Self { worker: Arc::clone(worker), total: Arc::clone(total) }
     }
 }
@@ -70,7 +81,9 @@ impl Live {
 impl Drop for Live {
     fn drop(&mut self) {
         self.worker.fetch_sub(1, Relaxed);
-        self.total.fetch_sub(1, Relaxed);
+        if self.total.live.fetch_sub(1, AcqRel) == 1 {
+            self.total.idle.notify_waiters();
+        }
     }
 }
 
@@ -78,7 +91,7 @@ impl Drop for Live {
 #[derive(Debug, Clone)]
 pub struct Workers {
     lanes: Arc<[Lane]>,
-    total: Arc<AtomicUsize>,
+    total: Arc<Total>,
     limit: usize,
     refused: Arc<AtomicUsize>,
 }
@@ -106,7 +119,18 @@ impl Workers {
     /// Live connections, those on their way to a worker included.
     #[must_use]
     pub fn live(&self) -> usize {
-        self.total.load(Relaxed)
+        self.total.live.load(Acquire)
+    }
+
+    /// Waits until no connection is live.
+    pub async fn idle(&self) {
+        loop {
+            let idle = self.total.idle.notified();
+            if self.live() == 0 {
+                return;
+            }
+            idle.await;
+        }
     }
 
     /// Connections that were closed because the limit was reached.
@@ -140,10 +164,22 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts for ever; drop the future to close the listener. A failed accept is waited out, never fatal.
-pub async fn accept(listener: TcpListener, info: Arc<ListenerInfo>, workers: Workers) {
+/// Keeps an accept loop going; dropped, it lets the loop end.
+pub type Open = oneshot::Sender<Infallible>;
+
+/// Accepts until the [`Open`] of `closed` is dropped, then takes what the system has already connected, and closes the
+/// listener. A failed accept is waited out, never fatal.
+pub async fn accept(
+    listener: TcpListener,
+    info: Arc<ListenerInfo>,
+    workers: Workers,
+    mut closed: oneshot::Receiver<Infallible>,
+) {
     loop {
-        let accepted = listener.accept().await.and_then(|(stream, peer)| Ok((prepare(stream)?, peer)));
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted.and_then(|(stream, peer)| Ok((prepare(stream)?, peer))),
+            _ = &mut closed => break,
+        };
         match accepted {
             Ok((stream, peer)) => workers.hand_off(stream, peer, &info).await,
             Err(error) if is_about_one_connection(&error) => {}
@@ -153,6 +189,30 @@ pub async fn accept(listener: TcpListener, info: Arc<ListenerInfo>, workers: Wor
             }
         }
     }
+    if let Err(error) = take_rest(listener, &info, &workers).await {
+        tracing::warn!(listener = %info.name, %error, "connections were lost when the listener closed");
+    }
+}
+
+/// The clients of connections that wait in the system believe to be served: closing the listener would reset them.
+/// Asks the system itself, since the runtime may not know of them yet.
+async fn take_rest(listener: TcpListener, info: &Arc<ListenerInfo>, workers: &Workers) -> io::Result<()> {
+    let listener = listener.into_std()?;
+    // Whoever connects faster than that must not keep it open.
+    for _ in 0..BACKLOG {
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                let ready = stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true));
+                if ready.is_ok() {
+                    workers.hand_off(stream, peer, info).await;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if is_about_one_connection(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Without `TCP_NODELAY` gRPC waits 40 ms for delayed acknowledgements.
@@ -170,6 +230,8 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     fn info(listener: &TcpListener) -> Arc<ListenerInfo> {
@@ -183,7 +245,8 @@ mod tests {
         let info = info(&listener);
         let address = info.address;
         let (workers, mut lanes) = Workers::new(2, 100);
-        let accepting = tokio::spawn(accept(listener, info, workers.clone()));
+        let (_open, closed) = oneshot::channel();
+        tokio::spawn(accept(listener, info, workers.clone(), closed));
         let mut clients = Vec::new();
         for _ in 0..4 {
             clients.push(TcpStream::connect(address).await.unwrap());
@@ -200,7 +263,6 @@ mod tests {
             second.push(lanes[1].recv().await.unwrap());
         }
         assert!(lanes[0].try_recv().is_err());
-        accepting.abort();
     }
 
     #[tokio::test]
@@ -209,7 +271,8 @@ mod tests {
         let info = info(&listener);
         let address = info.address;
         let (workers, mut lanes) = Workers::new(1, 1);
-        let accepting = tokio::spawn(accept(listener, info, workers.clone()));
+        let (_open, closed) = oneshot::channel();
+        tokio::spawn(accept(listener, info, workers.clone(), closed));
         let _kept = TcpStream::connect(address).await.unwrap();
         let live = lanes[0].recv().await.unwrap();
         let mut refused = TcpStream::connect(address).await.unwrap();
@@ -219,6 +282,37 @@ mod tests {
         drop(live);
         let _next = TcpStream::connect(address).await.unwrap();
         assert!(lanes[0].recv().await.is_some());
-        accepting.abort();
+    }
+
+    #[tokio::test]
+    async fn what_the_system_has_connected_is_taken_before_the_listener_closes() {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let info = info(&listener);
+        let address = info.address;
+        let clients: Vec<_> = (0..20).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        let (workers, mut lanes) = Workers::new(1, 100);
+        let (open, closed) = oneshot::channel();
+        drop(open);
+        accept(listener, info, workers, closed).await;
+        for client in &clients {
+            let peer = lanes[0].try_recv().unwrap().peer;
+            assert_eq!(peer, client.local_addr().unwrap());
+        }
+        assert!(std::net::TcpStream::connect(address).is_err());
+    }
+
+    #[tokio::test]
+    async fn connections_on_their_way_to_a_worker_are_not_idle() {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let info = info(&listener);
+        let _client = std::net::TcpStream::connect(info.address).unwrap();
+        let (workers, mut lanes) = Workers::new(1, 100);
+        let (open, closed) = oneshot::channel();
+        drop(open);
+        accept(listener, info, workers.clone(), closed).await;
+        let mut idle = std::pin::pin!(workers.idle());
+        assert!(idle.as_mut().now_or_never().is_none(), "it waits in the lane");
+        drop(lanes[0].try_recv().unwrap());
+        assert!(idle.now_or_never().is_some());
     }
 }

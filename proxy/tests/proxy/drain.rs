@@ -1,6 +1,10 @@
 //! The end of the process: what SIGTERM starts, under load and with streams under way.
 
-use std::{future::poll_fn, time::Duration};
+use std::{
+    future::poll_fn,
+    io::{Read, Write},
+    time::Duration,
+};
 
 use http::Request;
 use outrigger::app::DrainTimes;
@@ -86,6 +90,36 @@ async fn a_shutdown_under_load_fails_nothing() {
         answers += soon("the client to be told to leave", client).await.unwrap();
     }
     assert_eq!(origin.hits(), answers);
+    proxy.ended().await;
+}
+
+#[tokio::test]
+async fn connections_that_came_just_before_the_close_are_served() {
+    const AT_ONCE: DrainTimes =
+        DrainTimes { announce: Duration::ZERO, until_idle: None, close: Duration::from_secs(10) };
+    let origin = Origin::named("web").await;
+    let proxy = Mesh::web(&origin).workers(2).drain(AT_ONCE).start().await;
+    // The thread of the proxy that accepts races with this one, which is the point.
+    let mut clients = vec![];
+    for _ in 0..100 {
+        let mut client = std::net::TcpStream::connect(proxy.http()).unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n").unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        clients.push(client);
+    }
+    proxy.shut_down();
+    let answers = tokio::task::spawn_blocking(move || {
+        clients
+            .iter_mut()
+            .map(|client| {
+                let mut answer = String::new();
+                client.read_to_string(&mut answer).map(|_| answer)
+            })
+            .collect::<Vec<_>>()
+    });
+    for answer in answers.await.unwrap() {
+        assert!(answer.unwrap().starts_with("HTTP/1.1 200 OK\r\n"));
+    }
     proxy.ended().await;
 }
 

@@ -43,7 +43,24 @@ async fn a_drain_tells_busy_clients_first_and_closes_idle_ones_late() {
     bench.drain.enter(Phase::Closing);
     assert_eq!(idle.rest().await, "");
     drop((idle, used));
-    timeout(PATIENCE, bench.drain.idle()).await.expect("nothing is open");
+    timeout(PATIENCE, bench.workers.idle()).await.expect("nothing is open");
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_request_on_a_connection_that_came_as_the_proxy_closed_is_answered() {
+    let bench = Bench::start(direct());
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        clients.push(bench.client().await);
+    }
+    bench.drain.enter(Phase::Closing);
+    for client in &mut clients {
+        client.send(GET).await;
+    }
+    for client in &mut clients {
+        assert!(client.rest().await.starts_with("HTTP/1.1 204"));
+    }
+    timeout(PATIENCE, bench.workers.idle()).await.expect("nothing is open");
 }
 
 #[tokio::test(flavor = "local")]

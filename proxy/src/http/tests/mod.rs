@@ -28,13 +28,14 @@ use outrigger_config::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::oneshot,
     task::spawn_local,
     time::timeout,
 };
 
 use crate::{
     drain::Drain,
-    net::listen::{ListenerInfo, Workers, accept, bind},
+    net::listen::{ListenerInfo, Open, Workers, accept, bind},
     serve::serve,
     telemetry::{LogQueue, Requests, Shard},
     upstream::{ClusterState, Published, Upstreams},
@@ -53,7 +54,9 @@ struct Bench {
     upstreams: Upstreams,
     drain: Drain,
     stats: Arc<WorkerStats>,
+    workers: Workers,
     log: PathBuf,
+    _open: Open,
     _folder: tempfile::TempDir,
 }
 
@@ -81,9 +84,10 @@ impl Bench {
         let address = listener.local_addr().unwrap();
         let info = ListenerInfo { name: "test".into(), direction: Direction::Outbound, address };
         let (workers, mut lanes) = Workers::new(1, 1000);
-        spawn_local(accept(listener, Arc::new(info), workers));
+        let (open, closed) = oneshot::channel();
+        spawn_local(accept(listener, Arc::new(info), workers.clone(), closed));
         spawn_local(serve(lanes.remove(0), worker));
-        Self { address, published, upstreams, drain, stats, log, _folder: folder }
+        Self { address, published, upstreams, drain, stats, workers, log, _open: open, _folder: folder }
     }
 
     fn publish(&self, snapshot: Snapshot) {
