@@ -88,6 +88,14 @@ impl Queue {
         Ok(Room { _slot: slot, _bytes: charge })
     }
 
+    /// Room for a request of that many bytes, if there is some now.
+    pub fn try_reserve(&self, bytes: usize) -> Option<Room> {
+        let slot = Arc::clone(&self.slots).try_acquire_owned().ok()?;
+        let mut charge = self.bytes.open();
+        charge.try_grow(bytes).ok()?;
+        Some(Room { _slot: slot, _bytes: charge })
+    }
+
     /// Fills a room.
     pub fn push(&self, room: Room, frame: Frame) -> Result<(), Closed> {
         self.depth.grow(&frame);
