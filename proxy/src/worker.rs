@@ -20,7 +20,7 @@ use rand::{SeedableRng, rngs::SmallRng};
 
 use crate::{
     drain::Watch,
-    http::upload::{ReplayBudget, RequestBody},
+    http::{replay::ReplayBudget, upload::RequestBody},
     telemetry::Shard,
     upstream::{Balancers, Published, pool::Pools},
 };

@@ -12,6 +12,7 @@ mod format;
 mod forward;
 mod headers;
 mod limits;
+pub(crate) mod replay;
 mod reply;
 mod request_id;
 mod retry;

@@ -18,36 +18,10 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::headers::clean_trailers;
-
-/// A larger body is sent once and never again (Envoy `per_connection_buffer_limit_bytes`).
-const MAX_KEPT: usize = 1 << 20;
-/// Bodies that one worker keeps for retries, together.
-const MAX_KEPT_PER_WORKER: usize = 64 << 20;
-
-/// Bytes that the worker may still keep for retries.
-#[derive(Debug)]
-pub(crate) struct ReplayBudget(Cell<usize>);
-
-impl Default for ReplayBudget {
-    fn default() -> Self {
-        Self(Cell::new(MAX_KEPT_PER_WORKER))
-    }
-}
-
-impl ReplayBudget {
-    fn take(&self, bytes: usize) -> bool {
-        let left = self.0.get().checked_sub(bytes);
-        if let Some(left) = left {
-            self.0.set(left);
-        }
-        left.is_some()
-    }
-
-    fn give_back(&self, bytes: usize) {
-        self.0.set(self.0.get() + bytes);
-    }
-}
+use super::{
+    headers::clean_trailers,
+    replay::{Kept, ReplayBudget},
+};
 
 /// Why a client's body broke off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +54,6 @@ impl BodyFailure {
 #[derive(Debug)]
 pub(crate) struct Upload {
     state: RefCell<State>,
-    budget: Rc<ReplayBudget>,
     received: Cell<u64>,
     ended: Cell<Option<Instant>>,
     failure: Cell<Option<BodyFailure>>,
@@ -94,11 +67,18 @@ struct State {
     /// Length that the client announced.
     length: Option<u64>,
     keeps: bool,
-    kept: Vec<Bytes>,
-    kept_bytes: usize,
+    kept: Kept,
     trailers: Option<HeaderMap>,
     /// Number of the try that may read.
     turn: u32,
+}
+
+impl State {
+    fn forget_if_read(&mut self) {
+        if !self.keeps && self.kept.is_read() {
+            self.kept.forget();
+        }
+    }
 }
 
 impl Upload {
@@ -106,11 +86,9 @@ impl Upload {
     pub(crate) fn new(incoming: Incoming, keeps: bool, budget: Rc<ReplayBudget>) -> Rc<Self> {
         let ended = incoming.is_end_stream().then(Instant::now);
         let length = incoming.size_hint().exact();
-        let state =
-            State { incoming, length, keeps, kept: Vec::new(), kept_bytes: 0, trailers: None, turn: 0 };
+        let state = State { incoming, length, keeps, kept: Kept::new(budget), trailers: None, turn: 0 };
         Rc::new(Self {
             state: RefCell::new(state),
-            budget,
             received: Cell::new(0),
             ended: Cell::new(ended),
             failure: Cell::new(None),
@@ -126,18 +104,15 @@ impl Upload {
             return None;
         }
         state.turn += 1;
-        Some(RequestBody {
-            upload: Rc::clone(self),
-            turn: state.turn,
-            next: 0,
-            sent: 0,
-            trailers_sent: false,
-        })
+        state.kept.rewind();
+        Some(RequestBody { upload: Rc::clone(self), turn: state.turn, sent: 0, trailers_sent: false })
     }
 
-    /// The last try is under way: nothing more is kept.
+    /// The last try is under way: nothing more is kept, and what it has sent is forgotten.
     pub(crate) fn settle(&self) {
-        self.state.borrow_mut().keeps = false;
+        let mut state = self.state.borrow_mut();
+        state.keeps = false;
+        state.forget_if_read();
     }
 
     /// Body bytes that came.
@@ -185,24 +160,11 @@ impl Upload {
         if !state.keeps {
             return;
         }
-        if state.kept_bytes + data.len() <= MAX_KEPT && self.budget.take(data.len()) {
-            state.kept_bytes += data.len();
-            state.kept.push(data.clone());
-        } else {
+        if !state.kept.keep(data) {
             state.keeps = false;
+            state.kept.forget();
             self.abandoned.set(true);
         }
-    }
-
-    fn forget(&self, state: &mut State) {
-        state.kept = Vec::new();
-        self.budget.give_back(std::mem::take(&mut state.kept_bytes));
-    }
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        self.budget.give_back(self.state.get_mut().kept_bytes);
     }
 }
 
@@ -211,8 +173,6 @@ impl Drop for Upload {
 pub(crate) struct RequestBody {
     upload: Rc<Upload>,
     turn: u32,
-    /// Index of the kept frame that comes next.
-    next: usize,
     sent: u64,
     trailers_sent: bool,
 }
@@ -252,10 +212,10 @@ impl Body for RequestBody {
         if state.turn != this.turn {
             return Poll::Ready(Some(Err(RequestBodyError::Superseded)));
         }
-        if let Some(data) = state.kept.get(this.next) {
-            this.next += 1;
+        if let Some(data) = state.kept.read() {
+            state.forget_if_read();
             this.sent += data.len() as u64;
-            return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
+            return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         if upload.ended.get().is_some() {
             let trailers = state.trailers.clone().filter(|_| !this.trailers_sent);
@@ -289,12 +249,6 @@ impl Body for RequestBody {
         upload.received.set(upload.received.get() + data.len() as u64);
         this.sent += data.len() as u64;
         upload.keep(state, &data);
-        if state.keeps {
-            this.next = state.kept.len();
-        } else {
-            upload.forget(state);
-            this.next = 0;
-        }
         if state.incoming.is_end_stream() {
             upload.end();
         }
@@ -304,7 +258,8 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         let state = self.upload.state.borrow();
         self.upload.ended.get().is_some()
-            && self.next >= state.kept.len()
+            && self.turn == state.turn
+            && state.kept.is_read()
             && (self.trailers_sent || state.trailers.is_none())
     }
 
@@ -313,5 +268,68 @@ impl Body for RequestBody {
             Some(length) => SizeHint::with_exact(length.saturating_sub(self.sent)),
             None => SizeHint::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, future::poll_fn};
+
+    use hyper::{Response, server::conn::http1, service::service_fn};
+    use hyper_util::rt::TokioIo;
+    use tokio::{io::AsyncWriteExt, sync::mpsc, task::spawn_local};
+
+    use super::*;
+
+    /// The body of a request that hyper has read.
+    async fn incoming(chunks: &str) -> Incoming {
+        let (mut client, server) = tokio::io::duplex(64 * 1024);
+        let (found, mut bodies) = mpsc::channel(1);
+        let service = service_fn(move |request: http::Request<Incoming>| {
+            let found = found.clone();
+            async move {
+                found.send(request.into_body()).await.unwrap();
+                // Unanswered, so that the body stays alive.
+                std::future::pending::<Result<Response<String>, Infallible>>().await
+            }
+        });
+        spawn_local(http1::Builder::new().serve_connection(TokioIo::new(server), service));
+        let head = "POST / HTTP/1.1\r\nhost: web\r\ntransfer-encoding: chunked\r\n\r\n";
+        client.write_all(format!("{head}{chunks}").as_bytes()).await.unwrap();
+        bodies.recv().await.unwrap()
+    }
+
+    async fn frame(body: &mut RequestBody) -> Option<Bytes> {
+        let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await?;
+        frame.unwrap().into_data().ok()
+    }
+
+    const CHUNKS: &str = "4\r\nhalf\r\n4\r\nrest\r\n0\r\n\r\n";
+
+    #[tokio::test(flavor = "local")]
+    async fn what_the_final_try_has_sent_is_forgotten_when_it_is_settled() {
+        let budget = Rc::new(ReplayBudget::default());
+        let upload = Upload::new(incoming(CHUNKS).await, true, Rc::clone(&budget));
+        let mut body = upload.body().unwrap();
+        while frame(&mut body).await.is_some() {}
+        assert_eq!(budget.in_use(), 8);
+        upload.settle();
+        assert_eq!(budget.in_use(), 0, "while the answer flows");
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn what_the_final_try_has_yet_to_send_is_kept_until_then() {
+        let budget = Rc::new(ReplayBudget::default());
+        let upload = Upload::new(incoming(CHUNKS).await, true, Rc::clone(&budget));
+        let mut first = upload.body().unwrap();
+        while frame(&mut first).await.is_some() {}
+        let mut second = upload.body().unwrap();
+        upload.settle();
+        assert_eq!(budget.in_use(), 8);
+        assert_eq!(frame(&mut second).await.unwrap(), "half");
+        assert_eq!((budget.in_use(), second.is_end_stream()), (8, false));
+        assert_eq!(frame(&mut second).await.unwrap(), "rest");
+        assert_eq!((budget.in_use(), second.is_end_stream()), (0, true));
+        assert!(frame(&mut second).await.is_none());
     }
 }
