@@ -1,16 +1,19 @@
 //! Going away without failing a request: the phases of a drain. What is still open is counted where it is accepted, in
-//! `net::listen`.
+//! `net::listen`. A single listener goes away by its [`Departure`].
 //!
 //! *Announced*: readiness fails, HTTP/2 connections get GOAWAY, HTTP/1 answers carry `Connection: close`, and new
 //! connections are still taken, since clients learn late. *Closing*: nothing new is accepted. *Forced*: whatever is
 //! open is dropped. Who moves from phase to phase, and when, is the business of the application.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicU8, Ordering},
 };
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::upstream::Published;
 
 /// How far the shutdown is. Phases only grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +47,33 @@ pub struct Watch {
 struct Shared {
     /// The phase again, readable for every response without the lock of the watch channel.
     phase: AtomicU8,
+}
+
+/// Whether a listener has left the configuration while its connections live on.
+#[derive(Debug, Default)]
+pub struct Departure {
+    last: OnceLock<Arc<Published>>,
+    told: CancellationToken,
+}
+
+impl Departure {
+    /// The listener leaves; `last` is the last configuration that has it.
+    pub fn leave(&self, last: Arc<Published>) {
+        // A listener leaves once.
+        let _ = self.last.set(last);
+        self.told.cancel();
+    }
+
+    /// The last configuration that had the listener, if it has left.
+    #[must_use]
+    pub fn last(&self) -> Option<&Arc<Published>> {
+        self.last.get()
+    }
+
+    /// Waits until the listener leaves.
+    pub async fn left(&self) {
+        self.told.cancelled().await;
+    }
 }
 
 impl Default for Drain {

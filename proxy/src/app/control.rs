@@ -233,6 +233,7 @@ impl Process {
                 match self.listeners.prepare(&snapshot) {
                     Ok(prepared) => {
                         warn_of(&loaded.warnings);
+                        self.listeners.dismiss(&snapshot, &self.published.load());
                         self.published.store(self.upstreams.publish(Arc::clone(&snapshot)));
                         self.listeners.follow(prepared, &snapshot);
                         self.config.apply();

@@ -2,11 +2,15 @@
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
-use outrigger_config::snapshot::{Direction, Listener, Snapshot};
+use outrigger_config::snapshot::{Listener, Snapshot};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
 
 use super::{Bound, Ports, StartError};
-use crate::net::listen::{self, ListenerInfo, Open, Workers};
+use crate::{
+    drain::Departure,
+    net::listen::{self, ListenerInfo, Open, Workers},
+    upstream::Published,
+};
 
 /// What is bound, and the tasks that accept there.
 #[derive(Debug)]
@@ -23,7 +27,7 @@ pub(super) struct Listeners {
 
 #[derive(Debug)]
 struct Accepting {
-    direction: Direction,
+    info: Arc<ListenerInfo>,
     _open: Open,
 }
 
@@ -45,25 +49,31 @@ impl Listeners {
         new.map(|listener| self.bind(listener)).collect::<Result<_, _>>().map(Prepared)
     }
 
-    /// Accepts from the prepared listeners, and closes those that `snapshot` no longer has. Their connections live on
-    /// until their clients leave.
+    /// Tells the connections of listeners that `next` no longer has to leave. They have their answers by `last` until
+    /// they are gone; so this comes before `next` is published.
+    pub(super) fn dismiss(&self, next: &Snapshot, last: &Arc<Published>) {
+        for accepting in self.accepting.values().filter(|accepting| !has(next, &accepting.info.name)) {
+            accepting.info.departure.leave(Arc::clone(last));
+        }
+    }
+
+    /// Accepts from the prepared listeners, and closes those that `snapshot` no longer has. Their connections were
+    /// [dismissed](Self::dismiss).
     pub(super) fn follow(&mut self, prepared: Prepared, snapshot: &Snapshot) {
-        let wanted = |name: &Arc<str>| snapshot.listeners.iter().any(|listener| listener.name == *name);
-        let gone: Vec<_> = self.accepting.keys().filter(|name| !wanted(name)).cloned().collect();
+        let gone: Vec<_> = self.accepting.keys().filter(|name| !has(snapshot, name)).cloned().collect();
         for name in gone {
             self.close(&name);
         }
         while self.loops.try_join_next().is_some() {}
         for (info, listener) in prepared.0 {
             self.bound.add(Arc::clone(&info.name), info.address, true);
-            let (name, direction) = (Arc::clone(&info.name), info.direction);
             let (open, closed) = oneshot::channel();
-            self.loops.spawn(listen::accept(listener, info, self.workers.clone(), closed));
-            self.accepting.insert(name, Accepting { direction, _open: open });
+            self.loops.spawn(listen::accept(listener, Arc::clone(&info), self.workers.clone(), closed));
+            self.accepting.insert(Arc::clone(&info.name), Accepting { info, _open: open });
         }
         for listener in &snapshot.listeners {
             let accepting = self.accepting.get(&listener.name);
-            if accepting.is_some_and(|accepting| accepting.direction != listener.direction) {
+            if accepting.is_some_and(|accepting| accepting.info.direction != listener.direction) {
                 tracing::warn!(listener = %listener.name, "a listener that changes its direction needs a restart");
             }
         }
@@ -96,9 +106,18 @@ impl Listeners {
             Ports::Ephemeral => SocketAddr::from(([127, 0, 0, 1], 0)),
         };
         let (socket, address) = bind(&listener.name, address)?;
-        let info = ListenerInfo { name: Arc::clone(&listener.name), direction: listener.direction, address };
+        let info = ListenerInfo {
+            name: Arc::clone(&listener.name),
+            direction: listener.direction,
+            address,
+            departure: Departure::default(),
+        };
         Ok((Arc::new(info), socket))
     }
+}
+
+fn has(snapshot: &Snapshot, name: &str) -> bool {
+    snapshot.listeners.iter().any(|listener| &*listener.name == name)
 }
 
 /// Binds, and tells the port that a 0 became.

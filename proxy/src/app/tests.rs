@@ -230,6 +230,31 @@ fn listeners_follow_the_configuration() {
 }
 
 #[test]
+fn a_connection_of_a_listener_that_left_has_a_last_answer_by_its_old_routes() {
+    const HEAD: &[u8] = b"HEAD / HTTP/1.1\r\nHost: echo.default.svc.cluster.local:8080\r\n\r\n";
+    let bench = Bench::start();
+    let mut client = TcpStream::connect(bench.running.address("127.0.0.1_8080").unwrap()).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    client.write_all(HEAD).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        client.read_exact(&mut byte).unwrap();
+        head.extend(byte);
+    }
+    let before = String::from_utf8(head).unwrap();
+    assert!(!before.contains("connection: close"), "{before}");
+    bench.write(&format!("{SERVICE}{}", sidecar(&[8081])));
+    eventually("removed", || bench.listeners() == ["127.0.0.1_8081"]);
+    client.write_all(HEAD).unwrap();
+    let mut after = String::new();
+    client.read_to_string(&mut after).unwrap();
+    assert_eq!(after.lines().next(), before.lines().next(), "routed as before");
+    assert!(!after.starts_with("HTTP/1.1 404"), "{after}");
+    assert!(after.contains("connection: close\r\n"), "{after}");
+}
+
+#[test]
 fn a_reload_can_be_asked_for() {
     let bench = Bench::start();
     bench.running.reload();

@@ -5,7 +5,11 @@ use std::{cell::Cell, net::SocketAddr, sync::Arc, time::Duration};
 use outrigger_config::snapshot::{Direction, RouteTableId, Snapshot};
 use tokio::time::Instant;
 
-use crate::net::{head::Violation, listen::ListenerInfo, socket::Refusal};
+use crate::{
+    net::{head::Violation, listen::ListenerInfo, socket::Refusal},
+    upstream::Published,
+    worker::Worker,
+};
 
 /// What the requests of one connection share.
 #[derive(Debug)]
@@ -50,6 +54,25 @@ impl ConnInfo {
 
     pub(crate) fn direction(&self) -> Direction {
         self.listener.direction
+    }
+
+    /// The configuration for a request that begins now: the newest, or the last one that had the listener.
+    pub(crate) fn published(&self, worker: &Worker) -> Arc<Published> {
+        let newest = worker.published();
+        match self.listener.departure.last() {
+            Some(last) if self.routes(&newest.snapshot).is_none() => Arc::clone(last),
+            _ => newest,
+        }
+    }
+
+    /// Whether the listener has left the configuration: clients are to come back elsewhere.
+    pub(crate) fn departed(&self) -> bool {
+        self.listener.departure.last().is_some()
+    }
+
+    /// Waits until the listener leaves the configuration.
+    pub(crate) async fn listener_left(&self) {
+        self.listener.departure.left().await;
     }
 
     /// The routes of this listener; `None` if the configuration no longer has it.

@@ -1,7 +1,7 @@
 //! The life of one client connection: sniffed, served by hyper, closed when idle for too long or when the proxy
 //! drains.
 //!
-//! A drain is announced first: HTTP/1 answers say `Connection: close`, HTTP/2 gets GOAWAY. Idle HTTP/1 connections
+//! A drain is announced first, and so is the end of a single listener: HTTP/1 answers say `Connection: close`, HTTP/2 gets GOAWAY. Idle HTTP/1 connections
 //! are closed only at the closing phase, since hyper closes them at once and a request may be on its way.
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use http::{Request, Response, Version};
+use http::{HeaderValue, Request, Response, Version, header::CONNECTION};
 use hyper::{
     body::Incoming,
     rt::Executor,
@@ -98,7 +98,9 @@ async fn serve_http1(socket: Socket, conn: Rc<ConnInfo>, worker: Rc<Worker>) -> 
         .serve_connection(TokioIo::new(socket), service);
     let mut connection = pin!(connection);
     // Announced by `Connection: close` on answers.
-    drive(connection.as_mut(), http1::Connection::graceful_shutdown, Phase::Closing, &conn, &worker).await
+    let mut drain = worker.drain().clone();
+    let leave = drain.reached(Phase::Closing);
+    drive(connection.as_mut(), http1::Connection::graceful_shutdown, leave, &conn, &worker).await
 }
 
 async fn serve_http2(socket: Socket, conn: Rc<ConnInfo>, worker: Rc<Worker>) -> hyper::Result<()> {
@@ -117,22 +119,28 @@ async fn serve_http2(socket: Socket, conn: Rc<ConnInfo>, worker: Rc<Worker>) -> 
         .keep_alive_timeout(PING_TIMEOUT)
         .serve_connection(TokioIo::new(socket), service);
     let mut connection = pin!(connection);
-    drive(connection.as_mut(), http2::Connection::graceful_shutdown, Phase::Announced, &conn, &worker).await
+    let mut drain = worker.drain().clone();
+    let leave = async {
+        tokio::select! {
+            () = drain.reached(Phase::Announced) => {}
+            () = conn.listener_left() => {}
+        }
+    };
+    drive(connection.as_mut(), http2::Connection::graceful_shutdown, leave, &conn, &worker).await
 }
 
-/// Polls a connection to its end; shuts it down gracefully once it was idle for too long or the drain reached `leave`.
+/// Polls a connection to its end; shuts it down gracefully once it was idle for too long or is to `leave`.
 async fn drive<C>(
     mut connection: Pin<&mut C>,
     shut_down: impl Fn(Pin<&mut C>),
-    leave: Phase,
+    leave: impl Future<Output = ()>,
     conn: &ConnInfo,
     worker: &Worker,
 ) -> hyper::Result<()>
 where
     C: Future<Output = hyper::Result<()>>,
 {
-    let mut drain = worker.drain().clone();
-    let mut leaving = pin!(drain.reached(leave));
+    let mut leaving = pin!(leave);
     let limit = worker.settings().idle_timeout;
     let mut idle = pin!(sleep_until(Instant::now() + limit));
     let mut stays = true;
@@ -161,7 +169,12 @@ async fn contained(
     conn: Rc<ConnInfo>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Aborted> {
+    let version = request.version();
     match AssertUnwindSafe(handle(&worker, &conn, request)).catch_unwind().await {
+        Ok(Ok(mut answer)) if conn.departed() && version != Version::HTTP_2 => {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            Ok(answer)
+        }
         Ok(answer) => answer,
         Err(_panic) => {
             worker.count_panic();

@@ -55,7 +55,7 @@ pub(crate) async fn handle(
     conn: &Rc<ConnInfo>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Aborted> {
-    let published = worker.published();
+    let published = conn.published(worker);
     let (parts, incoming) = request.into_parts();
     let method = parts.method.clone();
     let mut context = RequestContext::begin(worker, conn, &published, &parts);

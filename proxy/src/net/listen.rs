@@ -25,6 +25,8 @@ use tokio::{
     time::sleep,
 };
 
+use crate::drain::Departure;
+
 /// Connections that wait to be accepted by the system.
 const BACKLOG: i32 = 4096;
 /// Accepted sockets that wait for one worker.
@@ -41,6 +43,8 @@ pub struct ListenerInfo {
     pub direction: Direction,
     /// The bound address, port 0 resolved.
     pub address: SocketAddr,
+    /// Whether it is still in the configuration.
+    pub departure: Departure,
 }
 
 /// A connection on its way to a worker.
@@ -236,7 +240,8 @@ mod tests {
 
     fn info(listener: &TcpListener) -> Arc<ListenerInfo> {
         let address = listener.local_addr().unwrap();
-        Arc::new(ListenerInfo { name: "test".into(), direction: Direction::Outbound, address })
+        let departure = Departure::default();
+        Arc::new(ListenerInfo { name: "test".into(), direction: Direction::Outbound, address, departure })
     }
 
     #[tokio::test]

@@ -83,6 +83,25 @@ async fn a_listener_that_left_the_configuration_routes_nothing() {
 }
 
 #[tokio::test(flavor = "local")]
+async fn connections_of_a_listener_that_leaves_are_told_to() {
+    let bench = Bench::start(direct());
+    let mut http1 = bench.client().await;
+    http1.send(GET).await;
+    http1.until("\r\n\r\n").await;
+    let mut http2 = bench.http2().await;
+    let request = || http::Request::get("http://a/").body(Full::new(Bytes::new())).unwrap();
+    assert_eq!(http2.send_request(request()).await.unwrap().status(), 204);
+    let mut without = direct();
+    without.listeners = Box::default();
+    bench.info.departure.leave(bench.published.load_full());
+    bench.publish(without);
+    eventually(|| http2.is_closed().then_some(())).await;
+    http1.send(GET).await;
+    let answer = http1.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 204") && answer.contains("connection: close"), "{answer}");
+}
+
+#[tokio::test(flavor = "local")]
 async fn a_panic_fails_its_own_request_only() {
     let bench = Bench::start(direct());
     let mut bystander = bench.client().await;

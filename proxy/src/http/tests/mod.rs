@@ -34,7 +34,7 @@ use tokio::{
 };
 
 use crate::{
-    drain::Drain,
+    drain::{Departure, Drain},
     net::listen::{ListenerInfo, Open, Workers, accept, bind},
     serve::serve,
     telemetry::{LogQueue, Requests, Shard},
@@ -55,6 +55,7 @@ struct Bench {
     drain: Drain,
     stats: Arc<WorkerStats>,
     workers: Workers,
+    info: Arc<ListenerInfo>,
     log: PathBuf,
     _open: Open,
     _folder: tempfile::TempDir,
@@ -82,12 +83,14 @@ impl Bench {
             Worker::new(Arc::clone(&published), shard, drain.watch(), Arc::clone(&stats), settings, 1);
         let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
-        let info = ListenerInfo { name: "test".into(), direction: Direction::Outbound, address };
+        let departure = Departure::default();
+        let info = ListenerInfo { name: "test".into(), direction: Direction::Outbound, address, departure };
         let (workers, mut lanes) = Workers::new(1, 1000);
         let (open, closed) = oneshot::channel();
-        spawn_local(accept(listener, Arc::new(info), workers.clone(), closed));
+        let info = Arc::new(info);
+        spawn_local(accept(listener, Arc::clone(&info), workers.clone(), closed));
         spawn_local(serve(lanes.remove(0), worker));
-        Self { address, published, upstreams, drain, stats, workers, log, _open: open, _folder: folder }
+        Self { address, published, upstreams, drain, stats, workers, info, log, _open: open, _folder: folder }
     }
 
     fn publish(&self, snapshot: Snapshot) {
