@@ -4,6 +4,7 @@
 //! The program is its own supervisor: it executes itself again for the sidecar and for each collector, so that they
 //! are processes of their own, as in a pod, and no other binary is needed.
 
+mod cast;
 mod children;
 mod ledger;
 mod load;
@@ -11,6 +12,7 @@ mod mesh;
 mod observe;
 mod screen;
 mod sink;
+mod stage;
 mod story;
 
 use std::{ffi::OsString, process::ExitCode};
