@@ -175,6 +175,7 @@ fn refused(error: &PoolError, record: &mut Record) -> Failure {
             Failure::Overflow
         }
         PoolError::ConnectTimeout => Failure::ConnectTimeout,
+        PoolError::Reset(reason) => Failure::Upstream(*reason),
         PoolError::Connect(error) => {
             let why = transport_failure(error);
             record.transport_failure = Some(why.clone());

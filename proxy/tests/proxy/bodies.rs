@@ -151,9 +151,9 @@ async fn a_client_that_leaves_in_its_upload_is_logged_as_gone() {
             socket.send(format!("POST / HTTP/1.1\r\nhost: web\r\n{head}")).await;
             until("the upstream connection", || (origin.connections() > before).then_some(())).await;
             if reset {
-                socket.reset()
+                socket.reset();
             } else {
-                drop(socket)
+                drop(socket);
             }
             left += 1;
             let line = proxy.logged(left).await.pop().unwrap();

@@ -91,15 +91,10 @@ impl<B: Payload> H2Connection<B> {
         self.sender.is_closed()
     }
 
-    /// Whether one more stream fits in what the peer and the configuration allow. Until the peer's settings have come,
-    /// that is one: more could wait on this connection while another is free.
+    /// Whether one more stream fits in what the peer and the configuration allow.
     pub(super) fn has_room(&self, most: u32) -> bool {
-        let peer = self.peer_streams.get().map_or(1, |peer| u32::try_from(peer).unwrap_or(u32::MAX));
+        let peer = self.peer_streams.get().map_or(0, |peer| u32::try_from(peer).unwrap_or(u32::MAX));
         self.life.active.get() < most.min(peer)
-    }
-
-    pub(super) fn is_settled(&self) -> bool {
-        self.peer_streams.get().is_some()
     }
 
     pub(super) fn sender(&self) -> http2::SendRequest<B> {

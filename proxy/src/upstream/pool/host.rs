@@ -5,11 +5,11 @@ use std::{cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc};
 use tokio::{
     sync::oneshot,
     task::spawn_local,
-    time::{Instant, timeout},
+    time::{Instant, timeout_at},
 };
 
 use super::{
-    Payload, PoolError, Wire,
+    Payload, PoolError, ResetReason, Wire,
     h1::{self, H1Connection},
     h2::{self, H2Connection},
     life::Life,
@@ -193,14 +193,22 @@ impl<B: Payload> HostPool<B> {
     }
 
     fn serve_waiting(self: &Rc<Self>) {
+        self.hand_out();
+        self.dial_for_waiting();
+    }
+
+    /// Gives connections to the line; `false` if there is none even for the first in it.
+    fn hand_out(self: &Rc<Self>) -> bool {
+        let mut any = !self.has_waiting();
         while self.has_waiting()
             && let Some(slot) = self.take_ready()
         {
-            let Some(turn) = self.state.borrow_mut().waiting.pop_front() else { return };
+            let Some(turn) = self.state.borrow_mut().waiting.pop_front() else { break };
             // Nobody else runs between the look at the line and this: it cannot fail.
             drop(turn.send(Ok(slot)));
+            any = true;
         }
-        self.dial_for_waiting();
+        any
     }
 
     /// Forgets those who left the line.
@@ -216,9 +224,7 @@ impl<B: Payload> HostPool<B> {
             let mut state = self.state.borrow_mut();
             let enough = match self.wire {
                 Wire::Http1 => state.connecting >= state.waiting.len(),
-                Wire::Http2 => {
-                    state.connecting > 0 || state.shared.iter().any(|connection| !connection.is_settled())
-                }
+                Wire::Http2 => state.connecting > 0,
             };
             if enough {
                 return;
@@ -235,15 +241,20 @@ impl<B: Payload> HostPool<B> {
         let result = self.open(permit).await;
         self.state.borrow_mut().connecting -= 1;
         match result {
-            Ok(()) => self.serve_waiting(),
+            // Ended already, or willing to take nothing: another one would be no better, and there would be no end.
+            Ok(()) if !self.hand_out() => {
+                self.fail_waiting(&PoolError::Reset(ResetReason::ConnectionTermination));
+            }
+            Ok(()) => self.dial_for_waiting(),
             Err(error) => self.fail_waiting(&error),
         }
     }
 
     async fn open(self: &Rc<Self>, permit: ConnectionPermit) -> Result<(), PoolError> {
         let config = self.cluster.config();
+        let deadline = Instant::now() + config.connect_timeout;
         let connect = Socket::connect(self.host.address(), config.keepalive, permit);
-        let socket = match timeout(config.connect_timeout, connect).await {
+        let socket = match timeout_at(deadline, connect).await {
             Ok(connected) => connected?,
             Err(_) => return Err(PoolError::ConnectTimeout),
         };
@@ -264,7 +275,14 @@ impl<B: Payload> HostPool<B> {
                 self.cluster.stats.upstream_cx_http1_total.inc();
             }
             Wire::Http2 => {
-                let (connection, driver) = h2::handshake(&self.cluster, socket, life).await?;
+                let (connection, mut driver) = h2::handshake(&self.cluster, socket, life).await?;
+                // The peer's settings are part of it: a request on a connection that never gets to speak would wait for
+                // ever, and all others behind it.
+                match timeout_at(deadline, driver.settled()).await {
+                    Ok(Some(())) => {}
+                    Ok(None) => return Err(PoolError::Reset(driver.life.end())),
+                    Err(_) => return Err(PoolError::ConnectTimeout),
+                }
                 self.state.borrow_mut().open += 1;
                 spawn_local(self.clone().drive_h2(driver));
                 self.state.borrow_mut().shared.push(connection);
@@ -276,10 +294,17 @@ impl<B: Payload> HostPool<B> {
 
     /// Envoy fails the whole line when a connection fails: the retry policy knows better what to do with each.
     fn fail_waiting(&self, error: &PoolError) {
-        self.cluster.stats.upstream_cx_connect_fail.inc();
-        self.host.stats().cx_connect_fail.inc();
+        let stats = &self.cluster.stats;
+        if let PoolError::Reset(reason) = error {
+            if *reason == ResetReason::ProtocolError {
+                stats.upstream_cx_protocol_error.inc();
+            }
+        } else {
+            stats.upstream_cx_connect_fail.inc();
+            self.host.stats().cx_connect_fail.inc();
+        }
         if matches!(error, PoolError::ConnectTimeout) {
-            self.cluster.stats.upstream_cx_connect_timeout.inc();
+            stats.upstream_cx_connect_timeout.inc();
         }
         let waiting = std::mem::take(&mut self.state.borrow_mut().waiting);
         for turn in waiting {

@@ -85,11 +85,13 @@ impl<B: Payload> Lease<B> {
         };
         // Only a connection that was pooled can be stale. One that fails its first request is the endpoint's failure, or
         // the free resend would never end.
-        let failure = flight.connection.as_ref().and_then(|connection| connection.life().failure.get());
         let result = match result {
-            Err(SendError::Unsent(_)) if !reused => {
-                Err(SendError::Reset(failure.unwrap_or(ResetReason::ConnectionTermination)))
-            }
+            Err(SendError::Unsent(_)) if !reused => Err(SendError::Reset(
+                flight
+                    .connection
+                    .as_ref()
+                    .map_or(ResetReason::ConnectionTermination, |connection| connection.life().end()),
+            )),
             other => other,
         };
         match result {

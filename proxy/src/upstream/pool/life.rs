@@ -73,6 +73,11 @@ impl Life {
         self.leave();
     }
 
+    /// How the connection ended, once it has.
+    pub(super) fn end(&self) -> ResetReason {
+        self.failure.get().unwrap_or(ResetReason::ConnectionTermination)
+    }
+
     /// `maxRequestsPerConnection` is reached.
     pub(super) fn is_used_up(&self) -> bool {
         self.served.get() >= self.max_requests

@@ -16,6 +16,9 @@ pub enum PoolError {
     /// The connection failed (flag UF).
     #[error("remote connection failure: {0}")]
     Connect(Arc<io::Error>),
+    /// The connection ended before it could take a request: as if the request had been on it.
+    #[error(transparent)]
+    Reset(ResetReason),
 }
 
 impl PoolError {
