@@ -43,7 +43,7 @@ fn demo() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    runtime.block_on(async {
+    let code = runtime.block_on(async {
         tokio::select! {
             outcome = story::tell() => match outcome {
                 Ok(true) => ExitCode::SUCCESS,
@@ -59,5 +59,8 @@ fn demo() -> ExitCode {
                 ExitCode::from(130)
             }
         }
-    })
+    });
+    // The SDK's threads may still use it after an interruption: it ends with the process.
+    std::mem::forget(runtime);
+    code
 }
