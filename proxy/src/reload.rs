@@ -106,14 +106,15 @@ pub(crate) struct Watcher {
     /// Stamp of the last look, and whether it is still to be read.
     stamp: u64,
     pending: bool,
-    content: u64,
+    /// Of the text that was yielded last; `None` if the same text is to be yielded again.
+    content: Option<u64>,
 }
 
 impl Watcher {
     /// Watches for anything that differs from `documents`.
     pub(crate) fn new(sources: Sources, documents: &Documents) -> Self {
         // The files may have changed since they were read: the first look settles it.
-        Self { stamp: 0, pending: true, content: documents.content(), sources }
+        Self { stamp: 0, pending: true, content: Some(documents.content()), sources }
     }
 
     /// Looks at the files; yields their text if it changed and has settled.
@@ -130,20 +131,30 @@ impl Watcher {
         self.pending = false;
         match self.sources.read() {
             Ok(documents) => {
-                let content = documents.content();
+                let content = Some(documents.content());
                 let changed = content != self.content;
                 self.content = content;
                 changed.then_some(Ok(documents))
             }
-            Err(error) => Some(Err(error)),
+            Err(error) => {
+                self.content = None;
+                Some(Err(error))
+            }
         }
     }
 
     /// Reads the files whether or not they have changed.
     pub(crate) fn force(&mut self) -> Result<Documents, Unreadable> {
+        self.content = None;
         let documents = self.sources.read()?;
-        self.content = documents.content();
+        self.content = Some(documents.content());
         Ok(documents)
+    }
+
+    /// Yields the text at the next look, changed or not.
+    pub(crate) fn repeat(&mut self) {
+        self.content = None;
+        self.pending = true;
     }
 }
 
@@ -250,6 +261,21 @@ mod tests {
         assert_eq!(change(&mut watcher), None);
         fs::write(folder.path().join("b.yaml"), "new").unwrap();
         assert_eq!(change(&mut watcher), Some(vec!["two!".to_owned(), "new".to_owned()]));
+    }
+
+    #[test]
+    fn the_same_text_counts_again_after_it_could_not_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, aside) = (folder.path().join("a.yaml"), folder.path().join("aside"));
+        fs::write(&file, "one").unwrap();
+        let sources = Sources::new(vec![file.clone()], None);
+        let mut watcher = Watcher::new(sources.clone(), &sources.read().unwrap());
+        assert_eq!(change(&mut watcher), None);
+        fs::rename(&file, &aside).unwrap();
+        assert!(watcher.poll().is_none(), "not settled");
+        assert!(watcher.poll().unwrap().is_err());
+        fs::rename(&aside, &file).unwrap();
+        assert_eq!(change(&mut watcher), Some(vec!["one".to_owned()]));
     }
 
     #[test]

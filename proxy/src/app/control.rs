@@ -37,6 +37,8 @@ use crate::{
 
 /// How long the end of the process waits for the last log lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
+/// How often a configuration is tried again that was refused for an address in use.
+const RETRY: Duration = Duration::from_secs(2);
 /// Descriptors that are not for connections: files, pages, the runtime.
 const OTHER_FILES: usize = 64;
 
@@ -45,6 +47,7 @@ const OTHER_FILES: usize = 64;
 struct Process {
     node: Node,
     watcher: Watcher,
+    retry_at: Option<Instant>,
     upstreams: Arc<Upstreams>,
     published: Arc<ArcSwap<Published>>,
     config: Arc<ConfigStatus>,
@@ -169,6 +172,7 @@ impl Process {
         Ok(Self {
             node: options.node,
             watcher: Watcher::new(sources, &documents),
+            retry_at: None,
             upstreams,
             published,
             config,
@@ -196,8 +200,12 @@ impl Process {
             };
             tokio::select! {
                 _ = look.tick() => {
+                    let again = self.retry_at.is_some_and(|at| at <= Instant::now());
+                    if again {
+                        self.watcher.repeat();
+                    }
                     if let Some(documents) = self.watcher.poll() {
-                        self.change(documents).await;
+                        self.change(documents, again).await;
                     }
                 }
                 () = close => {
@@ -207,7 +215,7 @@ impl Process {
                 command = commands.recv() => match command {
                     Some(Command::Reload) => {
                         let documents = self.watcher.force();
-                        self.change(documents).await;
+                        self.change(documents, false).await;
                     }
                     Some(Command::DrainListeners { graceful, close }) => {
                         self.drain.enter(Phase::Announced);
@@ -225,8 +233,10 @@ impl Process {
         }
     }
 
-    /// Takes a new configuration, or says why not and keeps the old one.
-    async fn change(&mut self, documents: Result<Documents, Unreadable>) {
+    /// Takes a new configuration, or says why not and keeps the old one. `again` says that it was refused before, so
+    /// that the same refusal is no news.
+    async fn change(&mut self, documents: Result<Documents, Unreadable>, again: bool) {
+        self.retry_at = None;
         match self.compile(documents).await {
             Ok(loaded) => {
                 let snapshot = Arc::new(loaded.snapshot);
@@ -239,7 +249,13 @@ impl Process {
                         self.config.apply();
                         tracing::info!(version = %snapshot.version, "configuration applied");
                     }
-                    Err(error) => self.refuse(&error.to_string(), error.to_string()),
+                    Err(error) => {
+                        self.retry_at = Some(Instant::now() + RETRY);
+                        let error = error.to_string();
+                        if !again || self.config.last_rejection().as_ref() != Some(&error) {
+                            self.refuse(&error.clone(), error);
+                        }
+                    }
                 }
             }
             Err((first, all)) => self.refuse(&first, all),

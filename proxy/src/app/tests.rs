@@ -58,6 +58,15 @@ impl Bench {
         Self { running: App::start(options).unwrap(), folder }
     }
 
+    /// Listens where the configuration says.
+    fn configured(ports: &[u16]) -> Self {
+        Self::with(|options| {
+            let file = options.config[0].join("a.yaml");
+            fs::write(file, format!("{SERVICE}{}", sidecar(ports))).unwrap();
+            options.ports = Ports::Configured;
+        })
+    }
+
     fn write(&self, text: &str) {
         let file = self.folder.path().join("next");
         fs::write(&file, text).unwrap();
@@ -100,6 +109,10 @@ fn exchange(address: SocketAddr, request: &str) -> (u16, String) {
     stream.read_to_string(&mut answer).unwrap();
     let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
     (status, answer)
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn eventually(what: &str, condition: impl Fn() -> bool) {
@@ -252,6 +265,31 @@ fn a_connection_of_a_listener_that_left_has_a_last_answer_by_its_old_routes() {
     assert_eq!(after.lines().next(), before.lines().next(), "routed as before");
     assert!(!after.starts_with("HTTP/1.1 404"), "{after}");
     assert!(after.contains("connection: close\r\n"), "{after}");
+}
+
+#[test]
+fn a_configuration_is_tried_again_when_its_address_was_in_use() {
+    let (first, taken) = (free_port(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let second = taken.local_addr().unwrap().port();
+    let bench = Bench::configured(&[first]);
+    bench.write(&format!("{SERVICE}{}", sidecar(&[first, second])));
+    eventually("rejected", || bench.json("/config_dump")["outrigger"]["config_rejected"] == 1);
+    drop(taken);
+    eventually("applied", || bench.json("/config_dump")["outrigger"]["config_applied"] == 2);
+    assert!(bench.json("/config_dump")["outrigger"]["last_rejection"].is_null());
+    assert_eq!(bench.running.address(&format!("127.0.0.1_{second}")).unwrap().port(), second);
+}
+
+#[test]
+fn a_file_that_comes_back_unchanged_is_in_force_again() {
+    let bench = Bench::start();
+    // A link to nowhere cannot be read.
+    let lost = bench.folder.path().join("b.yaml");
+    std::os::unix::fs::symlink("nowhere", &lost).unwrap();
+    eventually("rejected", || bench.json("/config_dump")["outrigger"]["config_rejected"] == 1);
+    fs::remove_file(lost).unwrap();
+    eventually("applied", || bench.json("/config_dump")["outrigger"]["config_applied"] == 2);
+    assert!(bench.json("/config_dump")["outrigger"]["last_rejection"].is_null());
 }
 
 #[test]
