@@ -126,7 +126,7 @@ async fn beyond_the_stream_limit_another_connection_is_opened() {
 async fn an_origin_that_never_sends_its_settings_is_a_connect_timeout_for_all_that_wait() {
     let origin = Origin::start(|_, stream| async move {
         let _held = stream;
-        std::future::pending().await
+        std::future::pending::<()>().await;
     })
     .await;
     let cluster = origin.cluster(|c| c.with(|c| c.connect_timeout = Duration::from_millis(50)));
