@@ -87,6 +87,7 @@ impl Outbound {
         record: &mut Record,
     ) -> Result<Sent<RequestBody>, Failure> {
         let mut request = self.request(host)?;
+        let mut resends = self.is_repeatable();
         for _ in 0..=MAX_RESENDS {
             let lease = match worker.pools().checkout(&self.cluster, host, self.wire).await {
                 Ok(lease) => lease,
@@ -94,6 +95,7 @@ impl Outbound {
             };
             record.upstream_local = lease.local_address();
             self.busy.replace(Some(Arc::clone(host)));
+            let reused = lease.is_reused();
             let sent = match self.per_try_timeout {
                 None => lease.send(request).await,
                 Some(limit) => tokio::select! {
@@ -115,12 +117,24 @@ impl Outbound {
                     self.busy.take();
                     request = *back;
                 }
+                Err(SendError::Reset(ResetReason::ConnectionTermination)) if reused && resends => {
+                    // The peer closed it while the request was on its way; the next one may be fresh.
+                    self.busy.take();
+                    resends = false;
+                    request = self.request(host)?;
+                }
                 Err(SendError::Reset(reason)) => {
                     return Err(self.body_failure().unwrap_or(Failure::Upstream(reason)));
                 }
             }
         }
         Err(Failure::Upstream(ResetReason::ConnectionTermination))
+    }
+
+    /// Whether the request may go twice to the same host: idempotent and without a body. HTTP/2 needs no such thing,
+    /// its GOAWAY tells which requests were not looked at.
+    fn is_repeatable(&self) -> bool {
+        self.wire == Wire::Http1 && self.method.is_idempotent() && self.upload.is_empty()
     }
 
     fn body_failure(&self) -> Option<Failure> {

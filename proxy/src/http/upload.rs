@@ -115,6 +115,11 @@ impl Upload {
         state.forget_if_read();
     }
 
+    /// Whether it is complete and nothing came.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ended.get().is_some() && self.received.get() == 0 && self.state.borrow().trailers.is_none()
+    }
+
     /// Body bytes that came.
     pub(crate) fn received(&self) -> u64 {
         self.received.get()

@@ -1,5 +1,7 @@
 //! Connections to endpoints: how many, for how long, and what happens when there are not enough.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use crate::support::{
     client::{self, Answer, Client, Socket, over_http2, read},
     mesh::{Mesh, Proxy},
@@ -262,6 +264,75 @@ async fn a_connection_that_closed_while_idle_is_never_an_error() {
     }
     let bodies: Vec<_> = origin.requests().into_iter().map(|seen| seen.body).collect();
     assert_eq!(bodies.len(), 50, "none was sent twice");
+}
+
+/// An origin that takes a second request on its first connection, and closes it without an answer.
+async fn stale() -> Origin {
+    let count = AtomicUsize::new(0);
+    Origin::http1(move |_| match count.fetch_add(1, Ordering::SeqCst) {
+        1 => Reply::default().then(Step::Close),
+        _ => Reply::text("fine"),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_pooled_connection_that_closes_under_a_repeatable_request_is_never_an_error() {
+    for method in ["GET", "HEAD", "OPTIONS"] {
+        let origin = stale().await;
+        let proxy = Mesh::web(&origin).start().await;
+        let mut client = Client::http1(proxy.http()).await;
+        for number in 0..3 {
+            let request = client::request(method, "web", "/").body(client::Payload::default()).unwrap();
+            assert_eq!(client.send(request).await.status, 200, "{method} {number}");
+        }
+        let log = proxy.logged(3).await;
+        assert!(log.iter().all(|line| line["response_flags"] == "-"), "{log:?}");
+        let on: Vec<_> = origin.requests().iter().map(|seen| seen.connection).collect();
+        assert_eq!(on, [0, 0, 1, 1], "{method}");
+        let seen = origin.requests();
+        assert_eq!(seen[2].header("x-envoy-attempt-count"), Some("1"), "no retry was spent");
+    }
+}
+
+#[tokio::test]
+async fn a_pooled_connection_that_closes_under_another_request_is_503_uc() {
+    for (method, body) in [("POST", ""), ("GET", "a body")] {
+        let origin = stale().await;
+        let proxy = Mesh::web(&origin).start().await;
+        let mut client = Client::http1(proxy.http()).await;
+        let request = || client::request(method, "web", "/").body(client::Payload::new(body)).unwrap();
+        assert_eq!(client.send(request()).await.status, 200);
+        assert_eq!(client.send(request()).await.status, 503, "{method}");
+        assert_eq!(proxy.logged(2).await[1]["response_flags"], "UC", "{method}");
+        assert_eq!(origin.hits(), 2, "{method} was sent twice");
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_sent_again_once_at_most() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let count = AtomicUsize::new(0);
+    // Four connections that were used before, and then every request is lost.
+    let origin = Origin::http1(move |_| match count.fetch_add(1, Ordering::SeqCst) {
+        0..=3 => Reply::after(&held).and(Reply::text("fine")),
+        _ => Reply::default().then(Step::Close),
+    })
+    .await;
+    let proxy = Mesh::web(&origin).start().await;
+    let mut calls = vec![];
+    for number in 1..=4 {
+        let address = proxy.http();
+        calls.push(tokio::spawn(async move { client::ask(address, client::get("web", "/", &[])).await }));
+        until("the request", || (origin.hits() == number).then_some(())).await;
+    }
+    gate.open();
+    for call in calls {
+        assert_eq!(soon("an answer", call).await.unwrap().status, 200);
+    }
+    assert_eq!(proxy.get("web", "/").await.status, 503);
+    assert_eq!(origin.hits(), 4 + 2);
 }
 
 #[tokio::test]
