@@ -88,12 +88,15 @@ pub async fn inflate(
     offload::run(compressed_length, work).await.map_err(interrupted)?
 }
 
-/// Turns an export request in JSON into protobuf.
-pub async fn from_json(signal: Signal, json: Bytes, charge: Charge) -> Result<(Bytes, Charge), Refusal> {
+/// Turns an export request in JSON into protobuf, which may be larger: a zero in a list of doubles has two bytes
+/// in JSON and eight in protobuf.
+pub async fn from_json(signal: Signal, json: Bytes, mut charge: Charge) -> Result<(Bytes, Charge), Refusal> {
     let length = json.len();
-    let work = move || match otlp::from_json(signal, &json) {
-        Ok(converted) => Ok((Bytes::from(converted), charge)),
-        Err(error) => Err(Refusal::malformed(error.to_string(), "body".to_owned())),
+    let work = move || {
+        let converted = otlp::from_json(signal, &json)
+            .map_err(|error| Refusal::malformed(error.to_string(), "body".to_owned()))?;
+        charge.try_grow(converted.len()).map_err(over_budget)?;
+        Ok((Bytes::from(converted), charge))
     };
     offload::run(length, work).await.map_err(interrupted)?
 }
@@ -195,5 +198,23 @@ mod tests {
             let (moved, result) = moved(from_json(Signal::Traces, json, charge));
             assert_eq!((moved, result.unwrap().0.len()), (large, 0));
         }
+    }
+
+    #[tokio::test]
+    async fn json_that_grows_is_paid_for() {
+        let zeros = "0,".repeat(2 << 10);
+        let point = format!("{{\"explicitBounds\":[{zeros}0]}}");
+        let json = format!(
+            "{{\"resourceMetrics\":[{{\"scopeMetrics\":[{{\"metrics\":[{{\"histogram\":{{\"dataPoints\":[{point}]}}}}]}}]}}]}}"
+        );
+        let budget = Budget::new(32 << 10);
+        let convert = |charge| from_json(Signal::Metrics, Bytes::from(json.clone()), charge);
+        let (converted, charge) = convert(budget.open()).await.unwrap();
+        assert!(converted.len() > 16 << 10, "{}", converted.len());
+        assert!(budget.free() <= (32 << 10) - converted.len());
+        // There is room for the JSON, but not for what it becomes.
+        assert_eq!(convert(budget.open()).await.unwrap_err().http, http::StatusCode::SERVICE_UNAVAILABLE);
+        drop(charge);
+        assert_eq!(budget.free(), 32 << 10);
     }
 }
