@@ -94,7 +94,7 @@ mod tests {
             let (open, mut opened) = queue(1);
             let (full, mut filled) = queue(1);
             Route { queues: vec![Arc::clone(&full)] }.admit(frame(), None).await.unwrap();
-            let mut queues = vec![Arc::clone(&open), full];
+            let mut queues = vec![Arc::clone(&open), Arc::clone(&full)];
             if full_first {
                 queues.reverse();
             }
@@ -105,6 +105,8 @@ mod tests {
             drop(filled.recv().await.unwrap());
             tokio::task::yield_now().await;
             assert!(!both.is_finished());
+            // It found room here, found none in the other, and gave this one back.
+            assert!(full.try_reserve(1).is_some());
             drop(opened.recv().await.unwrap());
             both.await.unwrap().unwrap();
             assert!(opened.try_recv().is_ok() && filled.try_recv().is_ok());
