@@ -6,6 +6,7 @@
 mod clusters;
 mod config_dump;
 mod pages;
+mod serve;
 mod server;
 
 use std::{
@@ -14,53 +15,54 @@ use std::{
     sync::Arc,
 };
 
-use axum::{Router, extract::State, response::Response};
+use axum::response::Response;
 use http::{HeaderValue, Method, StatusCode, header, request::Parts};
 use tokio::net::TcpListener;
 
 pub(crate) use clusters::cluster_samples;
 pub(crate) use pages::Admin;
+use serve::{LIMITS, serve};
 pub(crate) use server::{Server, server_samples};
 
 /// Serves the admin pages until dropped.
 pub(crate) fn serve_admin(listener: TcpListener, admin: Arc<Admin>) -> impl Future<Output = ()> + Send {
     let local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
-    let page = move |State(admin): State<Arc<Admin>>, request: Parts| async move {
-        if local && !names_loopback(&request) {
-            return text(StatusCode::FORBIDDEN, "the admin port answers to loopback names only\n");
+    serve(listener, LIMITS, move |request| {
+        let admin = Arc::clone(&admin);
+        async move {
+            if local && !names_loopback(&request) {
+                return text(StatusCode::FORBIDDEN, "the admin port answers to loopback names only\n");
+            }
+            admin.page(&request).await
         }
-        admin.page(&request).await
-    };
-    serve(listener, Router::new().fallback(page).with_state(admin))
+    })
 }
 
 /// Serves the scrape (and readiness, as Istio's agent does on the same port) until dropped.
 pub(crate) fn serve_metrics(listener: TcpListener, admin: Arc<Admin>) -> impl Future<Output = ()> + Send {
-    let page = |State(admin): State<Arc<Admin>>, request: Parts| async move {
-        match request.uri.path() {
-            "/metrics" | "/stats/prometheus" => admin.scrape(&request),
-            "/healthz/ready" => admin.ready().await,
-            _ => text(StatusCode::NOT_FOUND, "try /metrics or /stats/prometheus\n"),
+    serve(listener, LIMITS, move |request| {
+        let admin = Arc::clone(&admin);
+        async move {
+            match request.uri.path() {
+                "/metrics" | "/stats/prometheus" => admin.scrape(&request),
+                "/healthz/ready" => admin.ready().await,
+                _ => text(StatusCode::NOT_FOUND, "try /metrics or /stats/prometheus\n"),
+            }
         }
-    };
-    serve(listener, Router::new().fallback(page).with_state(admin))
+    })
 }
 
 /// Serves readiness until dropped.
 pub(crate) fn serve_health(listener: TcpListener, admin: Arc<Admin>) -> impl Future<Output = ()> + Send {
-    let page = |State(admin): State<Arc<Admin>>, request: Parts| async move {
-        match request.uri.path() {
-            "/healthz/ready" => admin.ready().await,
-            _ => text(StatusCode::NOT_FOUND, "try /healthz/ready\n"),
+    serve(listener, LIMITS, move |request| {
+        let admin = Arc::clone(&admin);
+        async move {
+            match request.uri.path() {
+                "/healthz/ready" => admin.ready().await,
+                _ => text(StatusCode::NOT_FOUND, "try /healthz/ready\n"),
+            }
         }
-    };
-    serve(listener, Router::new().fallback(page).with_state(admin))
-}
-
-async fn serve(listener: TcpListener, router: Router) {
-    if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!(%error, "an admin listener failed");
-    }
+    })
 }
 
 /// A request without any Host did not come from a browser.
