@@ -1,6 +1,6 @@
 //! The configured listeners: bound before a snapshot is published, closed after one without them is.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, io, net::SocketAddr, sync::Arc};
 
 use outrigger_config::snapshot::{Listener, Snapshot};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
@@ -105,7 +105,7 @@ impl Listeners {
             Ports::Configured => listener.bind,
             Ports::Ephemeral => SocketAddr::from(([127, 0, 0, 1], 0)),
         };
-        let (socket, address) = bind(&listener.name, address)?;
+        let (socket, address) = bind(&listener.name, address).map_err(|error| self.explain(error))?;
         let info = ListenerInfo {
             name: Arc::clone(&listener.name),
             direction: listener.direction,
@@ -113,6 +113,28 @@ impl Listeners {
             departure: Departure::default(),
         };
         Ok((Arc::new(info), socket))
+    }
+
+    /// Names the listener of our own that stands in the way. It closes only once the new ones are bound, so that a
+    /// failure leaves everything as it was; that rules out a move between addresses that overlap.
+    fn explain(&self, failed: StartError) -> StartError {
+        let StartError::Bind { name, address, error } = failed else { return failed };
+        let overlaps = |old: &SocketAddr| {
+            let any = old.ip().is_unspecified() || address.ip().is_unspecified();
+            old.port() == address.port() && (any || old.ip() == address.ip())
+        };
+        let mut old = self.accepting.values().map(|accepting| &accepting.info);
+        let error = match old.find(|old| overlaps(&old.address)) {
+            Some(old) if error.kind() == io::ErrorKind::AddrInUse => io::Error::new(
+                error.kind(),
+                format!(
+                    "{error}: it overlaps the open listener {} at {}; restart the proxy",
+                    old.name, old.address
+                ),
+            ),
+            _ => error,
+        };
+        StartError::Bind { name, address, error }
     }
 }
 

@@ -293,6 +293,18 @@ fn a_file_that_comes_back_unchanged_is_in_force_again() {
 }
 
 #[test]
+fn an_address_that_overlaps_an_open_listener_asks_for_a_restart() {
+    let port = free_port();
+    let bench = Bench::configured(&[port]);
+    bench.write(&format!("{SERVICE}{}", sidecar(&[port]).replace("bind: 127.0.0.1", "bind: 0.0.0.0")));
+    eventually("rejected", || bench.json("/config_dump")["outrigger"]["config_rejected"] == 1);
+    let why = bench.json("/config_dump")["outrigger"]["last_rejection"].clone();
+    let part = format!("overlaps the open listener 127.0.0.1_{port} at 127.0.0.1:{port}; restart the proxy");
+    assert!(why.as_str().unwrap().contains(&part), "{why}");
+    assert_eq!(bench.listeners(), [format!("127.0.0.1_{port}")]);
+}
+
+#[test]
 fn a_reload_can_be_asked_for() {
     let bench = Bench::start();
     bench.running.reload();
