@@ -167,6 +167,25 @@ async fn a_client_that_leaves_in_its_upload_is_logged_as_gone() {
 }
 
 #[tokio::test]
+async fn a_client_that_resets_its_stream_in_its_upload_is_logged_as_gone() {
+    let origin = Origin::echo().await;
+    let proxy = Mesh::rpc(&origin).start().await;
+    let (mut sender, connection) = h2::client::handshake(connect(proxy.grpc()).await).await.unwrap();
+    tokio::spawn(connection);
+    poll_fn(|cx| sender.poll_ready(cx)).await.unwrap();
+    let request = Request::post("http://rpc/a.B/C").body(()).unwrap();
+    let (_answer, mut stream) = sender.send_request(request, false).unwrap();
+    stream.send_data(Bytes::from_static(b"half"), false).unwrap();
+    until("the upstream connection", || (origin.connections() > 0).then_some(())).await;
+    stream.send_reset(h2::Reason::CANCEL);
+    let line = proxy.logged_one().await;
+    assert_eq!(
+        (&line["response_flags"], &line["response_code_details"]),
+        (&"DC".into(), &"downstream_remote_disconnect".into())
+    );
+}
+
+#[tokio::test]
 async fn an_upload_with_broken_chunks_is_400() {
     let origin = Origin::named("web").await;
     let proxy = Mesh::web(&origin).start().await;
