@@ -23,7 +23,7 @@ use tokio::{
 use super::{
     Bound, Command, ConfigStatus, Control, DrainTimes, Options, StartError,
     listeners::{self, Listeners},
-    workers::{self, Parts},
+    workers::{self, Parts, Pings},
 };
 use crate::{
     admin::{self, Admin, Server},
@@ -54,6 +54,7 @@ struct Process {
     drain: Arc<Drain>,
     times: DrainTimes,
     listeners: Listeners,
+    pings: Pings,
     connections: Workers,
     workers: Vec<JoinHandle<()>>,
     log_writer: JoinHandle<()>,
@@ -150,7 +151,7 @@ impl Process {
             config: Arc::clone(&config),
             drain: Arc::clone(&drain),
             bound: Arc::clone(&bound),
-            workers: pings,
+            workers: pings.clone(),
             control,
             started: Instant::now(),
             concurrency,
@@ -179,6 +180,7 @@ impl Process {
             drain,
             times: options.drain,
             listeners,
+            pings,
             connections: lanes,
             workers: threads,
             log_writer,
@@ -246,6 +248,8 @@ impl Process {
                         self.listeners.dismiss(&snapshot, &self.published.load());
                         self.published.store(self.upstreams.publish(Arc::clone(&snapshot)));
                         self.listeners.follow(prepared, &snapshot);
+                        let pings = self.pings.clone();
+                        tokio::spawn(async move { pings.all_answer().await });
                         self.config.apply();
                         tracing::info!(version = %snapshot.version, "configuration applied");
                     }

@@ -1,6 +1,6 @@
 //! The worker threads: each with its own runtime, pools, random source and telemetry.
 
-use std::{io, sync::Arc, thread::JoinHandle};
+use std::{io, rc::Rc, sync::Arc, thread::JoinHandle};
 
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
@@ -29,7 +29,7 @@ pub(super) struct Parts {
     pub(super) seed: u64,
 }
 
-/// Asks workers for a sign of life.
+/// Asks workers for a sign of life, and to take up the newest configuration.
 #[derive(Debug, Clone)]
 pub(crate) struct Pings(Arc<[mpsc::Sender<oneshot::Sender<()>>]>);
 
@@ -78,15 +78,18 @@ fn run(
         }
     };
     runtime.block_on(async move {
+        let shard = Shard::new(index, parts.requests, parts.log);
+        let seed = parts.seed.wrapping_add(index as u64);
+        let worker = Worker::new(parts.published, shard, parts.drain, parts.stats, Settings::default(), seed);
+        let pinged = Rc::clone(&worker);
         tokio::task::spawn_local(async move {
             while let Some(answer) = pings.recv().await {
+                // Without a request it would keep connections to endpoints that have left the configuration.
+                pinged.published();
                 // Who asked may have given up.
                 let _ = answer.send(());
             }
         });
-        let shard = Shard::new(index, parts.requests, parts.log);
-        let seed = parts.seed.wrapping_add(index as u64);
-        let worker = Worker::new(parts.published, shard, parts.drain, parts.stats, Settings::default(), seed);
         serve(lane, worker).await;
     });
 }

@@ -225,3 +225,18 @@ async fn a_request_that_waits_to_retry_keeps_its_snapshot() {
     assert_eq!(running.await.unwrap().text(), "the old cluster");
     assert_eq!(new.hits(), 0);
 }
+
+#[tokio::test]
+async fn idle_connections_to_what_left_the_configuration_close_without_another_request() {
+    let origin = Origin::named("web").await;
+    let http = "- route: [{ destination: { host: web, subset: v1 } }]";
+    let proxy = Mesh::web(&origin)
+        .rules(destination_rule("web", "") + "---\n" + &virtual_service("web", http))
+        .start()
+        .await;
+    assert_eq!(proxy.get("web", "/").await.text(), "web");
+    assert_eq!(origin.open(), 1);
+    // The subset's cluster goes.
+    proxy.reload(virtual_service("web", "- route: [{ destination: { host: web } }]")).await;
+    until("the idle connection to close", || (origin.open() == 0).then_some(())).await;
+}
