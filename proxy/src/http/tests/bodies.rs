@@ -91,6 +91,7 @@ async fn a_slow_upload_does_not_use_up_the_timeout() {
     let bench = Bench::start(to(&[origin], plan));
     let mut client = bench.client().await;
     client.send("POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 6\r\n\r\nabc").await;
+    // The input of this test is a slow client: nothing is waited for.
     tokio::time::sleep(Duration::from_millis(400)).await;
     client.send("def").await;
     assert!(client.rest().await.ends_with("abcdef"));

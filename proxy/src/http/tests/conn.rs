@@ -21,6 +21,7 @@ async fn an_idle_connection_is_closed_and_a_used_one_lives_on() {
     for _ in 0..6 {
         busy.send(GET).await;
         busy.until("\r\n\r\n").await;
+        // The input of this test is a client that pauses: nothing is waited for.
         tokio::time::sleep(Duration::from_millis(60)).await;
     }
     assert_eq!(busy.rest().await, "");
