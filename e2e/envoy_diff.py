@@ -31,6 +31,9 @@ INTENDED = {
     ("gRPC /empty/x", "answer"): "as before",
     ("gRPC /refused-once/x", "log"): "a body that could not be sent is not read, so no byte of it counts",
     ("HEAD /nothing/", "answer"): "Envoy announces chunks that never come; an empty answer needs no framing",
+    ("/o/close", "upstream"): "a GET on a pooled connection that closes without a byte is sent once more (docs/adr/0004)",
+    ("/default/close", "upstream"): "as before",
+    ("/retry/close", "upstream"): "as before, with its first try",
     ("other upgrade", "log"): "refused before it is routed, so there is no cluster and no route to log",
 }
 
