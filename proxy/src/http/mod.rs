@@ -114,7 +114,7 @@ async fn outcome<'p>(
     context.sending(&parts.headers);
     context.record().trace_id = span.map(|span| span.trace_id);
 
-    // A listener that left the configuration has no routes: its clients are to come back elsewhere.
+    // `published` still has the listener, also when it has left the configuration since.
     let table = conn.routes(&published.snapshot).ok_or(Failure::NoRoute)?;
     let view = target.view(&parts);
     let (route, forward, destination) =
