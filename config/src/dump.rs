@@ -2,16 +2,17 @@
 //!
 //! A dump is for people and scripts; nothing reads it back.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value, json};
 
 use crate::{
     format::Format,
     snapshot::{
-        AccessLog, Action, Balancer, Cluster, ClusterRef, Direction, Discovery, Forward, HashPolicy,
-        HeaderKey, HeaderOps, HostMap, LogEncoding, PathMatch, Propagation, Protocol, RetryPolicy, Route,
-        RouteMatch, Snapshot, Tracing, ValueMatch, VirtualHost,
+        AccessLog, Action, Balancer, Cluster, ClusterRef, Destination, Direction, Discovery, Forward,
+        HashPolicy, HeaderKey, HeaderOps, HostMap, LogEncoding, LogSink, Observation, OtlpProtocol,
+        PathMatch, Propagation, Protocol, RetryPolicy, Route, RouteMatch, Snapshot, Tracing, ValueMatch,
+        VirtualHost,
     },
 };
 
@@ -43,8 +44,9 @@ impl Snapshot {
                 }).collect::<Vec<_>>(),
             })).collect::<Vec<_>>(),
             "clusters": self.clusters.iter().map(|cluster| cluster.to_json()).collect::<Vec<_>>(),
-            "tracing": tracing(&self.tracing),
-            "access_log": self.access_log.as_ref().map(access_log),
+            "outbound": observation(&self.outbound),
+            "inbound": observation(&self.inbound),
+            "metrics": self.metrics.as_deref().map(destination),
         })
     }
 
@@ -323,6 +325,13 @@ fn balancer(balancer: &Balancer) -> Value {
     }
 }
 
+fn observation(observation: &Observation) -> Value {
+    json!({
+        "tracing": tracing(&observation.tracing),
+        "access_logs": observation.access_logs.iter().map(access_log).collect::<Vec<_>>(),
+    })
+}
+
 fn tracing(tracing: &Tracing) -> Value {
     let propagation = match tracing.propagation {
         Propagation::Off => "OFF",
@@ -330,16 +339,48 @@ fn tracing(tracing: &Tracing) -> Value {
         Propagation::B3AndW3c => "B3_AND_W3C",
         Propagation::W3c => "W3C",
     };
-    json!({ "propagation": propagation, "random_sampling_percent": f64::from(tracing.sampling) / 100.0 })
+    let mut out = object(json!({
+        "propagation": propagation,
+        "random_sampling_percent": f64::from(tracing.sampling) / 100.0,
+    }));
+    if let Some(to) = &tracing.report {
+        put(&mut out, "report", destination(to));
+    }
+    Value::Object(out)
 }
 
 fn access_log(log: &AccessLog) -> Value {
+    let pairs = |pairs: &[(Arc<str>, Format)]| {
+        let pairs = pairs.iter().map(|(key, format)| (key.to_string(), format.to_string().into()));
+        Value::Object(pairs.collect())
+    };
     let format = match &log.encoding {
         LogEncoding::Text(format) => format.to_string().into(),
-        LogEncoding::Json(pairs) => {
-            let pairs = pairs.iter().map(|(key, format)| (key.to_string(), format.to_string().into()));
-            Value::Object(pairs.collect())
-        }
+        LogEncoding::Json(fields) => pairs(fields),
     };
-    json!({ "path": &*log.path, "format": format })
+    match &log.to {
+        LogSink::File(path) => json!({ "path": &**path, "format": format }),
+        LogSink::Otlp { to, log_name, attributes } => json!({
+            "otlp": destination(to),
+            "log_name": &**log_name,
+            "format": format,
+            "attributes": pairs(attributes),
+        }),
+    }
+}
+
+/// Headers are left out: they hold credentials.
+fn destination(to: &Destination) -> Value {
+    let protocol = match &to.protocol {
+        OtlpProtocol::Grpc => "grpc".to_owned(),
+        OtlpProtocol::Http { path } => format!("http {path}"),
+    };
+    json!({
+        "name": &*to.name,
+        "address": format!("{}:{}", to.host, to.port),
+        "cluster": to.cluster.is_some(),
+        "protocol": protocol,
+        "timeout_ms": u64::try_from(to.timeout.as_millis()).unwrap_or(u64::MAX),
+        "gzip": to.gzip,
+    })
 }

@@ -23,7 +23,7 @@ use std::sync::Arc;
 pub use istio::mesh::{JSON_LOG_FORMAT, TEXT_LOG_FORMAT};
 use report::Report;
 use sink::Sink;
-use snapshot::{Node, Snapshot, Version};
+use snapshot::{Node, Snapshot, TelemetryDefaults, Version};
 
 /// A text with YAML documents.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub struct LoadOptions {
     pub node: Node,
     /// A file with a `MeshConfig` of its own. It wins over the ConfigMap `istio`.
     pub mesh: Option<Source>,
+    /// What the environment says about telemetry.
+    pub telemetry: TelemetryDefaults,
 }
 
 /// A configuration that can be used.

@@ -86,7 +86,10 @@ impl Documents {
     /// # Errors
     /// All findings, if one of them is an error.
     pub fn compile(&self, node: Node) -> Result<Loaded, Report> {
-        outrigger_config::load(&self.sources, &LoadOptions { node, mesh: self.mesh.clone() })
+        outrigger_config::load(
+            &self.sources,
+            &LoadOptions { node, mesh: self.mesh.clone(), ..LoadOptions::default() },
+        )
     }
 
     fn content(&self) -> u64 {

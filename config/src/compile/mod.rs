@@ -30,8 +30,8 @@ use crate::{
     report::Code,
     sink::{Sink, Span},
     snapshot::{
-        Action, Direction, HeaderOps, HostMap, Listener, Node, Origin, RetryOn, RetryPolicy, Route,
-        RouteTable, RouteTableId, Snapshot, Version, VirtualHost,
+        Action, Direction, HeaderOps, HostMap, Listener, Node, Observation, Origin, RetryOn, RetryPolicy,
+        Route, RouteTable, RouteTableId, Snapshot, Version, VirtualHost,
     },
 };
 
@@ -76,13 +76,16 @@ pub(crate) fn compile(resources: Resources, node: Node, version: Version, sink: 
     compiler.check_references();
     let (listeners, route_tables) = compiler.listeners(sidecar);
     let clusters = std::mem::take(&mut compiler.clusters.list);
+    let observation =
+        Observation { tracing: mesh.tracing, access_logs: mesh.access_log.into_iter().collect() };
     Snapshot {
         version,
         listeners: listeners.into(),
         route_tables: route_tables.into(),
         clusters: clusters.into(),
-        tracing: mesh.tracing,
-        access_log: mesh.access_log,
+        outbound: observation.clone(),
+        inbound: observation,
+        metrics: None,
         node,
     }
 }

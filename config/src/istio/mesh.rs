@@ -14,7 +14,7 @@ use crate::{
     format::Format,
     report::Code,
     sink::{Sink, Span},
-    snapshot::{AccessLog, Keepalive, LogEncoding, Propagation, Tracing},
+    snapshot::{AccessLog, Keepalive, LogEncoding, LogSink, Propagation, Tracing},
     yaml::{self, Base, Node, Value},
 };
 
@@ -55,9 +55,6 @@ pub const JSON_LOG_FORMAT: [(&str, &str); 24] = [
     ("x_forwarded_for", "%REQ(X-FORWARDED-FOR)%"),
 ];
 
-/// Istio's `PILOT_TRACE_SAMPLING`, in hundredths of a percent.
-const DEFAULT_SAMPLING: u16 = 100;
-
 /// The settings, defaults applied.
 #[derive(Debug)]
 pub(crate) struct Mesh {
@@ -70,11 +67,11 @@ pub(crate) struct Mesh {
 }
 
 impl Default for Mesh {
-    /// Istio's defaults; traces are propagated as B3 and W3C, so that either kind of application keeps its context.
+    /// Istio's defaults.
     fn default() -> Self {
         Self {
             access_log: None,
-            tracing: Tracing { propagation: Propagation::B3AndW3c, sampling: DEFAULT_SAMPLING },
+            tracing: Tracing::default(),
             outbound: OutboundMode::AllowAny,
             connect_timeout: Duration::from_secs(10),
             keepalive: None,
@@ -132,7 +129,7 @@ fn access_log(config: &Object<'_>, sink: &mut Sink) -> Option<AccessLog> {
         }
     };
     let path = config.text("accessLogFile").filter(|path| !path.value.is_empty())?;
-    Some(AccessLog { path: path.value.into(), encoding })
+    Some(AccessLog { to: LogSink::File(path.value.into()), encoding })
 }
 
 #[expect(clippy::unwrap_used, reason = "a test reads the built-in formats")]
@@ -179,19 +176,19 @@ fn tracing(config: &Object<'_>, sink: &mut Sink) -> Tracing {
     let default = Mesh::default().tracing;
     let settings = config.object("defaultConfig").and_then(|proxy| proxy.object("tracing"));
     let sampling = settings.and_then(|settings| settings.float("sampling"));
-    let sampling = sampling.map_or(default.sampling, |percent| sampling_of(percent.value));
+    let sampling = sampling.and_then(|percent| sampling_of(percent.value)).unwrap_or(default.sampling);
     if config.bool("enableTracing") == Some(false) {
-        return Tracing { propagation: Propagation::Off, sampling };
+        return Tracing { propagation: Propagation::Off, sampling, ..default };
     }
     let zipkin = settings.and_then(|settings| settings.object("zipkin"));
     let propagation = provider(config, sink).or_else(|| zipkin.map(|zipkin| zipkin_propagation(&zipkin)));
-    Tracing { propagation: propagation.unwrap_or(default.propagation), sampling }
+    Tracing { propagation: propagation.unwrap_or(default.propagation), sampling, ..default }
 }
 
 /// Hundredths of a percent; zero is unset, and what is no percentage is Istio's default.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 to 10000 by the guard")]
-fn sampling_of(percent: f64) -> u16 {
-    if percent > 0.0 && percent <= 100.0 { (percent * 100.0).round() as u16 } else { DEFAULT_SAMPLING }
+fn sampling_of(percent: f64) -> Option<u16> {
+    (percent > 0.0 && percent <= 100.0).then(|| (percent * 100.0).round() as u16)
 }
 
 /// The format of the first default provider.

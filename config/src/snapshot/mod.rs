@@ -5,6 +5,7 @@
 //! flows: health, ejection, connections and counters live in the proxy, keyed by cluster name and endpoint address.
 
 mod cluster;
+mod destination;
 mod origin;
 mod route;
 mod settings;
@@ -14,13 +15,14 @@ use std::{collections::BTreeMap, fmt, ops::Index, sync::Arc};
 pub use cluster::{
     Balancer, Cluster, ClusterId, Discovery, Endpoint, Keepalive, Limits, Outlier, Protocol, Service,
 };
+pub use destination::{Destination, OtlpProtocol, TelemetryDefaults};
 pub use origin::Origin;
 pub use route::{
     Action, ClusterRef, Direction, Forward, HashCookie, HashPolicy, HeaderKey, HeaderMatch, HeaderOps,
     HostMap, Listener, PathMatch, QueryMatch, RetryOn, RetryPolicy, Route, RouteMatch, RouteTable,
     RouteTableId, ValueMatch, VirtualHost, WeightedCluster,
 };
-pub use settings::{AccessLog, LogEncoding, Propagation, Tracing};
+pub use settings::{AccessLog, CustomTag, LogEncoding, LogSink, Observation, Propagation, TagValue, Tracing};
 
 /// One whole configuration. Published by swapping an `Arc`; a request keeps the one it started with.
 #[derive(Debug)]
@@ -35,10 +37,23 @@ pub struct Snapshot {
     pub route_tables: Box<[RouteTable]>,
     /// Clusters, by [`ClusterId`]; shared with the run-time state that outlives this snapshot.
     pub clusters: Box<[Arc<Cluster>]>,
-    /// Trace propagation and sampling.
-    pub tracing: Tracing,
-    /// Access log, or `None` where it is off (Istio's default).
-    pub access_log: Option<AccessLog>,
+    /// Traces and access logs of requests that leave (Istio's mode CLIENT).
+    pub outbound: Observation,
+    /// Those of requests that come in (SERVER).
+    pub inbound: Observation,
+    /// Where metrics are pushed to, if anywhere.
+    pub metrics: Option<Arc<Destination>>,
+}
+
+impl Snapshot {
+    /// What is told of requests that go this way.
+    #[must_use]
+    pub fn observation(&self, direction: Direction) -> &Observation {
+        match direction {
+            Direction::Inbound => &self.inbound,
+            Direction::Outbound => &self.outbound,
+        }
+    }
 }
 
 impl Index<RouteTableId> for Snapshot {

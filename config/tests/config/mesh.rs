@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use outrigger_config::{
     LoadOptions, TEXT_LOG_FORMAT,
-    snapshot::{LogEncoding, Propagation, Snapshot},
+    snapshot::{AccessLog, LogEncoding, LogSink, Propagation, Snapshot},
 };
 
 use crate::support::{MESH, REVIEWS, cluster, codes, first_forward, options, outbound, source, try_load};
@@ -17,19 +17,37 @@ fn compiled(settings: &str) -> Snapshot {
     try_load(&[MESH], &with(settings)).unwrap_or_else(|report| panic!("{report}")).snapshot
 }
 
+/// The one log of a mesh, which takes both directions.
+fn log(snapshot: Snapshot) -> AccessLog {
+    assert_eq!(snapshot.inbound.access_logs.len(), 1);
+    let [log] = <[AccessLog; 1]>::try_from(snapshot.outbound.access_logs.into_vec()).unwrap();
+    log
+}
+
+fn file(snapshot: Snapshot) -> String {
+    match log(snapshot).to {
+        LogSink::File(path) => path.to_string(),
+        LogSink::Otlp { .. } => panic!("OTLP"),
+    }
+}
+
 #[test]
 fn the_access_log_is_compiled() {
-    assert!(compiled("{}").access_log.is_none(), "off by default");
-    assert!(compiled("accessLogFile: ''").access_log.is_none());
-    assert!(compiled("accessLogEncoding: JSON").access_log.is_none(), "no file, no log");
-    let text = |settings: &str| match compiled(settings).access_log.unwrap().encoding {
+    let is_off = |settings: &str| {
+        let snapshot = compiled(settings);
+        snapshot.outbound.access_logs.is_empty() && snapshot.inbound.access_logs.is_empty()
+    };
+    assert!(is_off("{}"), "off by default");
+    assert!(is_off("accessLogFile: ''"));
+    assert!(is_off("accessLogEncoding: JSON"), "no file, no log");
+    let text = |settings: &str| match log(compiled(settings)).encoding {
         LogEncoding::Text(format) => format.to_string(),
         LogEncoding::Json(_) => panic!("JSON"),
     };
-    assert_eq!(&*compiled("accessLogFile: /dev/stdout").access_log.unwrap().path, "/dev/stdout");
+    assert_eq!(file(compiled("accessLogFile: /dev/stdout")), "/dev/stdout");
     assert_eq!(text("accessLogFile: /dev/stdout"), TEXT_LOG_FORMAT);
     assert_eq!(text("accessLogFile: x\naccessLogFormat: '%PROTOCOL%'"), "%PROTOCOL%\n");
-    let keys = |settings: &str| match compiled(settings).access_log.unwrap().encoding {
+    let keys = |settings: &str| match log(compiled(settings)).encoding {
         LogEncoding::Json(pairs) => pairs.iter().map(|(key, _)| key.to_string()).collect::<Vec<_>>(),
         LogEncoding::Text(_) => panic!("text"),
     };
@@ -44,7 +62,7 @@ fn the_access_log_is_compiled() {
 #[test]
 fn tracing_settings_are_compiled() {
     let of = |settings: &str| {
-        let tracing = compiled(settings).tracing;
+        let tracing = compiled(settings).outbound.tracing;
         (tracing.propagation, tracing.sampling)
     };
     let provider = |body: &str| {
@@ -100,7 +118,7 @@ fn a_config_map_is_read_and_its_findings_point_into_it() {
     let fixed = CONFIG_MAP.replace("    rootNamespase: istio-system\n", "");
     let loaded = try_load(&[MESH, &fixed], &options()).unwrap();
     assert_eq!(codes(&loaded.warnings), []);
-    assert_eq!(&*loaded.snapshot.access_log.unwrap().path, "/dev/stderr");
+    assert_eq!(file(loaded.snapshot), "/dev/stderr");
     let own = try_load(&[MESH, &fixed], &with("accessLogFile: mine")).unwrap();
-    assert_eq!(&*own.snapshot.access_log.unwrap().path, "mine", "a file of its own wins");
+    assert_eq!(file(own.snapshot), "mine", "a file of its own wins");
 }

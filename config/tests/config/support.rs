@@ -16,7 +16,10 @@ pub(crate) const WEIGHTED: &str = include_str!("../../../examples/seed/weighted.
 
 /// A proxy of the namespace `observability`.
 pub(crate) fn options() -> LoadOptions {
-    LoadOptions { node: Node { namespace: "observability".into(), ..Node::default() }, mesh: None }
+    LoadOptions {
+        node: Node { namespace: "observability".into(), ..Node::default() },
+        ..LoadOptions::default()
+    }
 }
 
 pub(crate) fn source(name: &str, text: &str) -> Source {

@@ -19,8 +19,9 @@ pub(super) fn dump(snapshot: &Snapshot, status: &ConfigStatus) -> Value {
     let clusters = dynamic("cluster", section("clusters"));
     let listeners = dynamic("listener", section("listeners"));
     let routes = dynamic("route_config", section("routes"));
-    let tracing = all.get_mut("tracing").map(Value::take);
-    let access_log = all.get_mut("access_log").map(Value::take);
+    let telemetry = ["outbound", "inbound", "metrics"].map(|part| (part, all.get_mut(part).map(Value::take)));
+    let telemetry: Map<String, Value> =
+        telemetry.into_iter().filter_map(|(part, value)| Some((part.to_owned(), value?))).collect();
     json!({
         "configs": [
             {"@type": type_url("BootstrapConfigDump"), "bootstrap": {"node": node(snapshot)}},
@@ -37,8 +38,7 @@ pub(super) fn dump(snapshot: &Snapshot, status: &ConfigStatus) -> Value {
             "config_applied": status.applied(),
             "config_rejected": status.rejected(),
             "last_rejection": status.last_rejection(),
-            "tracing": tracing,
-            "access_log": access_log,
+            "telemetry": telemetry,
         },
     })
 }

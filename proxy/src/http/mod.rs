@@ -108,7 +108,7 @@ async fn outcome<'p>(
     incoming: Incoming,
 ) -> Result<Outcome<'p>, Failure> {
     let target = accept(conn, context, &mut parts)?;
-    let tracing = &published.snapshot.tracing;
+    let tracing = &published.snapshot.observation(conn.direction()).tracing;
     request_id::ensure(&mut parts.headers, &mut worker.rng());
     let span = trace::begin(tracing, &mut parts.headers, &mut worker.rng());
     context.sending(&parts.headers);

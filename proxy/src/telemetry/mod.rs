@@ -64,7 +64,8 @@ impl Shard {
     pub fn begin(&self, snapshot: &Arc<Snapshot>, direction: Direction) -> Record {
         let mut state = self.state.borrow_mut();
         if !state.snapshot.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, snapshot)) {
-            state.plan = snapshot.access_log.as_ref().map(|log| Arc::new(LogPlan::new(log, &snapshot.node)));
+            state.plan =
+                snapshot.outbound.access_logs.first().map(|log| Arc::new(LogPlan::new(log, &snapshot.node)));
             state.cache.adopt(&snapshot.node);
             state.snapshot = Some(Arc::clone(snapshot));
         }

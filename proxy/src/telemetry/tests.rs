@@ -6,8 +6,8 @@ use http::{HeaderMap, HeaderValue, Method, Version};
 use outrigger_config::{
     format::Format,
     snapshot::{
-        self, AccessLog, Balancer, Cluster, Direction, Discovery, Endpoint, LogEncoding, Node, Origin,
-        Propagation, Protocol, Service, Snapshot, Tracing,
+        self, AccessLog, Balancer, Cluster, Direction, Discovery, Endpoint, LogEncoding, LogSink, Node,
+        Observation, Origin, Protocol, Service, Snapshot,
     },
 };
 
@@ -77,8 +77,9 @@ fn snapshot(access_log: Option<AccessLog>) -> Arc<Snapshot> {
         listeners: Box::default(),
         route_tables: Box::default(),
         clusters: [cluster()].into(),
-        tracing: Tracing { propagation: Propagation::Off, sampling: 100 },
-        access_log,
+        outbound: Observation { access_logs: access_log.into_iter().collect(), ..Observation::off() },
+        inbound: Observation::off(),
+        metrics: None,
     })
 }
 
@@ -97,7 +98,7 @@ impl Bench {
         let (queue, writer) = LogQueue::new();
         let requests = Requests::new(1);
         let shard = Shard::new(0, Arc::clone(&requests), queue);
-        let snapshot = snapshot(Some(AccessLog { path, encoding: encoding() }));
+        let snapshot = snapshot(Some(AccessLog { to: LogSink::File(path), encoding: encoding() }));
         Self { shard, requests, snapshot, log, writer }
     }
 

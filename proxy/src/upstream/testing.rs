@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use outrigger_config::snapshot::{
-    Balancer, Cluster, Discovery, Endpoint, Limits, Node, Origin, Outlier, Propagation, Protocol, Service,
-    Snapshot, Tracing, Version,
+    Balancer, Cluster, Discovery, Endpoint, Limits, Node, Observation, Origin, Outlier, Protocol, Service,
+    Snapshot, Version,
 };
 use tokio::{sync::Notify, time::Instant};
 
@@ -110,7 +110,8 @@ pub(super) fn snapshot(clusters: impl IntoIterator<Item = ClusterBuilder>) -> Ar
         listeners: Box::default(),
         route_tables: Box::default(),
         clusters: clusters.into_iter().map(|cluster| Arc::new(cluster.0)).collect(),
-        tracing: Tracing { propagation: Propagation::Off, sampling: 0 },
-        access_log: None,
+        outbound: Observation::off(),
+        inbound: Observation::off(),
+        metrics: None,
     })
 }

@@ -20,8 +20,8 @@ use outrigger_config::{
     format::Format,
     snapshot::{
         AccessLog, Action, Balancer, Cluster, ClusterId, ClusterRef, Direction, Discovery, Endpoint, Forward,
-        HeaderOps, HostMap, Limits, Listener, LogEncoding, Node, Origin, PathMatch, Propagation, Protocol,
-        RetryOn, RetryPolicy, Route, RouteMatch, RouteTable, RouteTableId, Service, Snapshot, Tracing,
+        HeaderOps, HostMap, Limits, Listener, LogEncoding, LogSink, Node, Observation, Origin, PathMatch,
+        Protocol, RetryOn, RetryPolicy, Route, RouteMatch, RouteTable, RouteTableId, Service, Snapshot,
         Version, VirtualHost, WeightedCluster,
     },
 };
@@ -69,10 +69,11 @@ impl Bench {
     fn with_settings(mut snapshot: Snapshot, settings: Settings) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log");
-        snapshot.access_log = Some(AccessLog {
-            path: log.to_str().unwrap().into(),
+        snapshot.outbound.access_logs = [AccessLog {
+            to: LogSink::File(log.to_str().unwrap().into()),
             encoding: LogEncoding::Text(Format::parse(LOG).unwrap()),
-        });
+        }]
+        .into();
         let upstreams = Upstreams::new();
         let published = Arc::new(ArcSwap::new(upstreams.publish(Arc::new(snapshot))));
         let (queue, writer) = LogQueue::new();
@@ -388,8 +389,9 @@ fn snapshot_of(clusters: Vec<Cluster>, routes: Vec<Route>) -> Snapshot {
         listeners: [listener].into(),
         route_tables: [table].into(),
         clusters: clusters.into_iter().map(Arc::new).collect(),
-        tracing: Tracing { propagation: Propagation::Off, sampling: 100 },
-        access_log: None,
+        outbound: Observation::off(),
+        inbound: Observation::off(),
+        metrics: None,
     }
 }
 

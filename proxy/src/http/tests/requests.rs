@@ -99,8 +99,8 @@ async fn header_operations_run_destination_first() {
 async fn the_trace_context_goes_upstream() {
     let (origin, heads) = recorder().await;
     let mut snapshot = to(&[origin], forward());
-    snapshot.tracing.propagation = Propagation::W3c;
-    snapshot.tracing.sampling = 10_000;
+    snapshot.outbound.tracing.propagation = Propagation::W3c;
+    snapshot.outbound.tracing.sampling = 10_000;
     let bench = Bench::start(snapshot);
     let trace = "463ac35c9f6413ad48485a3953bb6124";
     bench.get("/", &format!("traceparent: 00-{trace}-a2fb4a1d1a96d312-01\r\n")).await;

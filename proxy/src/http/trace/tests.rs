@@ -25,7 +25,7 @@ fn hop(propagation: Propagation, sampling: u16, lines: &[(&'static str, &str)]) 
     for (name, value) in lines {
         headers.append(*name, HeaderValue::from_str(value).unwrap());
     }
-    let tracing = Tracing { propagation, sampling };
+    let tracing = Tracing { propagation, sampling, ..Tracing::default() };
     let context = begin(&tracing, &mut headers, &mut SmallRng::seed_from_u64(1));
     if let Some(context) = &context {
         context.inject(propagation, &mut headers);

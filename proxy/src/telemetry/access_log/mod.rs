@@ -11,7 +11,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use outrigger_config::{
     format::{Format, Operator, Part, RequestField},
-    snapshot::{AccessLog, LogEncoding, Node},
+    snapshot::{AccessLog, LogEncoding, LogSink, Node},
 };
 
 use super::Record;
@@ -71,7 +71,10 @@ enum Source {
 impl LogPlan {
     pub(super) fn new(log: &AccessLog, node: &Node) -> Self {
         let mut plan = Self {
-            path: Arc::clone(&log.path),
+            path: match &log.to {
+                LogSink::File(path) => Arc::clone(path),
+                LogSink::Otlp { .. } => "/dev/null".into(),
+            },
             hostname: Arc::clone(&node.name),
             request: Vec::new(),
             response: Vec::new(),
