@@ -1,12 +1,13 @@
 //! The sidecar as a library: what the binary, the demo and the tests start.
 //!
 //! Modules form floors: the snapshot (crate `outrigger-config`) and [`telemetry`] records at the bottom, then
-//! upstream, the request path, workers, and the wiring on top.
+//! upstream, the request path beside the [`export`] of telemetry, workers, and the wiring on top.
 
 mod admin;
 pub mod app;
 pub mod commands;
 pub mod drain;
+pub mod export;
 pub mod http;
 pub mod net;
 pub mod reload;

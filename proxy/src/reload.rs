@@ -12,7 +12,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use outrigger_config::{LoadOptions, Loaded, Source, report::Report, snapshot::Node};
+use outrigger_config::{
+    LoadOptions, Loaded, Source,
+    report::Report,
+    snapshot::{Node, TelemetryDefaults},
+};
 use twox_hash::XxHash64;
 
 /// How often the files are looked at. A change is taken when two looks in a row saw the same, so that a file which is
@@ -81,15 +85,12 @@ impl Sources {
 }
 
 impl Documents {
-    /// Compiles the configuration of `node`.
+    /// Compiles the configuration of `node`; `telemetry` is what the environment says.
     ///
     /// # Errors
     /// All findings, if one of them is an error.
-    pub fn compile(&self, node: Node) -> Result<Loaded, Report> {
-        outrigger_config::load(
-            &self.sources,
-            &LoadOptions { node, mesh: self.mesh.clone(), ..LoadOptions::default() },
-        )
+    pub fn compile(&self, node: Node, telemetry: TelemetryDefaults) -> Result<Loaded, Report> {
+        outrigger_config::load(&self.sources, &LoadOptions { node, mesh: self.mesh.clone(), telemetry })
     }
 
     fn content(&self) -> u64 {

@@ -102,3 +102,12 @@ pub struct Node {
     /// Labels of the pod.
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
 }
+
+impl Node {
+    /// Istio's node id: `sidecar~ip~pod.namespace~namespace.svc.cluster.local`.
+    #[must_use]
+    pub fn id(&self) -> String {
+        let Self { namespace, address, name, .. } = self;
+        format!("sidecar~{address}~{name}.{namespace}~{namespace}.svc.cluster.local")
+    }
+}

@@ -49,13 +49,6 @@ fn active(state: &Value) -> Value {
     json!({"name": name, "active_state": state})
 }
 
-/// Istio's `sidecar~ip~pod.namespace~namespace.svc.cluster.local`.
-pub(super) fn node_id(snapshot: &Snapshot) -> String {
-    let node = &snapshot.node;
-    let namespace = &node.namespace;
-    format!("sidecar~{}~{}.{namespace}~{namespace}.svc.cluster.local", node.address, node.name)
-}
-
 fn type_url(section: &str) -> String {
     format!("type.googleapis.com/envoy.admin.v3.{section}")
 }
@@ -65,7 +58,7 @@ fn node(snapshot: &Snapshot) -> Value {
     let labels: Map<String, Value> =
         node.labels.iter().map(|(key, value)| (key.to_string(), json!(**value))).collect();
     json!({
-        "id": node_id(snapshot),
+        "id": node.id(),
         "cluster": format!("{}.{}", node.workload, node.namespace),
         "metadata": {
             "NAME": *node.name,

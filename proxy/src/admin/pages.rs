@@ -30,7 +30,7 @@ use crate::{
 pub(crate) struct Admin {
     pub(crate) upstreams: Arc<Upstreams>,
     pub(crate) published: Arc<ArcSwap<Published>>,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) config: Arc<ConfigStatus>,
     pub(crate) drain: Arc<Drain>,
     pub(crate) bound: Arc<Bound>,
@@ -164,7 +164,7 @@ impl Admin {
             "uptime_current_epoch": uptime,
             "uptime_all_epochs": uptime,
             "command_line_options": {"concurrency": self.concurrency},
-            "node": {"id": config_dump::node_id(snapshot)},
+            "node": {"id": snapshot.node.id()},
         })
     }
 

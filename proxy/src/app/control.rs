@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use outrigger_config::{
     Loaded,
     report::{Report, Severity},
-    snapshot::Node,
+    snapshot::{Node, TelemetryDefaults},
 };
 use tokio::{
     runtime::Builder,
@@ -28,9 +28,10 @@ use super::{
 use crate::{
     admin::{self, Admin, Server},
     drain::{Drain, Phase},
+    export::{Accounts, Exporter},
     net::listen::Workers,
     reload::{Documents, POLL, Sources, Unreadable, Watcher},
-    telemetry::{LogQueue, Metrics, Requests},
+    telemetry::{LogQueue, Metrics, Outbox, Queues, Requests},
     upstream::{Published, Upstreams},
     worker::WorkerStats,
 };
@@ -46,6 +47,7 @@ const OTHER_FILES: usize = 64;
 #[derive(Debug)]
 struct Process {
     node: Node,
+    telemetry: TelemetryDefaults,
     watcher: Watcher,
     retry_at: Option<Instant>,
     upstreams: Arc<Upstreams>,
@@ -58,6 +60,7 @@ struct Process {
     connections: Workers,
     workers: Vec<JoinHandle<()>>,
     log_writer: JoinHandle<()>,
+    exporter: Exporter,
     bound: Arc<Bound>,
 }
 
@@ -70,9 +73,10 @@ pub(super) fn run(
 ) {
     let runtime = Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(1)
+        // A compiler, and name servers that do not answer.
+        .max_blocking_threads(4)
         .thread_keep_alive(Duration::from_secs(1))
-        .build();
+        .build_local(Default::default());
     // Whoever waits for the start is in `App::start`, and stays there until told.
     match runtime {
         Ok(runtime) => runtime.block_on(async {
@@ -94,7 +98,9 @@ impl Process {
     fn start(options: Options, control: Control) -> Result<Self, StartError> {
         let sources = Sources::new(options.config, options.mesh_config);
         let documents = sources.read()?;
-        let loaded = documents.compile(options.node.clone()).map_err(StartError::Config)?;
+        let loaded = documents
+            .compile(options.node.clone(), options.otel.defaults.clone())
+            .map_err(StartError::Config)?;
         warn_of(&loaded.warnings);
         let snapshot = Arc::new(loaded.snapshot);
 
@@ -117,6 +123,9 @@ impl Process {
         let config = Arc::new(ConfigStatus::default());
         config.apply();
         let (log, writer) = LogQueue::new();
+        let (spans, spans_out) = Outbox::new(options.otel.spans.bounds);
+        let (records, records_out) = Outbox::new(options.otel.records.bounds);
+        let accounts = Accounts::new(&spans_out, &records_out);
         let log_counts = log.counts();
         let log_writer = thread("access-log", move || writer.run())?;
         let requests = Requests::new(concurrency);
@@ -124,7 +133,7 @@ impl Process {
         let parts = Parts {
             published: Arc::clone(&published),
             requests: Arc::clone(&requests),
-            log,
+            queues: Queues { log, spans, records, resource: Arc::clone(&options.otel.resource) },
             drain: drain.watch(),
             stats: Arc::clone(&stats),
             seed: options.seed.unwrap_or_else(rand::random),
@@ -141,6 +150,17 @@ impl Process {
             workers: stats,
             concurrency,
         }));
+        let counted = accounts.clone();
+        metrics.add(move || counted.samples());
+        let metrics = Arc::new(metrics);
+        let exporter = Exporter::start(
+            &options.otel,
+            (spans_out, records_out),
+            &accounts,
+            Arc::clone(&metrics),
+            Arc::clone(&upstreams),
+            Arc::clone(&published),
+        );
         if options.signals {
             watch_signals(&control)?;
         }
@@ -172,6 +192,7 @@ impl Process {
 
         Ok(Self {
             node: options.node,
+            telemetry: options.otel.defaults,
             watcher: Watcher::new(sources, &documents),
             retry_at: None,
             upstreams,
@@ -184,6 +205,7 @@ impl Process {
             connections: lanes,
             workers: threads,
             log_writer,
+            exporter,
             bound,
         })
     }
@@ -269,8 +291,8 @@ impl Process {
     /// On an error: its first line, and all of it.
     async fn compile(&self, documents: Result<Documents, Unreadable>) -> Result<Loaded, (String, String)> {
         let documents = documents.map_err(|error| (error.to_string(), error.to_string()))?;
-        let node = self.node.clone();
-        match tokio::task::spawn_blocking(move || documents.compile(node)).await {
+        let (node, telemetry) = (self.node.clone(), self.telemetry.clone());
+        match tokio::task::spawn_blocking(move || documents.compile(node, telemetry)).await {
             Ok(Ok(loaded)) => Ok(loaded),
             Ok(Err(report)) => Err((first_error(&report), report.to_string())),
             Err(error) => Err((format!("the compiler failed: {error}"), error.to_string())),
@@ -303,6 +325,8 @@ impl Process {
                 tracing::error!("a worker panicked");
             }
         }
+        // The workers are done: nothing more is told.
+        self.exporter.finish().await;
         // Whoever reads the log may have stopped reading: that must not keep the process alive.
         let writer = self.log_writer;
         let last_lines = tokio::task::spawn_blocking(move || writer.join());

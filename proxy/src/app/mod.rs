@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 pub(crate) use status::{Bound, ConfigStatus};
 pub(crate) use workers::Pings;
 
-use crate::reload::Unreadable;
+use crate::{export::Otel, reload::Unreadable};
 
 /// How to run. Nothing else is read from the environment.
 #[derive(Debug, Clone)]
@@ -43,6 +43,8 @@ pub struct Options {
     pub seed: Option<u64>,
     /// Ports of the configured listeners.
     pub ports: Ports,
+    /// What the environment says about telemetry.
+    pub otel: Otel,
     /// How the process ends.
     pub drain: DrainTimes,
     /// Whether SIGTERM and SIGINT drain (twice: end at once) and SIGHUP reloads.
@@ -64,6 +66,7 @@ impl Options {
             health: any,
             seed: Some(0),
             ports: Ports::Ephemeral,
+            otel: Otel::default(),
             drain: DrainTimes { announce: Duration::ZERO, ..DrainTimes::default() },
             signals: false,
         }

@@ -13,7 +13,7 @@ use crate::{
     drain::Watch,
     net::listen::Accepted,
     serve::serve,
-    telemetry::{LogQueue, Requests, Shard},
+    telemetry::{Queues, Requests, Shard},
     upstream::Published,
     worker::{Settings, Worker, WorkerStats},
 };
@@ -23,7 +23,7 @@ use crate::{
 pub(super) struct Parts {
     pub(super) published: Arc<ArcSwap<Published>>,
     pub(super) requests: Arc<Requests>,
-    pub(super) log: LogQueue,
+    pub(super) queues: Queues,
     pub(super) drain: Watch,
     pub(super) stats: Arc<WorkerStats>,
     pub(super) seed: u64,
@@ -78,7 +78,7 @@ fn run(
         }
     };
     runtime.block_on(async move {
-        let shard = Shard::new(index, parts.requests, parts.log);
+        let shard = Shard::new(index, parts.requests, parts.queues);
         let seed = parts.seed.wrapping_add(index as u64);
         let worker = Worker::new(parts.published, shard, parts.drain, parts.stats, Settings::default(), seed);
         let pinged = Rc::clone(&worker);

@@ -6,7 +6,10 @@ use clap::Args;
 use tracing_subscriber::EnvFilter;
 
 use super::{BAD_CONFIGURATION, UNAVAILABLE, environment, identity::IdentityArgs};
-use crate::app::{App, DrainTimes, Options, Ports, StartError};
+use crate::{
+    app::{App, DrainTimes, Options, Ports, StartError},
+    export::Otel,
+};
 
 /// Run the sidecar.
 #[derive(Debug, Args)]
@@ -50,6 +53,10 @@ pub(super) fn run(args: ProxyArgs) -> ExitCode {
     if let Some(mode) = environment("ISTIO_META_INTERCEPTION_MODE").filter(|mode| mode != "NONE") {
         tracing::warn!(mode, "traffic capture is not supported yet: only explicit listeners are bound");
     }
+    let (otel, problems) = Otel::from_environment(environment);
+    for problem in problems {
+        tracing::warn!(%problem, "a telemetry setting cannot be used");
+    }
     let options = Options {
         config: args.config,
         mesh_config: args.mesh_config,
@@ -60,6 +67,7 @@ pub(super) fn run(args: ProxyArgs) -> ExitCode {
         health: args.health,
         seed: args.seed,
         ports: args.ports,
+        otel,
         drain: drain_times(&settings),
         signals: true,
     };

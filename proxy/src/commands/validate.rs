@@ -4,6 +4,7 @@ use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Args, ValueEnum};
 use outrigger_config::report::Severity;
+use outrigger_config::snapshot::TelemetryDefaults;
 
 use super::{BAD_CONFIGURATION, FINDINGS, identity::IdentityArgs};
 use crate::reload::Sources;
@@ -56,7 +57,7 @@ pub(super) fn run(args: &ValidateArgs) -> ExitCode {
             return BAD_CONFIGURATION.into();
         }
     };
-    let report = match documents.compile(args.identity.node()) {
+    let report = match documents.compile(args.identity.node(), TelemetryDefaults::default()) {
         Ok(loaded) => loaded.warnings,
         Err(report) => report,
     };

@@ -108,8 +108,8 @@ fn write_operator(operator: &Operator, facts: &Facts<'_>, changing: &HeaderMap, 
             }
         }
         Operator::TraceId => {
-            if let Some(id) = record.trace_id {
-                let _ = write!(out, "{id:032x}");
+            if let Some(span) = &record.span {
+                let _ = write!(out, "{:032x}", span.trace_id);
             }
         }
         // Not known while headers are written, or of no HTTP request without TLS.

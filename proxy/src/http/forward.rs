@@ -66,7 +66,11 @@ impl Outbound {
         let result = self.exchange(worker, host, record).await;
         self.busy.take();
         let outcome = match &result {
-            Ok(sent) => Some(Outcome::Status(outlier_status(sent))),
+            Ok(sent) => {
+                let headers = sent.response.headers();
+                let grpc = grpc_status(headers).filter(|_| is_grpc(headers));
+                Some(Outcome::of_answer(sent.response.status().as_u16(), grpc))
+            }
             Err(Failure::Connect(_)) => Some(Outcome::ConnectFailure),
             Err(Failure::ConnectTimeout) => Some(Outcome::ConnectTimeout),
             Err(Failure::Upstream(ResetReason::LocalReset)) => None,
@@ -195,18 +199,6 @@ fn refused(error: &PoolError, record: &mut Record) -> Failure {
             record.transport_failure = Some(why.clone());
             Failure::Connect(why)
         }
-    }
-}
-
-/// Envoy maps a `grpc-status` in the headers of a gRPC answer, so that failing collectors are ejected although they
-/// answer 200. Trailers come too late to count.
-fn outlier_status(sent: &Sent<RequestBody>) -> u16 {
-    let headers = sent.response.headers();
-    match grpc_status(headers).filter(|_| is_grpc(headers)) {
-        Some(0 | 1 | 3 | 5..=11 | 16) => 200,
-        Some(4 | 14) => 503,
-        Some(_) => 500,
-        None => sent.response.status().as_u16(),
     }
 }
 

@@ -110,24 +110,30 @@ async fn outcome<'p>(
     let target = accept(conn, context, &mut parts)?;
     let tracing = &published.snapshot.observation(conn.direction()).tracing;
     request_id::ensure(&mut parts.headers, &mut worker.rng());
-    let span = trace::begin(tracing, &mut parts.headers, &mut worker.rng());
-    context.sending(&parts.headers);
-    context.record().trace_id = span.map(|span| span.trace_id);
+    let trace = trace::begin(tracing, &mut parts.headers, &mut worker.rng());
+    context.record().span = trace.map(|trace| trace.span);
 
     // `published` still has the listener, also when it has left the configuration since.
     let table = conn.routes(&published.snapshot).ok_or(Failure::NoRoute)?;
     let view = target.view(&parts);
     let (route, forward, destination) =
         match decide(&published.snapshot[table], &view, || worker.rng().next_u64()) {
-            Decision::NoRoute => return Err(Failure::NoRoute),
+            Decision::NoRoute => {
+                context.sending(&parts.headers);
+                return Err(Failure::NoRoute);
+            }
             Decision::Direct { route, status } => {
+                context.sending(&parts.headers);
                 context.record().route = Some(Arc::clone(&route.name));
                 return Ok(Outcome::Direct { status, request: parts.headers, ops: &route.response_headers });
             }
             Decision::Forward { route, forward, destination } => (route, forward, destination),
         };
     context.record().route = Some(Arc::clone(&route.name));
-    let ClusterRef::Known(cluster) = destination.cluster else { return Err(Failure::NoCluster) };
+    let ClusterRef::Known(cluster) = destination.cluster else {
+        context.sending(&parts.headers);
+        return Err(Failure::NoCluster);
+    };
     let cluster = published.cluster(cluster);
     context.assign(cluster);
     let hashed = hash_key(&forward.hash, &view, Peers { remote: conn.peer(), local: conn.local() });
@@ -141,8 +147,8 @@ async fn outcome<'p>(
     for ops in [&destination.request_headers, &route.request_headers] {
         headers::apply(ops, &mut parts.headers, &Facts { record: context.record(), request: None });
     }
-    if let Some(span) = span {
-        span.inject(tracing.propagation, &mut parts.headers);
+    if let Some(trace) = trace {
+        trace.inject(tracing.propagation, &mut parts.headers);
     }
     context.sending(&parts.headers);
 

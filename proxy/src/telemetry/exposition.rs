@@ -17,8 +17,9 @@ use tokio::time::Instant;
 use super::{
     Requests,
     histogram::Merged,
-    labels::{Labels, NAMES},
+    labels::Labels,
     metrics::Sums,
+    points::{Family, FamilyKind, Points, Temporal, Value},
 };
 
 /// Content type of [`Metrics::open_metrics`].
@@ -30,6 +31,7 @@ pub const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    requests: Arc<Requests>,
     sources: Vec<Source>,
 }
 
@@ -62,8 +64,8 @@ impl Metrics {
     #[must_use]
     pub fn new(requests: Arc<Requests>) -> Self {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(IstioMetrics(requests)));
-        Self { registry, sources: Vec::new() }
+        registry.register_collector(Box::new(IstioMetrics(Arc::clone(&requests))));
+        Self { registry, requests, sources: Vec::new() }
     }
 
     /// Adds a source that is asked at every scrape. Samples of one name must be neighbours.
@@ -76,6 +78,41 @@ impl Metrics {
     /// The numbers of all sources that were added, now.
     pub fn samples(&self) -> impl Iterator<Item = Sample> {
         self.sources.iter().flat_map(|source| source.0())
+    }
+
+    /// Everything as data points at `now`, in nanoseconds since the epoch.
+    pub fn points(&self, temporal: &mut Temporal, now: u64) -> Vec<Points> {
+        temporal.collect(self.families(), now)
+    }
+
+    fn families(&self) -> Vec<Family> {
+        let series = self.requests.scrape(Instant::now());
+        let family = |name: &'static str, help, unit, kind, value: fn(&Sums) -> Value| {
+            let points = series.iter().map(|(labels, sums)| (labels.pairs(), value(sums))).collect();
+            Family { name: name.into(), help, unit, kind, points }
+        };
+        let mut families = vec![family("istio_requests_total", REQUESTS, "1", FamilyKind::Sum, |sums| {
+            Value::Count(sums.requests)
+        })];
+        for (name, help, unit, pick) in HISTOGRAMS {
+            let points = series.iter();
+            let points =
+                points.map(|(labels, sums)| (labels.pairs(), Value::Histogram(Box::new(pick(sums).clone()))));
+            let points = points.collect();
+            families.push(Family { name: name.into(), help, unit, kind: FamilyKind::Histogram, points });
+        }
+        let samples: Vec<Sample> = self.samples().collect();
+        for family in samples.chunk_by(|left, right| left.name == right.name) {
+            let Some(first) = family.first() else { continue };
+            let kind = match first.kind {
+                Kind::Counter => FamilyKind::Sum,
+                Kind::Gauge => FamilyKind::Gauge,
+            };
+            let points = family.iter().map(|sample| (sample.labels.clone(), Value::Number(sample.value)));
+            let (name, help, points) = (first.name.clone(), first.help, points.collect());
+            families.push(Family { name, help, unit: "", kind, points });
+        }
+        families
     }
 
     /// The OpenMetrics text.
@@ -132,20 +169,11 @@ impl Collector for IstioMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let series = self.0.scrape(Instant::now());
         let mut requests =
-            encoder.encode_descriptor("istio_requests", "Requests that ended", None, MetricType::Counter)?;
+            encoder.encode_descriptor("istio_requests", REQUESTS, None, MetricType::Counter)?;
         for (labels, sums) in &series {
             requests.encode_family(labels)?.encode_counter(&sums.requests, NO_EXEMPLAR)?;
         }
-        let histograms: [(&str, &str, Pick); 3] = [
-            (
-                "istio_request_duration_milliseconds",
-                "Time from a request's start to the last byte of its response",
-                |sums| &sums.duration,
-            ),
-            ("istio_request_bytes", "Bytes of a request with its headers", |sums| &sums.request_bytes),
-            ("istio_response_bytes", "Bytes of a response with its headers", |sums| &sums.response_bytes),
-        ];
-        for (name, help, pick) in histograms {
+        for (name, help, _, pick) in HISTOGRAMS {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
             for (labels, sums) in &series {
                 let merged = pick(sums);
@@ -161,6 +189,19 @@ impl Collector for IstioMetrics {
     }
 }
 
+const REQUESTS: &str = "Requests that ended";
+/// Name, help, unit, and which of a series it is.
+const HISTOGRAMS: [(&str, &str, &str, Pick); 3] = [
+    (
+        "istio_request_duration_milliseconds",
+        "Time from a request's start to the last byte of its response",
+        "ms",
+        |sums| &sums.duration,
+    ),
+    ("istio_request_bytes", "Bytes of a request with its headers", "By", |sums| &sums.request_bytes),
+    ("istio_response_bytes", "Bytes of a response with its headers", "By", |sums| &sums.response_bytes),
+];
+
 /// One of the histograms of a series.
 type Pick = fn(&Sums) -> &Merged;
 
@@ -168,8 +209,8 @@ const NO_EXEMPLAR: Option<&Exemplar<NoLabelSet, u64>> = None;
 
 impl EncodeLabelSet for Labels {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
-        let pairs = NAMES.iter().zip(&self.0).filter(|(_, value)| !value.is_empty());
-        pairs.map(|(name, value)| (*name, &**value)).collect::<Vec<_>>().encode(encoder)
+        let pairs = self.pairs();
+        pairs.iter().map(|(name, value)| (*name, &**value)).collect::<Vec<_>>().encode(encoder)
     }
 }
 

@@ -63,6 +63,16 @@ impl Merged {
         self.sum += f64::from_bits(histogram.sum.load(Relaxed));
     }
 
+    /// What came behind an earlier moment of the same histogram.
+    pub(super) fn since(&self, before: &Self) -> Self {
+        let mut rest = self.clone();
+        for (bucket, counted) in rest.buckets.iter_mut().zip(&before.buckets) {
+            *bucket = bucket.saturating_sub(*counted);
+        }
+        rest.sum -= before.sum;
+        rest
+    }
+
     pub(super) fn sum(&self) -> f64 {
         self.sum
     }

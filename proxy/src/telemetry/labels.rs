@@ -123,6 +123,12 @@ impl Labels {
         ])
     }
 
+    /// Names and values; an empty one is left out.
+    pub(super) fn pairs(&self) -> Vec<(&'static str, Arc<str>)> {
+        let pairs = NAMES.into_iter().zip(&self.0).filter(|(_, value)| !value.is_empty());
+        pairs.map(|(name, value)| (name, Arc::clone(value))).collect()
+    }
+
     /// The series that takes what no longer fits.
     pub(super) fn overflow() -> Self {
         Self(std::array::from_fn(|_| "overflow".into()))

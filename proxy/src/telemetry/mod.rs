@@ -5,18 +5,29 @@
 //! whose drops are counted.
 
 mod access_log;
+mod capture;
 mod exposition;
 mod flags;
 mod histogram;
 mod labels;
 mod metrics;
+mod outbox;
+mod plan;
+mod points;
 mod record;
+mod resource;
+mod span;
+pub(crate) mod wire;
 
 pub use access_log::{LogCounts, LogQueue, LogWriter};
 pub use exposition::{CLASSIC, Kind, Metrics, OPEN_METRICS, Sample};
 pub use flags::{Details, Flag, Flags};
 pub use metrics::Requests;
+pub use outbox::{Account, Bounds, Inbox, Item, Loss, Outbox, Signal, Target};
+pub use points::{Points, Temporal};
 pub use record::Record;
+pub use resource::{Environment, Resource};
+pub use span::SpanContext;
 
 use std::{
     cell::RefCell,
@@ -29,34 +40,58 @@ use outrigger_config::snapshot::{Direction, Snapshot};
 use tokio::time::Instant;
 
 #[cfg(test)]
+mod export_tests;
+#[cfg(test)]
 mod tests;
 
-use access_log::LogPlan;
+use capture::Part;
 use metrics::Cache;
+use plan::Plan;
 
 /// The telemetry of one worker. Not shared between threads.
 #[derive(Debug)]
 pub struct Shard {
-    log: LogQueue,
+    queues: Queues,
     state: RefCell<State>,
+}
+
+/// What workers tell of requests beside metrics, shared by them.
+#[derive(Debug, Clone)]
+pub struct Queues {
+    /// Lines for files.
+    pub log: LogQueue,
+    /// Spans by OTLP.
+    pub spans: Outbox,
+    /// Log records by OTLP.
+    pub records: Outbox,
+    /// Who reports.
+    pub resource: Arc<Resource>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// The newest snapshot seen; another one drops the plan and the cached series.
+    /// The newest snapshot seen; another one drops the plans and the cached series.
     snapshot: Option<Arc<Snapshot>>,
-    plan: Option<Arc<LogPlan>>,
+    outbound: Option<Arc<Plan>>,
+    inbound: Option<Arc<Plan>>,
     cache: Cache,
-    line: Vec<u8>,
+    scratch: Vec<u8>,
+    message: Vec<u8>,
 }
 
 impl Shard {
-    /// The shard of worker number `worker`, which counts into `requests` and logs into `log`.
+    /// The shard of worker number `worker`, which counts into `requests`.
     #[must_use]
-    pub fn new(worker: usize, requests: Arc<Requests>, log: LogQueue) -> Self {
-        let state =
-            State { snapshot: None, plan: None, cache: Cache::new(worker, requests), line: Vec::new() };
-        Self { log, state: RefCell::new(state) }
+    pub fn new(worker: usize, requests: Arc<Requests>, queues: Queues) -> Self {
+        let state = State {
+            snapshot: None,
+            outbound: None,
+            inbound: None,
+            cache: Cache::new(worker, requests),
+            scratch: Vec::new(),
+            message: Vec::new(),
+        };
+        Self { queues, state: RefCell::new(state) }
     }
 
     /// Starts the record of a request that came in now and keeps to `snapshot`.
@@ -64,50 +99,61 @@ impl Shard {
     pub fn begin(&self, snapshot: &Arc<Snapshot>, direction: Direction) -> Record {
         let mut state = self.state.borrow_mut();
         if !state.snapshot.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, snapshot)) {
-            state.plan =
-                snapshot.outbound.access_logs.first().map(|log| Arc::new(LogPlan::new(log, &snapshot.node)));
+            let plan = |direction| Plan::new(snapshot, direction, &self.queues.resource);
+            state.outbound = plan(Direction::Outbound);
+            state.inbound = plan(Direction::Inbound);
             state.cache.adopt(&snapshot.node);
             state.snapshot = Some(Arc::clone(snapshot));
         }
-        Record::new(Instant::now(), SystemTime::now(), direction, state.plan.clone())
+        let plan = match direction {
+            Direction::Outbound => state.outbound.clone(),
+            Direction::Inbound => state.inbound.clone(),
+        };
+        Record::new(Instant::now(), SystemTime::now(), direction, plan)
     }
 
-    /// Keeps the request header values that the log format names. Call it with the headers as they are sent
-    /// upstream, so that the line shows the request id.
+    /// Keeps the request header values that the plan names. Call it with the headers as they are sent upstream, so that
+    /// the log shows the request id.
     pub fn capture_request(&self, record: &mut Record, headers: &HeaderMap) {
-        if let Some(plan) = record.plan.clone() {
-            plan.capture_request(record, headers);
-        }
+        capture(Part::Request, record, headers);
     }
 
-    /// Keeps the response header values that the log format names, and the `grpc-status` of a gRPC request. Call it
-    /// with the headers as they are sent to the client.
+    /// Keeps the response header values that the plan names, and the `grpc-status` of a gRPC request. Call it with the
+    /// headers as they are sent to the client.
     pub fn capture_response(&self, record: &mut Record, headers: &HeaderMap) {
         record.read_grpc_status(headers);
-        if let Some(plan) = record.plan.clone() {
-            plan.capture_response(record, headers);
-        }
+        capture(Part::Response, record, headers);
     }
 
-    /// Keeps the trailer values that the log format names, and the `grpc-status` of a gRPC request.
+    /// Keeps the trailer values that the plan names, and the `grpc-status` of a gRPC request.
     pub fn capture_trailers(&self, record: &mut Record, trailers: &HeaderMap) {
         record.read_grpc_status(trailers);
-        if let Some(plan) = record.plan.clone() {
-            plan.capture_trailers(record, trailers);
-        }
+        capture(Part::Trailers, record, trailers);
     }
 
-    /// Counts and logs a request that has ended: once per request, at the end of its stream or when it was dropped.
+    /// Counts, logs and traces a request that has ended: once per request, at the end of its stream or when it was
+    /// dropped.
     #[expect(clippy::needless_pass_by_value, reason = "a record that was emitted must not be emitted again")]
     pub fn emit(&self, record: Record) {
         let took = record.began.elapsed();
-        let mut state = self.state.borrow_mut();
-        state.cache.count(&record, took);
-        if let Some(plan) = &record.plan {
-            state.line.clear();
-            plan.render(&record, took, &mut state.line);
-            self.log.send(plan.path(), &state.line);
+        let State { cache, scratch, message, .. } = &mut *self.state.borrow_mut();
+        cache.count(&record, took);
+        let Some(plan) = &record.plan else { return };
+        for log in &plan.logs {
+            log.write(&record, took, (scratch, message), (&self.queues.log, &self.queues.records));
         }
+        if let (Some(spans), Some(span)) = (&plan.spans, record.span.filter(|span| span.sampled)) {
+            message.clear();
+            spans.encode(&record, &span, took, scratch, message);
+            self.queues.spans.send(&spans.target, message);
+        }
+    }
+}
+
+fn capture(part: Part, record: &mut Record, headers: &HeaderMap) {
+    let traced = record.is_traced();
+    if let Some(plan) = &record.plan {
+        plan.captures.keep(part, headers, traced, &mut record.captured);
     }
 }
 

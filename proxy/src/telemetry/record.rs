@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, Method, Version, uri::PathAndQuery};
 use outrigger_config::snapshot::{Cluster, Direction, Endpoint};
 use tokio::time::Instant;
 
-use super::{Details, Flags, access_log::LogPlan};
+use super::{Details, Flags, SpanContext, capture::Captured, plan::Plan};
 
 /// What is known of one request. [`Shard::begin`](super::Shard::begin) makes it, the request path fills it,
 /// [`Shard::emit`](super::Shard::emit) takes it.
@@ -30,8 +30,10 @@ pub struct Record {
     pub authority: Option<HeaderValue>,
     /// What the client spoke.
     pub version: Option<Version>,
-    /// 16 bytes of the trace, where tracing is on.
-    pub trace_id: Option<u128>,
+    /// This hop's span, where tracing is on.
+    pub span: Option<SpanContext>,
+    /// What the span is called: the route's operation, or what the caller's sidecar says.
+    pub operation: Option<HeaderValue>,
     /// Name of the route that matched.
     pub route: Option<Arc<str>>,
     /// The cluster that was chosen, if it exists.
@@ -62,9 +64,8 @@ pub struct Record {
     pub wire_received: u64,
     /// Bytes of the response on the client's connection, headers included.
     pub wire_sent: u64,
-    pub(super) plan: Option<Arc<LogPlan>>,
-    /// Header values by the slots of the plan; empty until the first one is captured.
-    pub(super) captured: Vec<Option<HeaderValue>>,
+    pub(super) plan: Option<Arc<Plan>>,
+    pub(super) captured: Captured,
 }
 
 impl Record {
@@ -72,7 +73,7 @@ impl Record {
         began: Instant,
         started: SystemTime,
         direction: Direction,
-        plan: Option<Arc<LogPlan>>,
+        plan: Option<Arc<Plan>>,
     ) -> Self {
         Self {
             began,
@@ -84,7 +85,8 @@ impl Record {
             path: None,
             authority: None,
             version: None,
-            trace_id: None,
+            span: None,
+            operation: None,
             route: None,
             cluster: None,
             endpoint: None,
@@ -101,8 +103,13 @@ impl Record {
             wire_received: 0,
             wire_sent: 0,
             plan,
-            captured: Vec::new(),
+            captured: Captured::default(),
         }
+    }
+
+    /// Whether a span is reported.
+    pub(super) fn is_traced(&self) -> bool {
+        self.span.is_some_and(|span| span.sampled)
     }
 
     pub(super) fn read_grpc_status(&mut self, headers: &HeaderMap) {

@@ -61,6 +61,11 @@ impl ClusterState {
         }
     }
 
+    /// A cluster of no configuration, which nobody sweeps: for what has no outlier detection.
+    pub(crate) fn alone(config: Cluster) -> Arc<Self> {
+        Arc::new(Self::new(Arc::new(config), Arc::default(), Instant::now()))
+    }
+
     /// Unlike the name, never used again once the cluster is gone.
     pub(super) fn id(&self) -> u64 {
         self.id
@@ -136,7 +141,7 @@ impl ClusterState {
     }
 
     /// Takes over a new description; hosts keep their state by address.
-    pub(super) fn update(&self, config: &Arc<Cluster>, now: Instant) {
+    pub(crate) fn update(&self, config: &Arc<Cluster>, now: Instant) {
         let mut changing = self.changing();
         let old = self.hosts.load_full();
         let hosts: Vec<Arc<Host>> = config

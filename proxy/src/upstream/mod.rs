@@ -76,6 +76,11 @@ impl Upstreams {
         Arc::new(Published { snapshot, clusters })
     }
 
+    /// The cluster of this name, if the configuration has it.
+    pub fn cluster(&self, name: &str) -> Option<Arc<ClusterState>> {
+        self.known().get(name).cloned()
+    }
+
     /// All clusters in order of their names, for `/clusters` and `/metrics`.
     pub fn clusters(&self) -> Vec<Arc<ClusterState>> {
         let mut clusters: Vec<_> = self.known().values().cloned().collect();

@@ -32,6 +32,20 @@ pub enum Outcome {
     Reset,
 }
 
+impl Outcome {
+    /// Envoy maps a `grpc-status` in the headers of a gRPC answer, so that failing collectors are ejected although they
+    /// answer 200. Trailers come too late to count.
+    #[must_use]
+    pub fn of_answer(status: u16, grpc: Option<u32>) -> Self {
+        Self::Status(match grpc {
+            Some(0 | 1 | 3 | 5..=11 | 16) => 200,
+            Some(4 | 14) => 503,
+            Some(_) => 500,
+            None => status,
+        })
+    }
+}
+
 /// Which counter reached its threshold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {

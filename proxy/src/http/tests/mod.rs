@@ -37,7 +37,7 @@ use crate::{
     drain::{Departure, Drain},
     net::listen::{ListenerInfo, Open, Workers, accept, bind},
     serve::serve,
-    telemetry::{LogQueue, Requests, Shard},
+    telemetry::{Bounds, LogQueue, Outbox, Queues, Requests, Shard},
     upstream::{ClusterState, Published, Upstreams},
     worker::{Settings, Worker, WorkerStats},
 };
@@ -76,9 +76,11 @@ impl Bench {
         .into();
         let upstreams = Upstreams::new();
         let published = Arc::new(ArcSwap::new(upstreams.publish(Arc::new(snapshot))));
-        let (queue, writer) = LogQueue::new();
+        let (log_queue, writer) = LogQueue::new();
+        let ((spans, _), (records, _)) = (Outbox::new(Bounds::default()), Outbox::new(Bounds::default()));
+        let queues = Queues { log: log_queue, spans, records, resource: Arc::default() };
         std::thread::spawn(move || writer.run());
-        let shard = Shard::new(0, Requests::new(1), queue);
+        let shard = Shard::new(0, Requests::new(1), queues);
         let (drain, stats) = (Drain::default(), Arc::<WorkerStats>::default());
         let worker =
             Worker::new(Arc::clone(&published), shard, drain.watch(), Arc::clone(&stats), settings, 1);

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::span::{Parent, SpanContext, insert, low, parse};
+use super::span::{Parent, Trace, insert, low, parse};
 
 const B3: HeaderName = HeaderName::from_static("b3");
 const X_B3_TRACEID: HeaderName = HeaderName::from_static("x-b3-traceid");
@@ -56,10 +56,11 @@ fn single_flag(flag: &[u8]) -> Option<bool> {
     }
 }
 
-pub(super) fn write(span: &SpanContext, headers: &mut HeaderMap) {
+pub(super) fn write(trace: &Trace, headers: &mut HeaderMap) {
+    let span = &trace.span;
     let mut text = String::with_capacity(68);
-    if span.single_b3 {
-        write_trace_id(span, &mut text);
+    if trace.single_b3 {
+        write_trace_id(trace, &mut text);
         // Writing to a string cannot fail.
         let _ = write!(text, "-{:016x}-{}", span.span_id, u8::from(span.sampled));
         if let Some(parent) = span.parent_id {
@@ -68,7 +69,7 @@ pub(super) fn write(span: &SpanContext, headers: &mut HeaderMap) {
         insert(headers, B3, &text);
         return;
     }
-    write_trace_id(span, &mut text);
+    write_trace_id(trace, &mut text);
     insert(headers, X_B3_TRACEID, &text);
     insert(headers, X_B3_SPANID, hex(&mut text, span.span_id));
     match span.parent_id {
@@ -78,10 +79,10 @@ pub(super) fn write(span: &SpanContext, headers: &mut HeaderMap) {
     headers.insert(X_B3_SAMPLED, HeaderValue::from_static(if span.sampled { "1" } else { "0" }));
 }
 
-fn write_trace_id(span: &SpanContext, text: &mut String) {
-    let _ = match span.short {
-        true => write!(text, "{:016x}", low(span.trace_id)),
-        false => write!(text, "{:032x}", span.trace_id),
+fn write_trace_id(trace: &Trace, text: &mut String) {
+    let _ = match trace.short {
+        true => write!(text, "{:016x}", low(trace.span.trace_id)),
+        false => write!(text, "{:032x}", trace.span.trace_id),
     };
 }
 

@@ -1,7 +1,7 @@
 //! Trace context: read from the client's headers, decided upon, and written for the upstream. Its formats, B3 (Envoy
 //! Zipkin tracer) and W3C (Envoy OpenTelemetry tracer), have a file and a rule for the parent's sampling flag each.
 //!
-//! Spans are not built here. A malformed, huge or repeated header is never an error: at worst there is no span, and
+//! Spans are not built here, but in `telemetry`. A malformed, huge or repeated header is never an error: at worst there is no span, and
 //! the headers pass as they came.
 
 mod b3;
@@ -12,19 +12,20 @@ use http::{HeaderMap, HeaderName};
 use outrigger_config::snapshot::{Propagation, Tracing};
 use rand::{RngExt, rngs::SmallRng};
 
-pub use self::span::SpanContext;
+pub(crate) use self::span::Trace;
 use self::span::{Parent, low};
 use super::request_id::{self, TraceReason, X_REQUEST_ID};
+use crate::telemetry::SpanContext;
 
 const X_CLIENT_TRACE_ID: HeaderName = HeaderName::from_static("x-client-trace-id");
 
 /// Decides about sampling, notes it in `x-request-id`, and opens this hop's span. `None`: tracing is off, or the
 /// caller's context cannot be read.
-pub(crate) fn begin(tracing: &Tracing, headers: &mut HeaderMap, rng: &mut SmallRng) -> Option<SpanContext> {
+pub(crate) fn begin(tracing: &Tracing, headers: &mut HeaderMap, rng: &mut SmallRng) -> Option<Trace> {
     if tracing.propagation == Propagation::Off {
         return None;
     }
-    let local = decide(tracing.sampling, headers);
+    let local = !tracing.by_request_id || decide(tracing.sampling, headers);
     let (parent, single_b3) = match tracing.propagation {
         Propagation::Off => return None,
         Propagation::B3 => b3::read(headers),
@@ -38,35 +39,33 @@ pub(crate) fn begin(tracing: &Tracing, headers: &mut HeaderMap, rng: &mut SmallR
         },
         Propagation::W3c => (w3c::read(headers), false),
     };
-    let context = match parent {
+    let stated = |sampled: Option<bool>| sampled.filter(|_| tracing.parent_based);
+    let trace = match parent {
         Parent::Unreadable => return None,
         Parent::None { sampled } => {
             let trace_id = nonzero(rng);
-            SpanContext {
-                trace_id,
-                span_id: if tracing.propagation == Propagation::W3c { nonzero64(rng) } else { low(trace_id) },
-                parent_id: None,
-                sampled: sampled.unwrap_or(local),
+            let span_id =
+                if tracing.propagation == Propagation::W3c { nonzero64(rng) } else { low(trace_id) };
+            let sampled = stated(sampled).unwrap_or(local);
+            Trace {
+                span: SpanContext { trace_id, span_id, parent_id: None, sampled },
                 short: false,
                 single_b3,
             }
         }
-        Parent::Span { trace_id, short, span_id, sampled } => SpanContext {
-            trace_id,
-            span_id: nonzero64(rng),
-            parent_id: Some(span_id),
-            sampled: match tracing.propagation {
-                Propagation::W3c => sampled.unwrap_or(false) && local,
-                _ => sampled.unwrap_or(local),
-            },
-            short,
-            single_b3,
-        },
+        Parent::Span { trace_id, short, span_id, sampled } => {
+            let sampled = match (stated(sampled), tracing.propagation) {
+                (Some(sampled), Propagation::W3c) => sampled && local,
+                (sampled, _) => sampled.unwrap_or(local),
+            };
+            let span = SpanContext { trace_id, span_id: nonzero64(rng), parent_id: Some(span_id), sampled };
+            Trace { span, short, single_b3 }
+        }
     };
-    Some(context)
+    Some(trace)
 }
 
-impl SpanContext {
+impl Trace {
     /// Writes the context for the upstream.
     pub(crate) fn inject(&self, propagation: Propagation, headers: &mut HeaderMap) {
         match propagation {
@@ -74,11 +73,11 @@ impl SpanContext {
             Propagation::B3 => b3::write(self, headers),
             Propagation::B3AndW3c => {
                 b3::write(self, headers);
-                w3c::write_parent(self, headers);
+                w3c::write_parent(&self.span, headers);
             }
             Propagation::W3c => {
-                w3c::write_state(self, headers);
-                w3c::write_parent(self, headers);
+                w3c::write_state(&self.span, headers);
+                w3c::write_parent(&self.span, headers);
             }
         }
     }

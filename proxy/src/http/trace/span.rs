@@ -2,17 +2,12 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// The span of this hop.
+use crate::telemetry::SpanContext;
+
+/// This hop's span with what its headers look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SpanContext {
-    /// 16 bytes; of a 64-bit B3 id the upper half is zero.
-    pub trace_id: u128,
-    /// This hop's own.
-    pub span_id: u64,
-    /// The caller's span, if there was one.
-    pub parent_id: Option<u64>,
-    /// Whether the span is recorded.
-    pub sampled: bool,
+pub(crate) struct Trace {
+    pub(crate) span: SpanContext,
     /// The trace id came, and goes on, as 16 digits.
     pub(super) short: bool,
     /// It came, and goes on, in one header.

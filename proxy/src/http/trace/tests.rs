@@ -10,7 +10,7 @@ const ID: &str = "00000063-0000-4000-8000-000000000000";
 
 struct Hop {
     headers: HeaderMap,
-    context: Option<SpanContext>,
+    context: Option<Trace>,
 }
 
 impl Hop {
@@ -53,7 +53,7 @@ fn the_request_id_decides_and_carries_the_decision() {
     assert_eq!(unsampled.text("x-b3-sampled"), Some("0"));
     let forced = hop(Propagation::B3, 0, &[("x-client-trace-id", "1")]);
     assert_eq!(forced.text("x-request-id"), Some("00000063-0000-b000-8000-000000000000"));
-    assert!(forced.context.unwrap().sampled);
+    assert!(forced.context.unwrap().span.sampled);
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn a_single_b3_in_gives_a_single_b3_out() {
     }
     let flag_alone = hop(Propagation::B3, 0, &[("b3", "d")]);
     assert!(flag_alone.text("b3").unwrap().ends_with("-1"));
-    assert_eq!(flag_alone.context.unwrap().parent_id, None);
+    assert_eq!(flag_alone.context.unwrap().span.parent_id, None);
 }
 
 #[test]

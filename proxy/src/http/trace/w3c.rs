@@ -2,7 +2,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::span::{Parent, SpanContext, insert, low, parse};
+use super::span::{Parent, insert, low, parse};
+use crate::telemetry::SpanContext;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");

@@ -1,48 +1,60 @@
-//! The access log: a compiled format, rendered by the worker, written by one thread.
+//! The access log: a compiled format, rendered by the worker, written to a file by one thread or exported as log
+//! records.
 //!
 //! A line is one line whatever a client sends: control bytes, quotes and backslashes are escaped. A full queue loses
 //! lines and counts them; it never delays a request.
 
 mod queue;
+mod records;
 mod render;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
 use outrigger_config::{
-    format::{Format, Operator, Part, RequestField},
-    snapshot::{AccessLog, LogEncoding, LogSink, Node},
+    format::{self, Format, Operator, RequestField},
+    snapshot::{AccessLog, Destination, LogEncoding, LogSink, Node},
 };
 
-use super::Record;
+use super::{
+    Outbox, Record, Target,
+    capture::{Captures, Part, Slot},
+};
 pub use queue::{LogCounts, LogQueue, LogWriter};
 
-/// A log format with its header names resolved to slots, so that only what it shows is kept of a request.
+/// One log: its format with header names resolved to slots, so that only what it shows is kept of a request.
 #[derive(Debug)]
-pub(super) struct LogPlan {
-    path: Arc<str>,
-    /// What the operator `%HOSTNAME%` yields.
-    hostname: Arc<str>,
-    /// Slots in this order: request, response, trailers.
-    request: Vec<HeaderName>,
-    response: Vec<HeaderName>,
-    trailers: Vec<HeaderName>,
+pub(super) struct Log {
+    to: To,
     encoding: Encoding,
 }
 
 #[derive(Debug)]
+enum To {
+    /// Where the lines go.
+    File(Arc<str>),
+    Otlp {
+        target: Arc<Target>,
+        attributes: Box<[Field]>,
+    },
+}
+
+#[derive(Debug)]
 enum Encoding {
-    Text(Box<[Step]>),
+    Text(Steps),
     /// Sorted by key.
     Json(Box<[Field]>),
 }
 
-/// One member of the JSON object.
+/// One member of the JSON object, or one attribute.
 #[derive(Debug)]
 struct Field {
     key: Arc<str>,
-    steps: Box<[Step]>,
+    steps: Steps,
 }
+
+/// A format, ready to be rendered.
+#[derive(Debug)]
+pub(super) struct Steps(Box<[Step]>);
 
 #[derive(Debug)]
 enum Step {
@@ -54,6 +66,7 @@ enum Step {
 enum Value {
     /// The first one that is there.
     FirstOf(Source, Option<Source>),
+    Hostname(Arc<str>),
     Operator(Operator),
 }
 
@@ -63,90 +76,78 @@ enum Source {
     Path,
     Authority,
     Scheme,
-    Request(usize),
-    Response(usize),
-    Trailer(usize),
+    Header(Slot),
 }
 
-impl LogPlan {
-    pub(super) fn new(log: &AccessLog, node: &Node) -> Self {
-        let mut plan = Self {
-            path: match &log.to {
-                LogSink::File(path) => Arc::clone(path),
-                LogSink::Otlp { .. } => "/dev/null".into(),
-            },
-            hostname: Arc::clone(&node.name),
-            request: Vec::new(),
-            response: Vec::new(),
-            trailers: Vec::new(),
-            encoding: Encoding::Text(Box::default()),
+impl Log {
+    /// `target` makes the receiver of an exported log.
+    pub(super) fn new(
+        log: &AccessLog,
+        node: &Node,
+        captures: &mut Captures,
+        target: impl FnOnce(&Arc<Destination>, Option<&str>) -> Arc<Target>,
+    ) -> Self {
+        let mut fields = |pairs: &[(Arc<str>, Format)]| {
+            let field = |(key, format): &(Arc<str>, Format)| Field {
+                key: Arc::clone(key),
+                steps: Steps::new(format, node, captures),
+            };
+            let mut fields: Vec<_> = pairs.iter().map(field).collect();
+            fields.sort_by(|left, right| left.key.cmp(&right.key));
+            fields.into()
         };
-        plan.encoding = match &log.encoding {
-            LogEncoding::Text(format) => Encoding::Text(plan.steps(format)),
-            LogEncoding::Json(fields) => {
-                let field = |(key, format): &(Arc<str>, Format)| Field {
-                    key: Arc::clone(key),
-                    steps: plan.steps(format),
-                };
-                let mut fields: Vec<_> = fields.iter().map(field).collect();
-                fields.sort_by(|left, right| left.key.cmp(&right.key));
-                Encoding::Json(fields.into())
+        let to = match &log.to {
+            LogSink::File(path) => To::File(Arc::clone(path)),
+            LogSink::Otlp { to, log_name, attributes } => {
+                To::Otlp { target: target(to, Some(log_name)), attributes: fields(attributes) }
             }
         };
-        plan
-    }
-
-    /// Where the lines go.
-    pub(super) fn path(&self) -> &Arc<str> {
-        &self.path
-    }
-
-    pub(super) fn capture_request(&self, record: &mut Record, headers: &HeaderMap) {
-        self.capture(record, 0, &self.request, headers);
-    }
-
-    pub(super) fn capture_response(&self, record: &mut Record, headers: &HeaderMap) {
-        self.capture(record, self.request.len(), &self.response, headers);
-    }
-
-    pub(super) fn capture_trailers(&self, record: &mut Record, headers: &HeaderMap) {
-        self.capture(record, self.request.len() + self.response.len(), &self.trailers, headers);
-    }
-
-    fn capture(&self, record: &mut Record, from: usize, names: &[HeaderName], headers: &HeaderMap) {
-        if names.is_empty() {
-            return;
-        }
-        record.captured.resize(self.request.len() + self.response.len() + self.trailers.len(), None);
-        for (slot, name) in record.captured.iter_mut().skip(from).zip(names) {
-            *slot = headers.get(name).cloned();
-        }
-    }
-
-    fn captured<'r>(&self, record: &'r Record, source: Source) -> Option<&'r HeaderValue> {
-        let slot = match source {
-            Source::Request(at) => at,
-            Source::Response(at) => self.request.len() + at,
-            Source::Trailer(at) => self.request.len() + self.response.len() + at,
-            Source::Method | Source::Path | Source::Authority | Source::Scheme => return None,
+        let encoding = match &log.encoding {
+            LogEncoding::Json(pairs) => Encoding::Json(fields(pairs)),
+            LogEncoding::Text(format) => Encoding::Text(Steps::new(format, node, captures)),
         };
-        record.captured.get(slot)?.as_ref()
+        Self { to, encoding }
     }
 
-    fn steps(&mut self, format: &Format) -> Box<[Step]> {
-        format
-            .parts()
-            .iter()
-            .map(|part| match part {
-                Part::Literal(text) => Step::Literal(text.clone()),
-                Part::Operator { operator, max_length } => {
-                    Step::Value { value: self.value(operator), max_length: *max_length }
-                }
-            })
-            .collect()
+    /// Renders a record that ended after `took`, and sends it off. `line` and `message` are overwritten.
+    pub(super) fn write(
+        &self,
+        record: &Record,
+        took: Duration,
+        (line, message): (&mut Vec<u8>, &mut Vec<u8>),
+        (file, otlp): (&LogQueue, &Outbox),
+    ) {
+        line.clear();
+        match &self.to {
+            To::File(path) => {
+                self.encoding.render(record, took, line);
+                file.send(path, line);
+            }
+            To::Otlp { target, attributes } => {
+                self.encoding.render_body(record, took, line);
+                message.clear();
+                records::encode(record, line, message);
+                records::encode_attributes(attributes, record, took, line, message);
+                otlp.send(target, message);
+            }
+        }
     }
+}
 
-    fn value(&mut self, operator: &Operator) -> Value {
+impl Steps {
+    pub(super) fn new(format: &Format, node: &Node, captures: &mut Captures) -> Self {
+        let step = |part: &format::Part| match part {
+            format::Part::Literal(text) => Step::Literal(text.clone()),
+            format::Part::Operator { operator, max_length } => {
+                Step::Value { value: Value::new(operator, node, captures), max_length: *max_length }
+            }
+        };
+        Self(format.parts().iter().map(step).collect())
+    }
+}
+
+impl Value {
+    fn new(operator: &Operator, node: &Node, captures: &mut Captures) -> Self {
         match operator {
             Operator::Request(first, second) => {
                 let mut source = |field: &RequestField| match field {
@@ -154,23 +155,19 @@ impl LogPlan {
                     RequestField::Path => Source::Path,
                     RequestField::Authority => Source::Authority,
                     RequestField::Scheme => Source::Scheme,
-                    RequestField::Header(name) => Source::Request(slot(&mut self.request, name)),
+                    RequestField::Header(name) => Source::Header(captures.slot(Part::Request, name)),
                 };
-                Value::FirstOf(source(first), second.as_ref().map(source))
+                Self::FirstOf(source(first), second.as_ref().map(source))
             }
             Operator::Response(first, second) => {
-                let mut source = |name| Source::Response(slot(&mut self.response, name));
-                Value::FirstOf(source(first), second.as_ref().map(source))
+                let mut source = |name| Source::Header(captures.slot(Part::Response, name));
+                Self::FirstOf(source(first), second.as_ref().map(source))
             }
-            Operator::Trailer(name) => Value::FirstOf(Source::Trailer(slot(&mut self.trailers, name)), None),
-            other => Value::Operator(other.clone()),
+            Operator::Trailer(name) => {
+                Self::FirstOf(Source::Header(captures.slot(Part::Trailers, name)), None)
+            }
+            Operator::Hostname => Self::Hostname(Arc::clone(&node.name)),
+            other => Self::Operator(other.clone()),
         }
     }
-}
-
-fn slot(names: &mut Vec<HeaderName>, name: &HeaderName) -> usize {
-    names.iter().position(|known| known == name).unwrap_or_else(|| {
-        names.push(name.clone());
-        names.len() - 1
-    })
 }

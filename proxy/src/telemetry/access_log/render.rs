@@ -9,11 +9,11 @@ use std::{
 use http::Version;
 use outrigger_config::format::Operator;
 
-use super::{Encoding, LogPlan, Source, Step, Value};
+use super::{Encoding, Source, Step, Steps, Value};
 use crate::telemetry::{Flags, Record, milliseconds};
 
 /// What an operator yields.
-enum Shown<'a> {
+pub(super) enum Shown<'a> {
     /// `-` in text, `null` in JSON.
     Missing,
     Number(u64),
@@ -26,33 +26,56 @@ enum Shown<'a> {
     Trace(u128),
 }
 
-impl LogPlan {
+impl Encoding {
     /// Appends the line of a record that ended after `took`.
-    pub(in crate::telemetry) fn render(&self, record: &Record, took: Duration, line: &mut Vec<u8>) {
-        match &self.encoding {
-            Encoding::Text(steps) => self.text(steps, record, took, line, Escape::Text),
-            Encoding::Json(fields) => {
+    pub(super) fn render(&self, record: &Record, took: Duration, line: &mut Vec<u8>) {
+        match self {
+            Self::Text(steps) => steps.text(record, took, line, Escape::Text),
+            Self::Json(fields) => {
                 line.push(b'{');
                 for (at, field) in fields.iter().enumerate() {
                     line.extend_from_slice(if at == 0 { b"\"" } else { b",\"" });
                     escape_json(field.key.as_bytes(), line);
                     line.extend_from_slice(b"\":");
-                    self.json(&field.steps, record, took, line);
+                    field.steps.json(record, took, line);
                 }
                 line.extend_from_slice(b"}\n");
             }
         }
     }
 
-    fn text(&self, steps: &[Step], record: &Record, took: Duration, line: &mut Vec<u8>, escape: Escape) {
-        for step in steps {
+    /// The body of a log record: whoever shows it has to escape it.
+    pub(super) fn render_body(&self, record: &Record, took: Duration, line: &mut Vec<u8>) {
+        match self {
+            Self::Text(steps) => steps.plain(record, took, line),
+            Self::Json(_) => self.render(record, took, line),
+        }
+    }
+}
+
+impl Steps {
+    /// Appends the values as they are.
+    pub(in crate::telemetry) fn plain(&self, record: &Record, took: Duration, line: &mut Vec<u8>) {
+        self.text(record, took, line, Escape::None);
+    }
+
+    /// What a format yields that is a lone operator.
+    pub(super) fn lone<'r>(&'r self, record: &'r Record, took: Duration) -> Option<Shown<'r>> {
+        match &*self.0 {
+            [Step::Value { value, .. }] => Some(value.show(record, took)),
+            _ => None,
+        }
+    }
+
+    fn text(&self, record: &Record, took: Duration, line: &mut Vec<u8>, escape: Escape) {
+        for step in &self.0 {
             match step {
                 Step::Literal(text) => match escape {
                     // The operator's own, and it ends the line.
-                    Escape::Text => line.extend_from_slice(text.as_bytes()),
+                    Escape::Text | Escape::None => line.extend_from_slice(text.as_bytes()),
                     Escape::Json => escape_json(text.as_bytes(), line),
                 },
-                Step::Value { value, max_length } => match self.show(value, record, took) {
+                Step::Value { value, max_length } => match value.show(record, took) {
                     Shown::Missing => line.push(b'-'),
                     Shown::Bytes(bytes) => escape.write(cut(bytes, *max_length), line),
                     shown => shown.write(line),
@@ -62,87 +85,91 @@ impl LogPlan {
     }
 
     /// A lone operator keeps its type: numbers stay numbers, what is missing is null.
-    fn json(&self, steps: &[Step], record: &Record, took: Duration, line: &mut Vec<u8>) {
-        if let [Step::Value { value, .. }] = steps {
-            match self.show(value, record, took) {
-                Shown::Missing => return line.extend_from_slice(b"null"),
-                Shown::Number(number) => return number_to(number, line),
-                _ => {}
-            }
+    fn json(&self, record: &Record, took: Duration, line: &mut Vec<u8>) {
+        match self.lone(record, took) {
+            Some(Shown::Missing) => return line.extend_from_slice(b"null"),
+            Some(Shown::Number(number)) => return number_to(number, line),
+            _ => {}
         }
         line.push(b'"');
-        self.text(steps, record, took, line, Escape::Json);
+        self.text(record, took, line, Escape::Json);
         line.push(b'"');
     }
+}
 
-    fn show<'r>(&'r self, value: &Value, record: &'r Record, took: Duration) -> Shown<'r> {
-        match value {
-            Value::FirstOf(first, second) => [Some(*first), *second]
+impl Value {
+    fn show<'r>(&'r self, record: &'r Record, took: Duration) -> Shown<'r> {
+        match self {
+            Self::FirstOf(first, second) => [Some(*first), *second]
                 .into_iter()
                 .flatten()
-                .find_map(|source| self.read(source, record))
+                .find_map(|source| source.read(record))
                 .map_or(Shown::Missing, Shown::Bytes),
-            Value::Operator(operator) => self.operator(operator, record, took),
+            Self::Hostname(name) => text(Some(name)),
+            Self::Operator(operator) => operate(operator, record, took),
         }
     }
+}
 
-    fn read<'r>(&self, source: Source, record: &'r Record) -> Option<&'r [u8]> {
-        match source {
-            Source::Method => record.method.as_ref().map(|method| method.as_str().as_bytes()),
-            Source::Path => record.path.as_ref().map(|path| path.as_str().as_bytes()),
-            Source::Authority => record.authority.as_ref().map(http::HeaderValue::as_bytes),
+impl Source {
+    fn read(self, record: &Record) -> Option<&[u8]> {
+        match self {
+            Self::Method => record.method.as_ref().map(|method| method.as_str().as_bytes()),
+            Self::Path => record.path.as_ref().map(|path| path.as_str().as_bytes()),
+            Self::Authority => record.authority.as_ref().map(http::HeaderValue::as_bytes),
             // Listeners speak plain text: no client is on TLS.
-            Source::Scheme => record.method.as_ref().map(|_| &b"http"[..]),
-            Source::Request(_) | Source::Response(_) | Source::Trailer(_) => {
-                self.captured(record, source).map(http::HeaderValue::as_bytes)
-            }
+            Self::Scheme => record.method.as_ref().map(|_| &b"http"[..]),
+            Self::Header(slot) => record.captured.get(slot).map(http::HeaderValue::as_bytes),
         }
     }
+}
 
-    fn operator<'r>(&'r self, operator: &Operator, record: &'r Record, took: Duration) -> Shown<'r> {
-        let text = |text: Option<&'r str>| match text {
-            Some(text) if !text.is_empty() => Shown::Bytes(text.as_bytes()),
-            _ => Shown::Missing,
-        };
-        let address = |address: Option<SocketAddr>| address.map_or(Shown::Missing, Shown::Address);
-        match operator {
-            Operator::StartTime => Shown::Time(record.started),
-            Operator::Protocol => text(record.version.and_then(protocol)),
-            Operator::ResponseCode => Shown::Number(record.status.into()),
-            Operator::ResponseCodeDetails => text(record.details.as_ref().map(|details| details.as_str())),
-            Operator::ResponseFlags => Shown::Flags(record.flags),
-            Operator::UpstreamTransportFailureReason => text(record.transport_failure.as_deref()),
-            Operator::BytesReceived => Shown::Number(record.body_received),
-            Operator::BytesSent => Shown::Number(record.body_sent),
-            Operator::Duration => Shown::Number(milliseconds(took)),
-            Operator::UpstreamHost => text(record.endpoint.as_ref().map(|endpoint| &*endpoint.key)),
-            Operator::UpstreamCluster => text(record.cluster.as_ref().map(|cluster| &*cluster.name)),
-            Operator::UpstreamLocalAddress => address(record.upstream_local),
-            Operator::UpstreamRequestAttemptCount => Shown::Number(record.attempts.into()),
-            Operator::DownstreamLocalAddress => address(record.downstream_local),
-            Operator::DownstreamLocalPort => {
-                record.downstream_local.map_or(Shown::Missing, |local| Shown::Number(local.port().into()))
-            }
-            Operator::DownstreamRemoteAddress => address(record.downstream_remote),
-            Operator::DownstreamRemoteAddressWithoutPort => {
-                record.downstream_remote.map_or(Shown::Missing, |remote| Shown::Ip(remote.ip()))
-            }
-            Operator::RouteName => text(record.route.as_deref()),
-            Operator::Hostname => text(Some(&self.hostname)),
-            Operator::GrpcStatusNumber => match record.grpc_status {
-                Some(code) => Shown::Number(code.into()),
-                None => Shown::Missing,
-            },
-            Operator::TraceId => record.trace_id.map_or(Shown::Missing, Shown::Trace),
-            // No TLS, no virtual clusters and no raw connections yet: these are never there.
-            Operator::ConnectionTerminationDetails
-            | Operator::RequestedServerName
-            | Operator::VirtualClusterName
-            // Resolved to slots when the plan was made.
-            | Operator::Request(..)
-            | Operator::Response(..)
-            | Operator::Trailer(..) => Shown::Missing,
+fn operate<'r>(operator: &Operator, record: &'r Record, took: Duration) -> Shown<'r> {
+    let address = |address: Option<SocketAddr>| address.map_or(Shown::Missing, Shown::Address);
+    match operator {
+        Operator::StartTime => Shown::Time(record.started),
+        Operator::Protocol => text(record.version.and_then(protocol)),
+        Operator::ResponseCode => Shown::Number(record.status.into()),
+        Operator::ResponseCodeDetails => text(record.details.as_ref().map(|details| details.as_str())),
+        Operator::ResponseFlags => Shown::Flags(record.flags),
+        Operator::UpstreamTransportFailureReason => text(record.transport_failure.as_deref()),
+        Operator::BytesReceived => Shown::Number(record.body_received),
+        Operator::BytesSent => Shown::Number(record.body_sent),
+        Operator::Duration => Shown::Number(milliseconds(took)),
+        Operator::UpstreamHost => text(record.endpoint.as_ref().map(|endpoint| &*endpoint.key)),
+        Operator::UpstreamCluster => text(record.cluster.as_ref().map(|cluster| &*cluster.name)),
+        Operator::UpstreamLocalAddress => address(record.upstream_local),
+        Operator::UpstreamRequestAttemptCount => Shown::Number(record.attempts.into()),
+        Operator::DownstreamLocalAddress => address(record.downstream_local),
+        Operator::DownstreamLocalPort => {
+            record.downstream_local.map_or(Shown::Missing, |local| Shown::Number(local.port().into()))
         }
+        Operator::DownstreamRemoteAddress => address(record.downstream_remote),
+        Operator::DownstreamRemoteAddressWithoutPort => {
+            record.downstream_remote.map_or(Shown::Missing, |remote| Shown::Ip(remote.ip()))
+        }
+        Operator::RouteName => text(record.route.as_deref()),
+        Operator::GrpcStatusNumber => match record.grpc_status {
+            Some(code) => Shown::Number(code.into()),
+            None => Shown::Missing,
+        },
+        Operator::TraceId => record.span.map_or(Shown::Missing, |span| Shown::Trace(span.trace_id)),
+        // No TLS, no virtual clusters and no raw connections yet: these are never there.
+        Operator::ConnectionTerminationDetails
+        | Operator::RequestedServerName
+        | Operator::VirtualClusterName
+        // Resolved when the plan was made.
+        | Operator::Hostname
+        | Operator::Request(..)
+        | Operator::Response(..)
+        | Operator::Trailer(..) => Shown::Missing,
+    }
+}
+
+fn text(text: Option<&str>) -> Shown<'_> {
+    match text {
+        Some(text) if !text.is_empty() => Shown::Bytes(text.as_bytes()),
+        _ => Shown::Missing,
     }
 }
 
@@ -188,6 +215,7 @@ fn cut(bytes: &[u8], max_length: Option<usize>) -> &[u8] {
 enum Escape {
     Text,
     Json,
+    None,
 }
 
 impl Escape {
@@ -195,6 +223,7 @@ impl Escape {
         match self {
             Self::Text => escape_text(bytes, line),
             Self::Json => escape_json(bytes, line),
+            Self::None => line.extend_from_slice(bytes),
         }
     }
 }

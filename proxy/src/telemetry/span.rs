@@ -1,0 +1,387 @@
+//! A record as an OTLP span: Envoy's and Istio's tags beside those of the semantic conventions.
+//!
+//! Written only for requests that are sampled, at the end of their stream. What does not change from request to request
+//! is encoded once. (Trace headers are the business of `http::trace`.)
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use http::{HeaderName, HeaderValue, Method, Version, header::USER_AGENT};
+use outrigger_config::snapshot::{Direction, Node, TagValue, Tracing};
+
+use super::{
+    Environment, Record, Target,
+    access_log::Steps,
+    capture::{Captures, Part, Slot},
+    wire::{self, Any, attribute},
+};
+
+/// This hop's span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpanContext {
+    /// 16 bytes; of a 64-bit B3 id the upper half is zero.
+    pub trace_id: u128,
+    /// This hop's own.
+    pub span_id: u64,
+    /// The caller's span, if there was one.
+    pub parent_id: Option<u64>,
+    /// Whether the span is recorded.
+    pub sampled: bool,
+}
+
+/// How spans of one direction are written.
+#[derive(Debug)]
+pub(super) struct SpanPlan {
+    pub(super) target: Arc<Target>,
+    kind: Kind,
+    max_path_length: usize,
+    /// Encoded attributes that every span has.
+    fixed: Box<[u8]>,
+    seen: Seen,
+    tags: Box<[Tag]>,
+}
+
+/// OTLP's `SpanKind`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Server = 2,
+    Client = 3,
+}
+
+/// Slots of the request headers that tags show.
+#[derive(Debug)]
+struct Seen {
+    request_id: Slot,
+    user_agent: Slot,
+    client_trace_id: Slot,
+    downstream_cluster: Slot,
+    trace_state: Slot,
+    grpc_timeout: Slot,
+    content_type: Slot,
+    /// `grpc-message` of an answer that is trailers only, and of trailers.
+    grpc_messages: [Slot; 2],
+}
+
+/// A tag of the user's own whose value depends on the request.
+#[derive(Debug)]
+struct Tag {
+    name: Arc<str>,
+    value: Dynamic,
+}
+
+#[derive(Debug)]
+enum Dynamic {
+    Header { slot: Slot, default: Option<Arc<str>> },
+    Format(Steps),
+}
+
+impl SpanPlan {
+    pub(super) fn new(
+        tracing: &Tracing,
+        direction: Direction,
+        node: &Node,
+        environment: Environment,
+        target: Arc<Target>,
+        captures: &mut Captures,
+    ) -> Self {
+        let mut fixed = Vec::new();
+        let mut fix = |name: &str, value: &str| attribute(ATTRIBUTES, name, Any::Text(value), &mut fixed);
+        fix("component", "proxy");
+        fix("node_id", &node.id());
+        if tracing.istio_tags {
+            for (name, value) in istio_tags(node) {
+                fix(name, &value);
+            }
+        }
+        let mut tags = Vec::new();
+        for tag in &tracing.custom_tags {
+            let value = match &tag.value {
+                TagValue::Literal(value) => {
+                    fix(&tag.name, value);
+                    continue;
+                }
+                TagValue::Environment { name, default } => {
+                    let value = environment.0(name);
+                    if let Some(value) = value.as_deref().or(default.as_deref()) {
+                        fix(&tag.name, value);
+                    }
+                    continue;
+                }
+                TagValue::Header { name, default } => {
+                    Dynamic::Header { slot: captures.slot(Part::Request, name), default: default.clone() }
+                }
+                TagValue::Format(format) => Dynamic::Format(Steps::new(format, node, captures)),
+            };
+            tags.push(Tag { name: Arc::clone(&tag.name), value });
+        }
+        let mut request = |name| captures.slot(Part::Request, &HeaderName::from_static(name));
+        let seen = Seen {
+            request_id: request("x-request-id"),
+            user_agent: request(USER_AGENT.as_str()),
+            client_trace_id: request("x-client-trace-id"),
+            downstream_cluster: request("x-envoy-downstream-service-cluster"),
+            trace_state: request("tracestate"),
+            grpc_timeout: request("grpc-timeout"),
+            content_type: request("content-type"),
+            grpc_messages: [Part::Response, Part::Trailers]
+                .map(|part| captures.slot(part, &HeaderName::from_static("grpc-message"))),
+        };
+        Self {
+            target,
+            kind: match direction {
+                Direction::Inbound => Kind::Server,
+                Direction::Outbound => Kind::Client,
+            },
+            max_path_length: tracing.max_path_length,
+            fixed: fixed.into(),
+            seen,
+            tags: tags.into(),
+        }
+    }
+
+    /// Appends the span of a record that ended after `took`. `scratch` is overwritten.
+    pub(super) fn encode(
+        &self,
+        record: &Record,
+        span: &SpanContext,
+        took: Duration,
+        scratch: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+    ) {
+        wire::bytes(1, &span.trace_id.to_be_bytes(), out);
+        wire::bytes(2, &span.span_id.to_be_bytes(), out);
+        if let Some(state) = self.header(record, self.seen.trace_state).filter(|state| !state.is_empty()) {
+            wire::lossy(3, state, out);
+        }
+        if let Some(parent) = span.parent_id {
+            wire::bytes(4, &parent.to_be_bytes(), out);
+        }
+        wire::lossy(5, self.name(record), out);
+        wire::uint(6, self.kind as u64, out);
+        wire::fixed64(7, nanoseconds(record.started), out);
+        wire::fixed64(8, nanoseconds(record.started + took), out);
+        out.extend_from_slice(&self.fixed);
+        self.envoy_tags(record, out);
+        self.conventions(record, scratch, out);
+        self.custom_tags(record, took, scratch, out);
+        if self.is_error(record) {
+            wire::message(15, out, |out| wire::uint(3, 2, out));
+        }
+        // The low bits are W3C's flags; a parent comes from another process.
+        let remote = if span.parent_id.is_some() { 0x300 } else { 0x100 };
+        wire::fixed32(16, remote | u32::from(span.sampled), out);
+    }
+
+    /// The operation of the route, or of the caller's sidecar; else the authority, as in Envoy.
+    fn name<'r>(&self, record: &'r Record) -> &'r [u8] {
+        let name = record.operation.as_ref().or(record.authority.as_ref());
+        name.map(HeaderValue::as_bytes).filter(|name| !name.is_empty()).unwrap_or(b"unknown")
+    }
+
+    fn header<'r>(&self, record: &'r Record, slot: Slot) -> Option<&'r [u8]> {
+        record.captured.get(slot).map(HeaderValue::as_bytes)
+    }
+
+    /// Envoy `HttpTracerUtility::setCommonTags` and `finalizeDownstreamSpan`: all of them are text.
+    fn envoy_tags(&self, record: &Record, out: &mut Vec<u8>) {
+        let mut number = itoa::Buffer::new();
+        let mut tag = |name, value: &[u8]| attribute(ATTRIBUTES, name, Any::Lossy(value), out);
+        if let Some(id) = self.header(record, self.seen.request_id) {
+            tag("guid:x-request-id", id);
+        }
+        tag("http.method", method(record).as_bytes());
+        tag("http.protocol", protocol(record.version).as_bytes());
+        tag("user_agent", self.header(record, self.seen.user_agent).unwrap_or(b"-"));
+        tag("downstream_cluster", self.header(record, self.seen.downstream_cluster).unwrap_or(b"-"));
+        if let Some(id) = self.header(record, self.seen.client_trace_id) {
+            tag("guid:x-client-trace-id", id);
+        }
+        tag("request_size", number.format(record.body_received).as_bytes());
+        tag("response_size", number.format(record.body_sent).as_bytes());
+        tag("http.status_code", number.format(record.status).as_bytes());
+        if let Some(cluster) = &record.cluster {
+            tag("upstream_cluster", cluster.name.as_bytes());
+            tag("upstream_cluster.name", cluster.name.as_bytes());
+        }
+        if let Some(endpoint) = &record.endpoint {
+            tag("upstream_address", endpoint.key.as_bytes());
+        }
+        if record.grpc {
+            tag("grpc.path", path(record).as_bytes());
+            if let Some(authority) = &record.authority {
+                tag("grpc.authority", authority.as_bytes());
+            }
+            if let Some(kind) = self.header(record, self.seen.content_type) {
+                tag("grpc.content_type", kind);
+            }
+            if let Some(timeout) = self.header(record, self.seen.grpc_timeout) {
+                tag("grpc.timeout", timeout);
+            }
+            if let Some(status) = record.grpc_status {
+                tag("grpc.status_code", number.format(status).as_bytes());
+            }
+            let mut messages = self.seen.grpc_messages.into_iter().rev();
+            if let Some(message) = messages.find_map(|slot| self.header(record, slot)) {
+                tag("grpc.message", message);
+            }
+        }
+        if is_envoy_error(record) {
+            tag("error", b"true");
+        }
+    }
+
+    /// OpenTelemetry's conventions for HTTP and RPC spans, and the tags that have to be put together.
+    fn conventions(&self, record: &Record, scratch: &mut Vec<u8>, out: &mut Vec<u8>) {
+        let path = path(record);
+        let cut = path.get(..self.max_path_length).unwrap_or(path);
+        let authority = record.authority.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
+        scratch.clear();
+        scratch.extend_from_slice(b"http://");
+        scratch.extend_from_slice(authority);
+        scratch.extend_from_slice(cut.as_bytes());
+        attribute(ATTRIBUTES, "http.url", Any::Lossy(scratch), out);
+        match self.kind {
+            Kind::Client => attribute(ATTRIBUTES, "url.full", Any::Lossy(scratch), out),
+            Kind::Server => {
+                let (path, query) = cut.split_once('?').unwrap_or((cut, ""));
+                attribute(ATTRIBUTES, "url.scheme", Any::Text("http"), out);
+                attribute(ATTRIBUTES, "url.path", Any::Text(path), out);
+                if !query.is_empty() {
+                    attribute(ATTRIBUTES, "url.query", Any::Text(query), out);
+                }
+            }
+        }
+        text(scratch, format_args!("{}", record.flags));
+        attribute(ATTRIBUTES, "response_flags", Any::Lossy(scratch), out);
+        if let Some(peer) = record.downstream_remote {
+            text(scratch, format_args!("{}", peer.ip()));
+            attribute(ATTRIBUTES, "peer.address", Any::Lossy(scratch), out);
+        }
+        attribute(ATTRIBUTES, "http.request.method", Any::Text(method(record)), out);
+        if record.status != 0 {
+            attribute(ATTRIBUTES, "http.response.status_code", Any::Int(record.status.into()), out);
+        }
+        attribute(ATTRIBUTES, "network.protocol.version", Any::Text(protocol_version(record.version)), out);
+        let (host, port) = split_port(authority);
+        attribute(ATTRIBUTES, "server.address", Any::Lossy(host), out);
+        if let Some(port) = port {
+            attribute(ATTRIBUTES, "server.port", Any::Int(port.into()), out);
+        }
+        if record.grpc {
+            attribute(ATTRIBUTES, "rpc.system", Any::Text("grpc"), out);
+            let (service, call) = path.trim_start_matches('/').split_once('/').unwrap_or((path, ""));
+            attribute(ATTRIBUTES, "rpc.service", Any::Text(service), out);
+            attribute(ATTRIBUTES, "rpc.method", Any::Text(call), out);
+            if let Some(status) = record.grpc_status {
+                attribute(ATTRIBUTES, "rpc.grpc.status_code", Any::Int(status.into()), out);
+            }
+        }
+        if self.is_error(record) {
+            match record.details.as_ref().filter(|_| record.status == 0 || !record.flags.is_empty()) {
+                Some(details) => attribute(ATTRIBUTES, "error.type", Any::Text(details.as_str()), out),
+                None => {
+                    text(scratch, format_args!("{}", record.status));
+                    attribute(ATTRIBUTES, "error.type", Any::Lossy(scratch), out);
+                }
+            }
+        }
+    }
+
+    fn custom_tags(&self, record: &Record, took: Duration, scratch: &mut Vec<u8>, out: &mut Vec<u8>) {
+        for tag in &self.tags {
+            match &tag.value {
+                Dynamic::Header { slot, default } => {
+                    let value = self.header(record, *slot).or(default.as_ref().map(|value| value.as_bytes()));
+                    if let Some(value) = value {
+                        attribute(ATTRIBUTES, &tag.name, Any::Lossy(value), out);
+                    }
+                }
+                Dynamic::Format(steps) => {
+                    scratch.clear();
+                    steps.plain(record, took, scratch);
+                    attribute(ATTRIBUTES, &tag.name, Any::Lossy(scratch), out);
+                }
+            }
+        }
+    }
+
+    /// The conventions: a client's span fails from 400 on, a server's from 500 on, and a request that got no answer.
+    fn is_error(&self, record: &Record) -> bool {
+        let client = self.kind == Kind::Client;
+        is_envoy_error(record) || record.status == 0 || (client && record.status >= 400)
+    }
+}
+
+/// Field of a span.
+const ATTRIBUTES: u32 = 9;
+
+/// Envoy's tag `error`: a 5xx, or one of the gRPC codes that are the server's fault.
+fn is_envoy_error(record: &Record) -> bool {
+    let grpc = matches!(record.grpc_status, Some(2 | 4 | 8 | 12..=15));
+    record.status >= 500 || (record.grpc && grpc)
+}
+
+/// Istio's, with its words for what is unknown.
+fn istio_tags(node: &Node) -> [(&'static str, String); 5] {
+    let label = |names: [&str; 3]| {
+        let values = names.into_iter().filter_map(|name| node.labels.get(name));
+        values.map(|value| value.to_string()).find(|value| !value.is_empty())
+    };
+    let or = |value: &str, default: &str| if value.is_empty() { default } else { value }.to_owned();
+    let service = label(["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
+    let revision = label(["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
+    [
+        ("istio.canonical_service", service.unwrap_or_else(|| or(&node.workload, "unknown"))),
+        ("istio.canonical_revision", revision.unwrap_or_else(|| "latest".to_owned())),
+        ("istio.mesh_id", or(&node.mesh, "unknown")),
+        ("istio.namespace", or(&node.namespace, "default")),
+        ("istio.cluster_id", or(&node.cluster, "unknown")),
+    ]
+}
+
+fn text(scratch: &mut Vec<u8>, what: std::fmt::Arguments<'_>) {
+    scratch.clear();
+    // A vector takes every write.
+    let _ = std::io::Write::write_fmt(scratch, what);
+}
+
+fn method(record: &Record) -> &str {
+    record.method.as_ref().map_or("", Method::as_str)
+}
+
+fn path(record: &Record) -> &str {
+    record.path.as_ref().map_or("", |path| path.as_str())
+}
+
+fn protocol(version: Option<Version>) -> &'static str {
+    match version {
+        Some(Version::HTTP_10) => "HTTP/1.0",
+        Some(Version::HTTP_2) => "HTTP/2",
+        _ => "HTTP/1.1",
+    }
+}
+
+fn protocol_version(version: Option<Version>) -> &'static str {
+    match version {
+        Some(Version::HTTP_10) => "1.0",
+        Some(Version::HTTP_2) => "2",
+        _ => "1.1",
+    }
+}
+
+/// Host and port of an authority; an IPv6 address stands in brackets.
+fn split_port(authority: &[u8]) -> (&[u8], Option<u16>) {
+    let Some(colon) = authority.iter().rposition(|byte| *byte == b':') else { return (authority, None) };
+    let (host, port) = authority.split_at(colon);
+    match std::str::from_utf8(port).ok().and_then(|port| port.get(1..)?.parse().ok()) {
+        Some(port) => (host, Some(port)),
+        None => (authority, None),
+    }
+}
+
+pub(super) fn nanoseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
