@@ -49,7 +49,7 @@ pub(crate) fn read(sources: &[Source], options: &LoadOptions, sink: &mut Sink) -
         let file = u32::try_from(sources.len()).unwrap_or(u32::MAX);
         let documents = yaml::parse(Base { file, line: 0, column: 0 }, &source.text, reader.sink);
         for document in documents {
-            reader.mesh_file(document, source);
+            reader.mesh_file(document);
         }
     }
     (reader.resources, reader.documents)
@@ -79,7 +79,7 @@ impl Reader<'_> {
                 let items = document.get("items").map(Node::items).unwrap_or_default();
                 items.iter().for_each(|item| self.document(item, source));
             }
-            ("", "ConfigMap") if mesh::is_mesh_config_map(document) => self.config_map(document, source),
+            ("", "ConfigMap") if mesh::is_mesh_config_map(document) => self.config_map(document),
             (NETWORKING, kind) if KINDS.contains(&kind) => {
                 let fine = ["v1", "v1beta1", "v1alpha3"].iter().any(|v| version.ends_with(&format!("/{v}")));
                 if !fine {
@@ -147,8 +147,8 @@ impl Reader<'_> {
         }
     }
 
-    fn config_map(&mut self, document: &Node, source: &Source) {
-        for settings in mesh::embedded(document, &source.text, self.sink) {
+    fn config_map(&mut self, document: &Node) {
+        for settings in mesh::embedded(document, self.sink) {
             // A file of its own wins.
             let read = mesh::read(&settings, self.sink);
             if self.options.mesh.is_none() {
@@ -159,9 +159,9 @@ impl Reader<'_> {
     }
 
     /// The settings themselves, or a ConfigMap that holds them.
-    fn mesh_file(&mut self, document: Node, source: &Source) {
+    fn mesh_file(&mut self, document: Node) {
         let settings = if document.get("kind").and_then(Node::text) == Some("ConfigMap") {
-            mesh::embedded(&document, &source.text, self.sink)
+            mesh::embedded(&document, self.sink)
         } else {
             vec![document]
         };

@@ -81,17 +81,20 @@ impl Default for Mesh {
 }
 
 /// The settings within a ConfigMap: a document in a block of text. The lines of findings are those of the file.
-pub(crate) fn embedded(config_map: &Node, source: &str, sink: &mut Sink) -> Vec<Node> {
+pub(crate) fn embedded(config_map: &Node, sink: &mut Sink) -> Vec<Node> {
     let Some(block) = config_map.get("data").and_then(|data| data.get("mesh")) else {
         sink.report(Code::MissingField, config_map.span, "the ConfigMap `istio` has no key `mesh`");
         return Vec::new();
     };
     let text = block.text().unwrap_or_default();
-    // A literal block begins on the line below its header, and keeps its lines.
-    let first = source.lines().nth(block.span.line as usize).unwrap_or_default();
-    let indent = first.len() - first.trim_start().len();
-    let base =
-        Base { file: block.span.file, line: block.span.line, column: u32::try_from(indent).unwrap_or(0) };
+    // A literal block's place is its first line that is not empty; it keeps its lines, each with the same indent.
+    let empty = text.bytes().take_while(|byte| *byte == b'\n').count();
+    let empty = u32::try_from(empty).unwrap_or_default();
+    let base = Base {
+        file: block.span.file,
+        line: block.span.line.saturating_sub(empty.saturating_add(1)),
+        column: block.span.column.saturating_sub(1),
+    };
     yaml::parse(base, text, sink)
 }
 

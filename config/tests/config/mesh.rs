@@ -115,6 +115,9 @@ data:
 fn a_config_map_is_read_and_its_findings_point_into_it() {
     let report = try_load(&[MESH, CONFIG_MAP], &options()).unwrap_err();
     insta::assert_snapshot!("config_map", report.to_string());
+    let spaced = CONFIG_MAP.replace("mesh: |-\n", "mesh: |-\n\n\n");
+    let report = try_load(&[MESH, &spaced], &options()).unwrap_err();
+    assert_eq!(report.diagnostics[0].source, "    rootNamespase: istio-system");
     let fixed = CONFIG_MAP.replace("    rootNamespase: istio-system\n", "");
     let loaded = try_load(&[MESH, &fixed], &options()).unwrap();
     assert_eq!(codes(&loaded.warnings), []);
