@@ -20,7 +20,7 @@ mod yaml;
 
 use std::sync::Arc;
 
-pub use istio::mesh::{JSON_LOG_FORMAT, TEXT_LOG_FORMAT};
+pub use istio::log_format::{JSON_LOG_FORMAT, TEXT_LOG_FORMAT};
 use report::Report;
 use sink::Sink;
 use snapshot::{Node, Snapshot, TelemetryDefaults, Version};

@@ -1,59 +1,22 @@
 //! `MeshConfig`: the key `mesh` of the ConfigMap `istio`, or a file of its own.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use super::{
     at_least_1ms,
     connection_pool::keepalive,
+    log_format::{default_json, default_text, json_format, text_line},
     mesh_fields::MESH_CONFIG,
     retries::{Retries, read_retries},
     sidecar::{OutboundMode, outbound_mode},
 };
 use crate::{
-    fields::{self, Object, Spanned},
-    format::Format,
+    fields::{self, Object},
     report::Code,
-    sink::{Sink, Span},
+    sink::Sink,
     snapshot::{AccessLog, Keepalive, LogEncoding, LogSink, Propagation, Tracing},
     yaml::{self, Base, Node, Value},
 };
-
-/// Istio's default access log line (`EnvoyTextLogFormat`), its newline included.
-pub const TEXT_LOG_FORMAT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \
-     %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% \
-     \"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% \
-     %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \
-     \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\" %UPSTREAM_CLUSTER_RAW% \
-     %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% \
-     %REQUESTED_SERVER_NAME% %ROUTE_NAME%\n";
-
-/// Istio's default JSON access log, in the order in which Envoy writes the keys.
-pub const JSON_LOG_FORMAT: [(&str, &str); 24] = [
-    ("authority", "%REQ(:AUTHORITY)%"),
-    ("bytes_received", "%BYTES_RECEIVED%"),
-    ("bytes_sent", "%BYTES_SENT%"),
-    ("connection_termination_details", "%CONNECTION_TERMINATION_DETAILS%"),
-    ("downstream_local_address", "%DOWNSTREAM_LOCAL_ADDRESS%"),
-    ("downstream_remote_address", "%DOWNSTREAM_REMOTE_ADDRESS%"),
-    ("duration", "%DURATION%"),
-    ("method", "%REQ(:METHOD)%"),
-    ("path", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"),
-    ("protocol", "%PROTOCOL%"),
-    ("request_id", "%REQ(X-REQUEST-ID)%"),
-    ("requested_server_name", "%REQUESTED_SERVER_NAME%"),
-    ("response_code", "%RESPONSE_CODE%"),
-    ("response_code_details", "%RESPONSE_CODE_DETAILS%"),
-    ("response_flags", "%RESPONSE_FLAGS%"),
-    ("route_name", "%ROUTE_NAME%"),
-    ("start_time", "%START_TIME%"),
-    ("upstream_cluster", "%UPSTREAM_CLUSTER_RAW%"),
-    ("upstream_host", "%UPSTREAM_HOST%"),
-    ("upstream_local_address", "%UPSTREAM_LOCAL_ADDRESS%"),
-    ("upstream_service_time", "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%"),
-    ("upstream_transport_failure_reason", "%UPSTREAM_TRANSPORT_FAILURE_REASON%"),
-    ("user_agent", "%REQ(USER-AGENT)%"),
-    ("x_forwarded_for", "%REQ(X-FORWARDED-FOR)%"),
-];
 
 /// The settings, defaults applied.
 #[derive(Debug)]
@@ -121,58 +84,11 @@ fn access_log(config: &Object<'_>, sink: &mut Sink) -> Option<AccessLog> {
     let encoding = match (config.text("accessLogEncoding").map_or("TEXT", |text| text.value), format) {
         ("JSON", None) => LogEncoding::Json(default_json()),
         ("JSON", Some(text)) => LogEncoding::Json(json_format(&text, sink)),
-        (_, None) => LogEncoding::Text(built_in(TEXT_LOG_FORMAT)),
-        (_, Some(text)) => {
-            // As in Istio: one line each, whether the newline was written or not.
-            let mut line = text.value.to_owned();
-            if !line.ends_with('\n') {
-                line.push('\n');
-            }
-            LogEncoding::Text(format_or_report(&line, text.span, sink)?)
-        }
+        (_, None) => LogEncoding::Text(default_text()),
+        (_, Some(text)) => LogEncoding::Text(text_line(&text, sink)),
     };
     let path = config.text("accessLogFile").filter(|path| !path.value.is_empty())?;
     Some(AccessLog { to: LogSink::File(path.value.into()), encoding })
-}
-
-#[expect(clippy::unwrap_used, reason = "a test reads the built-in formats")]
-fn built_in(text: &str) -> Format {
-    Format::parse(text).unwrap()
-}
-
-fn default_json() -> Box<[(Arc<str>, Format)]> {
-    JSON_LOG_FORMAT.iter().map(|(key, text)| ((*key).into(), built_in(text))).collect()
-}
-
-fn json_format(text: &Spanned<&str>, sink: &mut Sink) -> Box<[(Arc<str>, Format)]> {
-    let Ok(serde_json::Value::Object(object)) = serde_json::from_str(text.value) else {
-        let found = sink.report(Code::InvalidValue, text.span, "the JSON log format is not a JSON object");
-        found.help("write `{\"key\": \"%OPERATOR%\", ...}`");
-        return Box::default();
-    };
-    let mut pairs: Vec<(Arc<str>, Format)> = Vec::new();
-    for (key, value) in object {
-        match value.as_str() {
-            Some(value) => {
-                pairs.extend(format_or_report(value, text.span, sink).map(|format| (key.into(), format)));
-            }
-            None => {
-                sink.report(Code::InvalidValue, text.span, format!("the value of `{key}` is not a string"));
-            }
-        }
-    }
-    pairs.sort_by(|a, b| a.0.cmp(&b.0));
-    pairs.into()
-}
-
-fn format_or_report(text: &str, span: Span, sink: &mut Sink) -> Option<Format> {
-    match Format::parse(text) {
-        Ok(format) => Some(format),
-        Err(error) => {
-            sink.report(Code::InvalidValue, span, error.to_string());
-            None
-        }
-    }
 }
 
 fn tracing(config: &Object<'_>, sink: &mut Sink) -> Tracing {
