@@ -6,7 +6,7 @@ use crate::{
     fields::{Message, Status, Type},
     istio::{
         destination_rule::DESTINATION_RULE, mesh_fields::MESH_CONFIG, service_entry::SERVICE_ENTRY,
-        sidecar::SIDECAR, virtual_service::VIRTUAL_SERVICE,
+        sidecar::SIDECAR, telemetry_fields::TELEMETRY, virtual_service::VIRTUAL_SERVICE,
     },
 };
 
@@ -30,8 +30,9 @@ is not listed here is an error, with a guess at what was meant.
 | with parent | part of a field that is not honoured yet |
 | accepted | no business of a sidecar |
 
-API versions `v1`, `v1beta1` and `v1alpha3` of `networking.istio.io` are read alike. Other kinds of Istio, the Gateway
-API and Kubernetes services are not honoured yet, and each is a warning; all other kinds are passed over.
+API versions `v1`, `v1beta1` and `v1alpha3` of `networking.istio.io` are read alike, as are `v1` and `v1alpha1` of
+`telemetry.istio.io`. Other kinds of Istio, the Gateway API and Kubernetes services are not honoured yet, and each is a
+warning; all other kinds are passed over.
 
 Two fields are deprecated, and still count: `consecutiveErrors` (Istio ignores it; here it is `consecutive5xxErrors`
 where neither newer field is set) and `consistentHash.minimumRingSize`. Both give a warning.
@@ -42,7 +43,7 @@ where neither newer field is set) and `consistentHash.minimumRingSize`. Both giv
 pub fn compatibility_markdown() -> String {
     let mut out = HEAD.to_owned();
     let mut written = Vec::new();
-    for kind in [&VIRTUAL_SERVICE, &DESTINATION_RULE, &SERVICE_ENTRY, &SIDECAR, &MESH_CONFIG] {
+    for kind in [&VIRTUAL_SERVICE, &DESTINATION_RULE, &SERVICE_ENTRY, &SIDECAR, &TELEMETRY, &MESH_CONFIG] {
         // Writing to a string cannot fail.
         let _ = writeln!(out, "\n## {}", kind.name);
         section(kind, &mut written, &mut out);

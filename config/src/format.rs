@@ -111,6 +111,17 @@ impl Format {
         &self.parts
     }
 
+    /// Without a newline at its end: the body of a log record is no line.
+    pub(crate) fn without_newline(&self) -> Self {
+        let Some(text) = self.text.strip_suffix('\n') else { return self.clone() };
+        let mut parts = self.parts.to_vec();
+        if let Some(Part::Literal(last)) = parts.pop() {
+            let rest = last.strip_suffix('\n').unwrap_or(&last);
+            parts.extend((!rest.is_empty()).then(|| Part::Literal(rest.into())));
+        }
+        Self { text: text.into(), parts: parts.into() }
+    }
+
     /// The text, where no operator stands in it.
     #[must_use]
     pub fn literal(&self) -> Option<&str> {
@@ -249,6 +260,15 @@ mod tests {
     #[test]
     fn a_percent_sign_is_written_twice() {
         assert_eq!(Format::parse("100 %% of").unwrap().literal(), Some("100 % of"));
+    }
+
+    #[test]
+    fn a_newline_at_the_end_can_be_left_out() {
+        let of = |text: &str| Format::parse(text).unwrap();
+        for text in ["%PROTOCOL%", "%PROTOCOL% ", "a\n"] {
+            assert_eq!(of(&format!("{text}\n")).without_newline(), of(text));
+        }
+        assert_eq!(of("%PROTOCOL%").without_newline(), of("%PROTOCOL%"));
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub fn load(sources: &[Source], options: &LoadOptions) -> Result<Loaded, Report>
     let mut sink = Sink::default();
     let all: Vec<&Source> = sources.iter().chain(&options.mesh).collect();
     let (resources, documents) = read::read(sources, options, &mut sink);
-    let snapshot = compile::compile(resources, options.node.clone(), version(&all), &mut sink);
+    let snapshot = compile::compile(resources, options, version(&all), &mut sink);
     let files: Vec<_> = all.iter().map(|source| (Arc::clone(&source.name), &*source.text)).collect();
     let report = diagnose::report(sink.finish(), &files, &documents);
     if report.has_errors() { Err(report) } else { Ok(Loaded { snapshot, warnings: report }) }

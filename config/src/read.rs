@@ -9,7 +9,7 @@ use crate::{
     istio::{
         self, destination_rule, mesh,
         service_entry::{self, WORKLOAD_ENTRY},
-        sidecar, virtual_service,
+        sidecar, telemetry, telemetry_fields, virtual_service,
     },
     report::Code,
     sink::Sink,
@@ -17,14 +17,15 @@ use crate::{
 };
 
 const NETWORKING: &str = "networking.istio.io";
-const KINDS: [&str; 5] = ["VirtualService", "DestinationRule", "ServiceEntry", "WorkloadEntry", "Sidecar"];
+const TELEMETRY: &str = "telemetry.istio.io";
+const KINDS: [&str; 6] =
+    ["VirtualService", "DestinationRule", "ServiceEntry", "WorkloadEntry", "Sidecar", "Telemetry"];
 /// Kinds that would change what a sidecar does, by group.
-const NOT_HONOURED: [(&str, &[&str]); 8] = [
+const NOT_HONOURED: [(&str, &[&str]); 7] = [
     ("", &["Service", "Endpoints"]),
     ("discovery.k8s.io", &["EndpointSlice"]),
     (NETWORKING, &["Gateway", "EnvoyFilter", "WorkloadGroup", "ProxyConfig"]),
     ("security.istio.io", &["PeerAuthentication", "RequestAuthentication", "AuthorizationPolicy"]),
-    ("telemetry.istio.io", &["Telemetry"]),
     ("extensions.istio.io", &["WasmPlugin", "TrafficExtension"]),
     ("gateway.networking.k8s.io", &["HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "Gateway"]),
     ("multicluster.x-k8s.io", &["ServiceImport", "ServiceExport"]),
@@ -80,12 +81,17 @@ impl Reader<'_> {
                 items.iter().for_each(|item| self.document(item, source));
             }
             ("", "ConfigMap") if mesh::is_mesh_config_map(document) => self.config_map(document),
-            (NETWORKING, kind) if KINDS.contains(&kind) => {
-                let fine = ["v1", "v1beta1", "v1alpha3"].iter().any(|v| version.ends_with(&format!("/{v}")));
+            (NETWORKING | TELEMETRY, kind) if is_honoured(group, kind) => {
+                let (versions, listed): (&[&str], _) = if group == TELEMETRY {
+                    (&["v1", "v1alpha1"], "v1 and v1alpha1")
+                } else {
+                    (&["v1", "v1beta1", "v1alpha3"], "v1, v1beta1 and v1alpha3")
+                };
+                let fine = versions.iter().any(|v| version.ends_with(&format!("/{v}")));
                 if !fine {
                     let span = document.get("apiVersion").map_or(document.span, |node| node.span);
                     let found = self.sink.report(Code::UnknownKind, span, format!("`{version}` is unknown"));
-                    found.help("versions are v1, v1beta1 and v1alpha3");
+                    found.help(format!("versions are {listed}"));
                 }
                 self.resource(document, kind, source);
             }
@@ -124,6 +130,7 @@ impl Reader<'_> {
             "DestinationRule" => &destination_rule::DESTINATION_RULE,
             "ServiceEntry" => &service_entry::SERVICE_ENTRY,
             "WorkloadEntry" => &WORKLOAD_ENTRY,
+            "Telemetry" => &telemetry_fields::TELEMETRY,
             _ => &sidecar::SIDECAR,
         };
         let Some(spec) = istio::spec(document, table, self.sink) else { return };
@@ -140,6 +147,7 @@ impl Reader<'_> {
                 let workload = service_entry::workload(&spec, false, self.sink);
                 resources.workloads.extend(workload.map(|workload| (meta, workload)));
             }
+            "Telemetry" => resources.telemetries.push(telemetry::read(&spec, meta, self.sink)),
             _ => {
                 let sidecar = sidecar::read(&spec, meta, &self.options.node, self.sink);
                 resources.sidecars.push(sidecar);
@@ -170,4 +178,8 @@ impl Reader<'_> {
             self.documents.push(settings);
         }
     }
+}
+
+fn is_honoured(group: &str, kind: &str) -> bool {
+    KINDS.contains(&kind) && (kind == "Telemetry") == (group == TELEMETRY)
 }

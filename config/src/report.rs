@@ -83,6 +83,11 @@ codes! {
     SeveralSidecars 403 Warning "IST0111" "several sidecars apply"
     ListenerLoop 404 Warning "" "an endpoint is an address of this proxy"
     IdleListener 405 Warning "" "a listener carries no service"
+    SeveralTelemetries 501 Warning "IST0160" "several telemetry resources apply at one level"
+    UnknownProvider 502 Warning "" "an extension provider is not defined"
+    UnusedProvider 503 Warning "" "an extension provider is not used"
+    OutsideRegistry 504 Warning "" "a receiver of telemetry is not in the registry"
+    InvalidSampling 505 Warning "" "the sampling is not a percentage"
 }
 
 impl Code {

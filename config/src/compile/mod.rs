@@ -1,11 +1,14 @@
 //! From the resources of one mesh to the snapshot of one proxy. Passes: registry, rules, references, then for every
 //! listener its virtual hosts, routes and clusters. All findings are collected.
 
+mod access_logs;
 mod clusters;
 mod hosts;
 mod policy;
+mod receivers;
 mod references;
 mod routes;
+mod telemetry;
 
 use std::{collections::HashMap, num::NonZeroU32, sync::Arc};
 
@@ -17,6 +20,7 @@ use policy::Rules;
 use routes::{everything, plain_route};
 
 use crate::{
+    LoadOptions,
     istio::{
         Meta, PortProtocol, ROOT_NAMESPACE,
         destination_rule::DestinationRule,
@@ -24,14 +28,15 @@ use crate::{
         retries::default_retry,
         service_entry::{ServiceEntry, Workload},
         sidecar::{self, Egress, Ingress, OutboundMode, Sidecar},
+        telemetry::Telemetry,
         virtual_service::VirtualService,
     },
     registry::{Registry, Service},
     report::Code,
     sink::{Sink, Span},
     snapshot::{
-        Action, Direction, HeaderOps, HostMap, Listener, Node, Observation, Origin, RetryOn, RetryPolicy,
-        Route, RouteTable, RouteTableId, Snapshot, Version, VirtualHost,
+        Action, Destination, Direction, HeaderOps, HostMap, Listener, Node, Origin, RetryOn, RetryPolicy,
+        Route, RouteTable, RouteTableId, Snapshot, TelemetryDefaults, Version, VirtualHost,
     },
 };
 
@@ -43,6 +48,7 @@ pub(crate) struct Resources {
     pub(crate) service_entries: Vec<ServiceEntry>,
     pub(crate) workloads: Vec<(Meta, Workload)>,
     pub(crate) sidecars: Vec<Sidecar>,
+    pub(crate) telemetries: Vec<Telemetry>,
     pub(crate) mesh: Option<Mesh>,
 }
 
@@ -53,40 +59,54 @@ struct Compiler<'a> {
     registry: &'a Registry,
     rules: &'a Rules,
     virtual_services: &'a VirtualServices<'a>,
+    /// What the environment says.
+    environment: &'a TelemetryDefaults,
     clusters: Clusters,
+    /// Those in use, so that one receiver is one allocation.
+    receivers: Vec<Arc<Destination>>,
     sink: &'a mut Sink,
 }
 
 /// Compiles; with errors in the sink the snapshot is of no use.
-pub(crate) fn compile(resources: Resources, node: Node, version: Version, sink: &mut Sink) -> Snapshot {
+pub(crate) fn compile(
+    resources: Resources,
+    options: &LoadOptions,
+    version: Version,
+    sink: &mut Sink,
+) -> Snapshot {
+    let node = &options.node;
     let mesh = resources.mesh.unwrap_or_default();
-    let registry = Registry::build(resources.service_entries, &resources.workloads, &node, sink);
-    let rules = Rules::merge(resources.destination_rules, &node, sink);
-    let virtual_services = VirtualServices::choose(&resources.virtual_services, &node, sink);
-    let sidecar = sidecar::choose(&resources.sidecars, &node, sink);
+    let registry = Registry::build(resources.service_entries, &resources.workloads, node, sink);
+    let rules = Rules::merge(resources.destination_rules, node, sink);
+    let virtual_services = VirtualServices::choose(&resources.virtual_services, node, sink);
+    let sidecar = sidecar::choose(&resources.sidecars, node, sink);
+    let telemetries = telemetry::choose(&resources.telemetries, node, sink);
     let mut compiler = Compiler {
-        node: &node,
+        node,
         mesh: &mesh,
         registry: &registry,
         rules: &rules,
         virtual_services: &virtual_services,
+        environment: &options.telemetry,
         clusters: Clusters::default(),
+        receivers: Vec::new(),
         sink,
     };
     compiler.check_references();
     let (listeners, route_tables) = compiler.listeners(sidecar);
-    let clusters = std::mem::take(&mut compiler.clusters.list);
-    let observation =
-        Observation { tracing: mesh.tracing, access_logs: mesh.access_log.into_iter().collect() };
+    // Behind the listeners: the clusters of receivers come last.
+    let outbound = compiler.observation(&telemetries, Direction::Outbound);
+    let inbound = compiler.observation(&telemetries, Direction::Inbound);
+    let metrics = compiler.resolved(options.telemetry.metrics.as_ref());
     Snapshot {
         version,
         listeners: listeners.into(),
         route_tables: route_tables.into(),
-        clusters: clusters.into(),
-        outbound: observation.clone(),
-        inbound: observation,
-        metrics: None,
-        node,
+        clusters: compiler.clusters.list.into(),
+        outbound,
+        inbound,
+        metrics,
+        node: node.clone(),
     }
 }
 

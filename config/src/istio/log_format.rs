@@ -5,14 +5,14 @@
 use std::sync::Arc;
 
 use crate::{
-    fields::Spanned,
+    fields::{Object, Spanned},
     format::Format,
     report::Code,
     sink::{Sink, Span},
 };
 
 /// Keys with what they show, in order of the keys.
-type Pairs = Box<[(Arc<str>, Format)]>;
+pub(crate) type Pairs = Box<[(Arc<str>, Format)]>;
 
 /// Istio's default access log line (`EnvoyTextLogFormat`), its newline included.
 pub const TEXT_LOG_FORMAT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \
@@ -51,7 +51,7 @@ pub const JSON_LOG_FORMAT: [(&str, &str); 24] = [
     ("x_forwarded_for", "%REQ(X-FORWARDED-FOR)%"),
 ];
 
-/// `accessLogFormat` of the encoding TEXT: one line each, whether the newline was written or not.
+/// `accessLogFormat` of the encoding TEXT, and `logFormat.text`: one line each, whether the newline was written or not.
 pub(crate) fn text_line(text: &Spanned<&str>, sink: &mut Sink) -> Format {
     let mut line = text.value.to_owned();
     if !line.ends_with('\n') {
@@ -65,12 +65,17 @@ pub(crate) fn default_text() -> Format {
 }
 
 pub(crate) fn default_json() -> Pairs {
-    JSON_LOG_FORMAT.iter().map(|(key, text)| ((*key).into(), built_in(text))).collect()
+    built_in_pairs(&JSON_LOG_FORMAT)
 }
 
 #[expect(clippy::unwrap_used, reason = "a test reads the built-in formats")]
 fn built_in(text: &str) -> Format {
     Format::parse(text).unwrap()
+}
+
+/// For formats of our own.
+pub(crate) fn built_in_pairs(pairs: &[(&str, &str)]) -> Pairs {
+    pairs.iter().map(|(key, text)| ((*key).into(), built_in(text))).collect()
 }
 
 /// `accessLogFormat` of the encoding JSON.
@@ -95,7 +100,19 @@ pub(crate) fn json_format(text: &Spanned<&str>, sink: &mut Sink) -> Pairs {
     pairs.into()
 }
 
-fn format_or_report(text: &str, span: Span, sink: &mut Sink) -> Option<Format> {
+/// `logFormat.labels`
+pub(crate) fn labels(format: &Object<'_>, sink: &mut Sink) -> Pairs {
+    let mut pairs: Vec<(Arc<str>, Format)> = Vec::new();
+    for entry in format.entries("labels") {
+        let text = entry.value.text().unwrap_or_default();
+        let format = format_or_report(text, entry.value.span, sink);
+        pairs.extend(format.map(|format| (entry.key.as_ref().into(), format)));
+    }
+    pairs.sort_by(|a, b| a.0.cmp(&b.0));
+    pairs.into()
+}
+
+pub(crate) fn format_or_report(text: &str, span: Span, sink: &mut Sink) -> Option<Format> {
     match Format::parse(text) {
         Ok(format) => Some(format),
         Err(error) => {

@@ -5,41 +5,79 @@ use std::time::Duration;
 use super::{
     at_least_1ms,
     connection_pool::keepalive,
+    custom_tags::custom_tags,
     log_format::{default_json, default_text, json_format, text_line},
     mesh_fields::MESH_CONFIG,
+    providers::{Provider, length, providers, zipkin_propagation},
     retries::{Retries, read_retries},
     sidecar::{OutboundMode, outbound_mode},
 };
 use crate::{
-    fields::{self, Object},
+    fields::{self, Object, Spanned},
     report::Code,
     sink::Sink,
-    snapshot::{AccessLog, Keepalive, LogEncoding, LogSink, Propagation, Tracing},
+    snapshot::{AccessLog, CustomTag, Keepalive, LogEncoding, LogSink, Propagation},
     yaml::{self, Base, Node, Value},
 };
+
+/// The name of a provider where it is chosen.
+pub(crate) type ProviderName = Spanned<Box<str>>;
 
 /// The settings, defaults applied.
 #[derive(Debug)]
 pub(crate) struct Mesh {
-    pub(crate) access_log: Option<AccessLog>,
-    pub(crate) tracing: Tracing,
+    /// `accessLogFile`
+    pub(crate) log_file: Option<Box<str>>,
+    /// Of `accessLogFile` and the built-in provider `envoy`.
+    pub(crate) log_encoding: LogEncoding,
+    pub(crate) tracing: MeshTracing,
+    pub(crate) providers: Vec<Provider>,
+    /// `defaultProviders.tracing`
+    pub(crate) tracers: Vec<ProviderName>,
+    /// `defaultProviders.accessLogging`
+    pub(crate) loggers: Vec<ProviderName>,
     pub(crate) outbound: OutboundMode,
     pub(crate) connect_timeout: Duration,
     pub(crate) keepalive: Option<Keepalive>,
     pub(crate) retries: Option<Retries>,
 }
 
+/// `enableTracing` and `defaultConfig.tracing`, as written.
+#[derive(Debug, Default)]
+pub(crate) struct MeshTracing {
+    pub(crate) disabled: bool,
+    /// Zero is unset.
+    pub(crate) sampling: Option<Spanned<f64>>,
+    /// Of the old block `zipkin`.
+    pub(crate) propagation: Option<Propagation>,
+    pub(crate) custom_tags: Box<[CustomTag]>,
+    pub(crate) max_path_length: Option<usize>,
+    pub(crate) istio_tags: Option<bool>,
+}
+
 impl Default for Mesh {
     /// Istio's defaults.
     fn default() -> Self {
         Self {
-            access_log: None,
-            tracing: Tracing::default(),
+            log_file: None,
+            log_encoding: LogEncoding::Text(default_text()),
+            tracing: MeshTracing::default(),
+            providers: Vec::new(),
+            tracers: Vec::new(),
+            loggers: Vec::new(),
             outbound: OutboundMode::AllowAny,
             connect_timeout: Duration::from_secs(10),
             keepalive: None,
             retries: None,
         }
+    }
+}
+
+impl Mesh {
+    /// What `accessLogFile` asks for.
+    pub(crate) fn access_log(&self) -> Option<AccessLog> {
+        let path = self.log_file.as_deref()?;
+        Some(AccessLog { to: LogSink::File(path.into()), encoding: self.log_encoding.clone() })
     }
 }
 
@@ -66,9 +104,15 @@ pub(crate) fn read(document: &Node, sink: &mut Sink) -> Mesh {
     fields::check(document, &MESH_CONFIG, sink);
     let config = Object::new(document, &MESH_CONFIG);
     let default = Mesh::default();
+    let chosen = config.object("defaultProviders");
+    let log_file = config.text("accessLogFile").filter(|path| !path.value.is_empty());
     Mesh {
-        access_log: access_log(&config, sink),
+        log_file: log_file.map(|path| path.value.into()),
+        log_encoding: log_encoding(&config, sink),
         tracing: tracing(&config, sink),
+        providers: providers(&config, sink),
+        tracers: chosen.map(|chosen| names(&chosen.texts("tracing"))).unwrap_or_default(),
+        loggers: chosen.map(|chosen| names(&chosen.texts("accessLogging"))).unwrap_or_default(),
         outbound: config
             .object("outboundTrafficPolicy")
             .map_or(default.outbound, |policy| outbound_mode(&policy)),
@@ -79,57 +123,33 @@ pub(crate) fn read(document: &Node, sink: &mut Sink) -> Mesh {
     }
 }
 
-fn access_log(config: &Object<'_>, sink: &mut Sink) -> Option<AccessLog> {
+/// Names of providers, to be looked up when everything is read.
+pub(super) fn names(texts: &[Spanned<&str>]) -> Vec<ProviderName> {
+    texts.iter().map(|text| Spanned { value: text.value.into(), span: text.span }).collect()
+}
+
+fn log_encoding(config: &Object<'_>, sink: &mut Sink) -> LogEncoding {
     let format = config.text("accessLogFormat").filter(|format| !format.value.is_empty());
-    let encoding = match (config.text("accessLogEncoding").map_or("TEXT", |text| text.value), format) {
+    match (config.text("accessLogEncoding").map_or("TEXT", |text| text.value), format) {
         ("JSON", None) => LogEncoding::Json(default_json()),
         ("JSON", Some(text)) => LogEncoding::Json(json_format(&text, sink)),
         (_, None) => LogEncoding::Text(default_text()),
         (_, Some(text)) => LogEncoding::Text(text_line(&text, sink)),
-    };
-    let path = config.text("accessLogFile").filter(|path| !path.value.is_empty())?;
-    Some(AccessLog { to: LogSink::File(path.value.into()), encoding })
-}
-
-fn tracing(config: &Object<'_>, sink: &mut Sink) -> Tracing {
-    let default = Mesh::default().tracing;
-    let settings = config.object("defaultConfig").and_then(|proxy| proxy.object("tracing"));
-    let sampling = settings.and_then(|settings| settings.float("sampling"));
-    let sampling = sampling.and_then(|percent| sampling_of(percent.value)).unwrap_or(default.sampling);
-    if config.bool("enableTracing") == Some(false) {
-        return Tracing { propagation: Propagation::Off, sampling, ..default };
     }
-    let zipkin = settings.and_then(|settings| settings.object("zipkin"));
-    let propagation = provider(config, sink).or_else(|| zipkin.map(|zipkin| zipkin_propagation(&zipkin)));
-    Tracing { propagation: propagation.unwrap_or(default.propagation), sampling, ..default }
 }
 
-/// Hundredths of a percent; zero is unset, and what is no percentage is Istio's default.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 to 10000 by the guard")]
-fn sampling_of(percent: f64) -> Option<u16> {
-    (percent > 0.0 && percent <= 100.0).then(|| (percent * 100.0).round() as u16)
-}
-
-/// The format of the first default provider.
-fn provider(config: &Object<'_>, sink: &mut Sink) -> Option<Propagation> {
-    let chosen = *config.object("defaultProviders")?.texts("tracing").first()?;
-    let providers = config.objects("extensionProviders");
-    let named = |provider: &&Object<'_>| provider.text("name").is_some_and(|name| name.value == chosen.value);
-    let Some(provider) = providers.iter().find(named) else {
-        let message = format!("no extension provider is named `{}`", chosen.value);
-        sink.report(Code::InvalidValue, chosen.span, message);
-        return None;
+fn tracing(config: &Object<'_>, sink: &mut Sink) -> MeshTracing {
+    let disabled = config.bool("enableTracing") == Some(false);
+    let Some(settings) = config.object("defaultConfig").and_then(|proxy| proxy.object("tracing")) else {
+        return MeshTracing { disabled, ..MeshTracing::default() };
     };
-    if provider.has("opentelemetry") {
-        return Some(Propagation::W3c);
-    }
-    provider.object("zipkin").map(|zipkin| zipkin_propagation(&zipkin))
-}
-
-fn zipkin_propagation(zipkin: &Object<'_>) -> Propagation {
-    match zipkin.text("traceContextOption").map(|option| option.value) {
-        Some("USE_B3_WITH_W3C_PROPAGATION") => Propagation::B3AndW3c,
-        _ => Propagation::B3,
+    MeshTracing {
+        disabled,
+        sampling: settings.float("sampling").filter(|percent| percent.value != 0.0),
+        propagation: settings.object("zipkin").map(|zipkin| zipkin_propagation(&zipkin)),
+        custom_tags: custom_tags(&settings, sink).unwrap_or_default(),
+        max_path_length: length(&settings, "maxPathTagLength", sink),
+        istio_tags: settings.bool("enableIstioTags"),
     }
 }
 

@@ -1,13 +1,17 @@
 //! The fields of `MeshConfig`, those of the control plane among them.
 
-use super::{connection_pool::KEEPALIVE, retries::HTTP_RETRY, sidecar::OUTBOUND};
+use super::{
+    connection_pool::KEEPALIVE,
+    custom_tags::CUSTOM_TAG,
+    provider_fields::{OTLP_ONLY, PROVIDER, ZIPKIN},
+    retries::HTTP_RETRY,
+    sidecar::OUTBOUND,
+};
 use crate::fields::{Message, Type, moot, warned, yes};
 
 const ISTIOD: &str = "a setting of the control plane";
 
 const BOOT: &str = "a start-up setting of Istio's agent; the proxy's flags say it here";
-
-const TRACING_LATER: &str = "spans go to `OTEL_EXPORTER_OTLP_ENDPOINT`";
 
 pub(crate) static MESH_CONFIG: Message = Message {
     name: "MeshConfig",
@@ -106,71 +110,14 @@ static TRACING: Message = Message {
     fields: &[
         yes("sampling", Type::Float, "tracing_settings_are_compiled"),
         yes("zipkin", Type::Object(&ZIPKIN), "tracing_settings_are_compiled"),
-        warned("customTags", Type::Any, TRACING_LATER),
-        warned("maxPathTagLength", Type::Int, TRACING_LATER),
-        warned("tlsSettings", Type::Any, TRACING_LATER),
-        warned("enableIstioTags", Type::Bool, TRACING_LATER),
-        warned("lightstep", Type::Any, TRACING_LATER),
-        warned("datadog", Type::Any, TRACING_LATER),
-        warned("stackdriver", Type::Any, TRACING_LATER),
-        warned("openCensusAgent", Type::Any, TRACING_LATER),
-    ],
-};
-
-static PROVIDER: Message = Message {
-    name: "ExtensionProvider",
-    fields: &[
-        yes("name", Type::Text, "tracing_settings_are_compiled"),
-        yes("opentelemetry", Type::Object(&OPENTELEMETRY), "tracing_settings_are_compiled"),
-        yes("zipkin", Type::Object(&ZIPKIN), "tracing_settings_are_compiled"),
-        moot("prometheus", "Istio's metrics are always served"),
-        warned("envoyFileAccessLog", Type::Any, "the access log follows `accessLogFile`"),
-        warned("envoyOtelAls", Type::Any, "access logs go to `OTEL_EXPORTER_OTLP_ENDPOINT`"),
-        warned("envoyHttpAls", Type::Any, "use OpenTelemetry logs"),
-        warned("envoyTcpAls", Type::Any, "use OpenTelemetry logs"),
-        warned("envoyExtAuthzHttp", Type::Any, "authorisation is not built yet"),
-        warned("envoyExtAuthzGrpc", Type::Any, "authorisation is not built yet"),
-        warned("datadog", Type::Any, TRACING_LATER),
-        warned("skywalking", Type::Any, TRACING_LATER),
-        warned("lightstep", Type::Any, TRACING_LATER),
-        warned("opencensus", Type::Any, TRACING_LATER),
-        warned("stackdriver", Type::Any, TRACING_LATER),
-        warned("sds", Type::Any, "certificates are not fetched"),
-    ],
-};
-
-static OPENTELEMETRY: Message = Message {
-    name: "OpenTelemetryTracingProvider",
-    fields: &[
-        warned("service", Type::Text, TRACING_LATER),
-        warned("port", Type::Int, TRACING_LATER),
-        warned("maxTagLength", Type::Int, TRACING_LATER),
-        warned("http", Type::Any, TRACING_LATER),
-        warned("grpc", Type::Any, TRACING_LATER),
-        warned("resourceDetectors", Type::Any, TRACING_LATER),
-        warned("dynatraceSampler", Type::Any, TRACING_LATER),
-        warned("serviceAttributeEnrichment", Type::Any, TRACING_LATER),
-        warned("disableContextPropagation", Type::Bool, "the context is always passed on"),
-    ],
-};
-
-static ZIPKIN: Message = Message {
-    name: "ZipkinTracingProvider",
-    fields: &[
-        yes(
-            "traceContextOption",
-            Type::Enum(&["USE_B3", "USE_B3_WITH_W3C_PROPAGATION"]),
-            "tracing_settings_are_compiled",
-        ),
-        warned("address", Type::Text, TRACING_LATER),
-        warned("service", Type::Text, TRACING_LATER),
-        warned("port", Type::Int, TRACING_LATER),
-        warned("maxTagLength", Type::Int, TRACING_LATER),
-        warned("enable64bitTraceId", Type::Bool, "trace ids have 128 bits"),
-        warned("path", Type::Text, TRACING_LATER),
-        warned("timeout", Type::Any, TRACING_LATER),
-        warned("headers", Type::Any, TRACING_LATER),
-        warned("disableContextPropagation", Type::Bool, "the context is always passed on"),
+        yes("customTags", Type::Map(&Type::Object(&CUSTOM_TAG)), "every_kind_of_custom_tag_is_compiled"),
+        yes("maxPathTagLength", Type::Int, "tags_and_lengths_come_from_the_proxy_config_too"),
+        warned("tlsSettings", Type::Any, OTLP_ONLY),
+        yes("enableIstioTags", Type::Bool, "tags_and_lengths_come_from_the_proxy_config_too"),
+        warned("lightstep", Type::Any, OTLP_ONLY),
+        warned("datadog", Type::Any, OTLP_ONLY),
+        warned("stackdriver", Type::Any, OTLP_ONLY),
+        warned("openCensusAgent", Type::Any, OTLP_ONLY),
     ],
 };
 
@@ -179,6 +126,6 @@ static DEFAULT_PROVIDERS: Message = Message {
     fields: &[
         yes("tracing", Type::List(&Type::Text), "tracing_settings_are_compiled"),
         moot("metrics", "Istio's metrics are always served"),
-        warned("accessLogging", Type::List(&Type::Text), "the access log follows `accessLogFile`"),
+        yes("accessLogging", Type::List(&Type::Text), "default_providers_take_the_access_log"),
     ],
 };

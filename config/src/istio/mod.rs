@@ -1,6 +1,7 @@
 //! Istio's resources as users write them: the envelope, and the scalars that several kinds share.
 
 pub(crate) mod connection_pool;
+pub(crate) mod custom_tags;
 pub(crate) mod destination;
 pub(crate) mod destination_rule;
 pub(crate) mod headers;
@@ -11,9 +12,13 @@ pub(crate) mod log_format;
 pub(crate) mod mesh;
 pub(crate) mod mesh_fields;
 pub(crate) mod outlier;
+mod provider_fields;
+pub(crate) mod providers;
 pub(crate) mod retries;
 pub(crate) mod service_entry;
 pub(crate) mod sidecar;
+pub(crate) mod telemetry;
+pub(crate) mod telemetry_fields;
 pub(crate) mod virtual_service;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};

@@ -3,14 +3,18 @@
 use outrigger_config::compatibility::compatibility_markdown;
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/compatibility.md");
-const TESTS: [&str; 7] = [
+const TESTS: [&str; 11] = [
+    include_str!("access_logs.rs"),
     include_str!("hosts.rs"),
     include_str!("matching.rs"),
     include_str!("mesh.rs"),
     include_str!("policies.rs"),
+    include_str!("receivers.rs"),
     include_str!("registry.rs"),
     include_str!("routes.rs"),
     include_str!("sidecars.rs"),
+    include_str!("telemetry.rs"),
+    include_str!("tracing.rs"),
 ];
 
 #[test]

@@ -4,7 +4,7 @@ use outrigger_config::report::{Code, Report};
 
 use crate::support::{
     DESTINATION_RULE, MESH, REGISTRY, TO_REVIEWS, VIRTUAL_SERVICE, codes, findings, options, rule, rules,
-    source, try_load,
+    telemetry, try_load, with_mesh,
 };
 
 /// Something that yields the code; the mesh stands before it.
@@ -12,6 +12,7 @@ fn example(code: Code) -> Vec<String> {
     let mesh = |text: String| vec![MESH.to_owned(), text];
     let of = |http: &str| mesh(rules(http));
     let policy = |policy: &str| mesh(rule(&format!("  trafficPolicy: {policy}")));
+    let settings = |text: &str| mesh(config_map(text));
     match code {
         Code::YamlSyntax => mesh("kind: [VirtualService\nspec: }\n".to_owned()),
         Code::YamlLimit => mesh(format!("a: {}{}\n", "[".repeat(101), "]".repeat(101))),
@@ -78,8 +79,26 @@ fn example(code: Code) -> Vec<String> {
             mesh("apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: { name: second }\nspec: {}\n".to_owned())
         }
         Code::ListenerLoop => vec![MESH.replacen("10.1.0.2", "127.0.0.1", 1)],
+        Code::SeveralTelemetries => mesh([telemetry("name: a", ""), telemetry("name: b", "")].join("---\n")),
+        Code::UnknownProvider => settings(&format!("{OTEL}defaultProviders:\n  tracing: [otl]\n")),
+        Code::UnusedProvider => settings(&format!("{OTEL}defaultProviders:\n  accessLogging: [otel]\n")),
+        Code::OutsideRegistry => settings(&format!("{OTEL}defaultProviders:\n  tracing: [otel]\n")),
+        Code::InvalidSampling => settings("defaultConfig:\n  tracing:\n    sampling: 150\n"),
         Code::IdleListener => vec![MESH.replace("number: 9090, name: grpc }", "number: 9091, name: grpc }")],
     }
+}
+
+/// A provider whose host is misspelt.
+const OTEL: &str = "extensionProviders:
+- name: otel
+  opentelemetry:
+    service: ratings.other.svc.cluster.locl
+    port: 8080
+";
+
+fn config_map(settings: &str) -> String {
+    let settings = settings.lines().map(|line| format!("    {line}\n")).collect::<String>();
+    format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: istio }}\ndata:\n  mesh: |-\n{settings}")
 }
 
 fn twin() -> String {
@@ -221,13 +240,10 @@ fn broken_mesh_settings_are_errors() {
     for (settings, code) in [
         ("accessLogFile: x\naccessLogFormat: '%NOPE%'", Code::InvalidValue),
         ("accessLogFile: x\naccessLogEncoding: JSON\naccessLogFormat: 'no'", Code::InvalidValue),
-        ("defaultProviders: { tracing: [nobody] }", Code::InvalidValue),
         ("acessLogFile: x", Code::UnknownField),
         ("connectTimeout: 0s", Code::InvalidValue),
     ] {
-        let options =
-            outrigger_config::LoadOptions { mesh: Some(source("mesh.yaml", settings)), ..options() };
-        let report = try_load(&[MESH], &options).expect_err(settings);
+        let report = try_load(&[MESH], &with_mesh(settings)).expect_err(settings);
         assert_eq!(codes(&report), [code], "{report}");
         assert_eq!(&*report.diagnostics[0].place.file, "mesh.yaml");
     }

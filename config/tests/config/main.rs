@@ -4,15 +4,19 @@
 
 mod support;
 
+mod access_logs;
 mod compatibility;
 mod diagnostics;
 mod hosts;
 mod matching;
 mod mesh;
 mod policies;
+mod receivers;
 mod reference;
 mod registry;
 mod robust;
 mod routes;
 mod seed;
 mod sidecars;
+mod telemetry;
+mod tracing;

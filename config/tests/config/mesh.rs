@@ -3,18 +3,14 @@
 use std::time::Duration;
 
 use outrigger_config::{
-    LoadOptions, TEXT_LOG_FORMAT,
+    TEXT_LOG_FORMAT,
     snapshot::{AccessLog, LogEncoding, LogSink, Propagation, Snapshot},
 };
 
-use crate::support::{MESH, REVIEWS, cluster, codes, first_forward, options, outbound, source, try_load};
-
-fn with(settings: &str) -> LoadOptions {
-    LoadOptions { mesh: Some(source("mesh.yaml", settings)), ..options() }
-}
+use crate::support::{MESH, REVIEWS, cluster, codes, first_forward, options, outbound, try_load, with_mesh};
 
 fn compiled(settings: &str) -> Snapshot {
-    try_load(&[MESH], &with(settings)).unwrap_or_else(|report| panic!("{report}")).snapshot
+    try_load(&[MESH], &with_mesh(settings)).unwrap_or_else(|report| panic!("{report}")).snapshot
 }
 
 /// The one log of a mesh, which takes both directions.
@@ -122,6 +118,6 @@ fn a_config_map_is_read_and_its_findings_point_into_it() {
     let loaded = try_load(&[MESH, &fixed], &options()).unwrap();
     assert_eq!(codes(&loaded.warnings), []);
     assert_eq!(file(loaded.snapshot), "/dev/stderr");
-    let own = try_load(&[MESH, &fixed], &with("accessLogFile: mine")).unwrap();
+    let own = try_load(&[MESH, &fixed], &with_mesh("accessLogFile: mine")).unwrap();
     assert_eq!(file(own.snapshot), "mine", "a file of its own wins");
 }

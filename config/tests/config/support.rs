@@ -6,7 +6,7 @@ use outrigger_config::{
     decide::{Decision, RequestView, decide},
     load,
     report::{Code, Report},
-    snapshot::{Cluster, ClusterRef, Node, RouteTable, Snapshot},
+    snapshot::{Cluster, ClusterRef, Destination, Node, OtlpProtocol, RouteTable, Snapshot},
 };
 
 pub(crate) const VIRTUAL_SERVICE: &str = include_str!("../../../examples/seed/virtual-service.yaml");
@@ -212,5 +212,48 @@ pub(crate) fn first_forward(snapshot: &Snapshot) -> &outrigger_config::snapshot:
     match &first_route(snapshot).action {
         outrigger_config::snapshot::Action::Forward(forward) => forward,
         outrigger_config::snapshot::Action::Direct { .. } => panic!("a direct answer"),
+    }
+}
+
+/// The options with these mesh settings, as a file of its own.
+pub(crate) fn with_mesh(settings: &str) -> LoadOptions {
+    LoadOptions { mesh: Some(source("mesh.yaml", settings)), ..options() }
+}
+
+/// A `Telemetry` with this metadata and this spec, both in flow style.
+pub(crate) fn telemetry(metadata: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {{ {metadata} }}\nspec: {{ {spec} }}\n"
+    )
+}
+
+/// The mesh, these resources, and nothing to complain of.
+pub(crate) fn quiet(texts: &[&str], options: &LoadOptions) -> Snapshot {
+    let texts: Vec<&str> = std::iter::once(MESH).chain(texts.iter().copied()).collect();
+    let loaded = try_load(&texts, options).unwrap_or_else(|report| panic!("{report}"));
+    assert_eq!(codes(&loaded.warnings), [], "{}", loaded.warnings);
+    loaded.snapshot
+}
+
+/// An `opentelemetry` provider `otel` at `ratings`, chosen by default, with more fields.
+pub(crate) fn otel(fields: &str) -> String {
+    format!(
+        "extensionProviders: [{{ name: otel, opentelemetry: {{ service: {RATINGS}, port: 8080, {fields} }} }}]\n\
+         defaultProviders: {{ tracing: [otel] }}\n"
+    )
+}
+
+/// A receiver as the environment names one.
+pub(crate) fn destination(host: &str, port: u16) -> Destination {
+    Destination {
+        name: "OTEL_EXPORTER_OTLP_ENDPOINT".into(),
+        host: host.into(),
+        port,
+        cluster: None,
+        protocol: OtlpProtocol::Grpc,
+        headers: HeaderMap::new(),
+        timeout: std::time::Duration::from_secs(10),
+        gzip: false,
+        semantic_service_name: false,
     }
 }
