@@ -9,10 +9,10 @@ use serde_json::{Map, Value, json};
 use crate::{
     format::Format,
     snapshot::{
-        AccessLog, Action, Balancer, Cluster, ClusterRef, Destination, Direction, Discovery, Forward,
-        HashPolicy, HeaderKey, HeaderOps, HostMap, LogEncoding, LogSink, Observation, OtlpProtocol,
-        PathMatch, Propagation, Protocol, RetryPolicy, Route, RouteMatch, Snapshot, Tracing, ValueMatch,
-        VirtualHost,
+        AccessLog, Action, Balancer, Cluster, ClusterRef, CustomTag, Destination, Direction, Discovery,
+        Forward, HashPolicy, HeaderKey, HeaderOps, HostMap, LogEncoding, LogSink, Observation, OtlpProtocol,
+        PathMatch, Propagation, Protocol, RetryPolicy, Route, RouteMatch, Snapshot, TagValue, Tracing,
+        ValueMatch, VirtualHost,
     },
 };
 
@@ -346,6 +346,29 @@ fn tracing(tracing: &Tracing) -> Value {
     if let Some(to) = &tracing.report {
         put(&mut out, "report", destination(to));
     }
+    put(&mut out, "custom_tags", tracing.custom_tags.iter().map(custom_tag).collect());
+    let default = Tracing::default();
+    let length = Some(tracing.max_path_length).filter(|length| *length != default.max_path_length);
+    put(&mut out, "max_path_tag_length", length.into());
+    put(&mut out, "istio_tags", (!tracing.istio_tags).then_some(false).into());
+    put(&mut out, "use_request_id_for_trace_sampling", (!tracing.by_request_id).then_some(false).into());
+    put(&mut out, "parent_based", (!tracing.parent_based).then_some(false).into());
+    Value::Object(out)
+}
+
+fn custom_tag(tag: &CustomTag) -> Value {
+    let (kind, value) = match &tag.value {
+        TagValue::Literal(text) => ("literal", json!({ "value": &**text })),
+        TagValue::Environment { name, default } => ("environment", source(name, default.as_deref())),
+        TagValue::Header { name, default } => ("request_header", source(name.as_str(), default.as_deref())),
+        TagValue::Format(format) => ("value", format.to_string().into()),
+    };
+    json!({ "tag": &*tag.name, kind: value })
+}
+
+fn source(name: &str, default: Option<&str>) -> Value {
+    let mut out = object(json!({ "name": name }));
+    put(&mut out, "default_value", default.into());
     Value::Object(out)
 }
 

@@ -88,6 +88,7 @@ fn every_kind_of_custom_tag_is_compiled() {
     let own = telemetry("name: t", &format!("tracing: [{{ {tags} }}]"));
     let snapshot = quiet(&[&own], &options());
     assert_eq!(*snapshot.outbound.tracing.custom_tags, expected);
+    insta::assert_json_snapshot!("custom_tags", snapshot.to_json()["outbound"]);
 }
 
 #[test]
