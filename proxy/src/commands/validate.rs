@@ -3,8 +3,7 @@
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Args, ValueEnum};
-use outrigger_config::report::Severity;
-use outrigger_config::snapshot::TelemetryDefaults;
+use outrigger_config::{report::Severity, snapshot::TelemetryDefaults};
 
 use super::{BAD_CONFIGURATION, FINDINGS, identity::IdentityArgs};
 use crate::reload::Sources;

@@ -69,7 +69,7 @@ impl Meter {
         let parts = self.metrics.points(temporal, now());
         self.account.produce(parts.iter().map(|part| part.count).sum());
         for mut part in parts {
-            let body = message(&target, std::mem::take(&mut part.metrics));
+            let body = message(&target, &std::mem::take(&mut part.metrics));
             if delivery.message(&target, body.into(), part.count).await {
                 temporal.delivered(part);
             }
@@ -78,13 +78,13 @@ impl Meter {
 }
 
 /// `ExportMetricsServiceRequest`
-fn message(target: &Target, metrics: Vec<u8>) -> Vec<u8> {
+fn message(target: &Target, metrics: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(metrics.len() + target.resource.len() + 64);
     wire::message(1, &mut out, |out| {
         wire::bytes(1, &target.resource, out);
         wire::message(2, out, |out| {
             wire::bytes(1, &batch::scope(), out);
-            out.extend_from_slice(&metrics);
+            out.extend_from_slice(metrics);
         });
     });
     out

@@ -316,8 +316,11 @@ async fn a_full_batch_is_announced_at_once() {
     full.await;
 }
 
-/// Name, and (start, time, value) of the points; histograms show their count.
-fn decoded(metrics: &[u8]) -> Vec<(String, Vec<(u64, u64, f64)>)> {
+/// Start, time, value; a histogram's is its count.
+type Point = (u64, u64, f64);
+
+/// The points by name.
+fn decoded(metrics: &[u8]) -> Vec<(String, Vec<Point>)> {
     let message = ScopeMetrics::decode(metrics).unwrap();
     let family = |metric: opentelemetry_proto::tonic::metrics::v1::Metric| {
         let points = match metric.data.unwrap() {
@@ -341,7 +344,7 @@ fn decoded(metrics: &[u8]) -> Vec<(String, Vec<(u64, u64, f64)>)> {
     message.metrics.into_iter().map(family).collect()
 }
 
-fn numbers(points: Vec<opentelemetry_proto::tonic::metrics::v1::NumberDataPoint>) -> Vec<(u64, u64, f64)> {
+fn numbers(points: Vec<opentelemetry_proto::tonic::metrics::v1::NumberDataPoint>) -> Vec<Point> {
     let number = |value| match value {
         Some(number_data_point::Value::AsInt(number)) => number as f64,
         Some(number_data_point::Value::AsDouble(number)) => number,

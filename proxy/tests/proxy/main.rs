@@ -12,6 +12,7 @@ mod drain;
 mod ejection;
 mod headers;
 mod metrics;
+mod otlp;
 mod pooling;
 mod reload;
 mod retries;

@@ -7,7 +7,10 @@ use std::{
     sync::{Arc, Mutex, Once},
 };
 
-use outrigger::app::{App, DrainTimes, Options, Running};
+use outrigger::{
+    app::{App, DrainTimes, Options, Running},
+    export::Otel,
+};
 use outrigger_config::snapshot::Node;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -47,6 +50,7 @@ pub(crate) struct Mesh {
     egress: bool,
     concurrency: usize,
     drain: Option<DrainTimes>,
+    otel: Otel,
     namespace: &'static str,
 }
 
@@ -61,6 +65,7 @@ impl Mesh {
             egress: true,
             concurrency: 1,
             drain: None,
+            otel: Otel::default(),
             namespace: "default",
         }
     }
@@ -171,6 +176,12 @@ impl Mesh {
         self
     }
 
+    /// What the environment says about telemetry.
+    pub(crate) fn otel(mut self, otel: Otel) -> Self {
+        self.otel = otel;
+        self
+    }
+
     /// Starts the proxy; the listeners are bound when this returns.
     pub(crate) async fn start(self) -> Proxy {
         watch_for_panics();
@@ -191,6 +202,7 @@ impl Mesh {
             mesh_config: Some(mesh),
             node: node(self.namespace),
             concurrency: NonZeroUsize::new(self.concurrency).unwrap(),
+            otel: self.otel.clone(),
             ..Options::ephemeral(vec![config])
         };
         options.drain = self.drain.unwrap_or(options.drain);
