@@ -71,6 +71,9 @@ impl Snapshot {
                 put(&mut out, "direct_response", json!({ "status": status.as_u16() }));
             }
         }
+        if let Some(operation) = route.operation.as_ref().and_then(|operation| operation.to_str().ok()) {
+            put(&mut out, "decorator", json!({ "operation": operation }));
+        }
         put(&mut out, "request_headers", operations(&route.request_headers));
         put(&mut out, "response_headers", operations(&route.response_headers));
         Value::Object(out)

@@ -37,6 +37,14 @@ impl Clusters {
         self.list.push(Arc::new(cluster));
         id
     }
+
+    /// Host of the service behind a cluster; empty for a missing one.
+    pub(crate) fn host(&self, cluster: &ClusterRef) -> &str {
+        match cluster {
+            ClusterRef::Known(id) => self.list.get(id.0 as usize).map_or("", |cluster| &cluster.service.host),
+            ClusterRef::Missing(_) => "",
+        }
+    }
 }
 
 /// The name that users see in logs and metrics.

@@ -17,7 +17,7 @@ use http::StatusCode;
 use clusters::Clusters;
 use hosts::{VirtualServices, domains, taken};
 use policy::Rules;
-use routes::{everything, plain_route};
+use routes::{everything, operation, plain_route};
 
 use crate::{
     LoadOptions,
@@ -279,13 +279,17 @@ impl Compiler<'_> {
     fn inbound_table(&mut self, ingress: &Ingress, origin: &Origin) -> RouteTable {
         let number = ingress.port.number;
         let cluster = self.inbound(ingress, origin.clone());
+        let called = format!("{}:{number}", self.clusters.host(&cluster));
         let retry = (ingress.port.protocol != PortProtocol::Http2).then(|| RetryPolicy {
             attempts: NonZeroU32::MIN.saturating_add(1),
             on: RetryOn { reset_before_request: true, ..RetryOn::default() },
             avoid_previous_hosts: false,
             ..default_retry()
         });
-        let route = plain_route("default", cluster, retry, Box::default(), origin.clone());
+        let route = Route {
+            operation: operation(&called, &everything()),
+            ..plain_route("default", cluster, retry, Box::default(), origin.clone())
+        };
         let mut table = Table::default();
         let index = table.push(format!("inbound|http|{number}"), vec![route], origin.clone());
         table.hosts.insert("*", index);
@@ -346,6 +350,7 @@ fn direct(name: &str, status: StatusCode, origin: &Origin) -> Route {
         name: Arc::from(name),
         when: everything(),
         action: Action::Direct { status },
+        operation: None,
         request_headers: HeaderOps::default(),
         response_headers: HeaderOps::default(),
         origin: origin.clone(),

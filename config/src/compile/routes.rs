@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use http::HeaderValue;
+
 use super::{Compiler, policy::layered};
 use crate::{
     istio::{
@@ -14,7 +16,8 @@ use crate::{
     },
     registry::Service,
     snapshot::{
-        Action, Forward, HashPolicy, HeaderOps, Origin, RetryPolicy, Route, RouteMatch, WeightedCluster,
+        Action, Forward, HashPolicy, HeaderOps, Origin, PathMatch, RetryPolicy, Route, RouteMatch,
+        WeightedCluster,
     },
 };
 
@@ -68,13 +71,26 @@ impl Compiler<'_> {
             ),
             None => (rule.headers.request.clone(), rule.headers.response.clone()),
         };
+        let when = block.map_or_else(everything, |block| block.when.clone());
         Route {
             name: name.into(),
-            when: block.map_or_else(everything, |block| block.when.clone()),
+            operation: operation(&self.called(vs, lone, port), &when),
+            when,
             action: Action::Forward(Box::new(self.forward(rule, lone.is_some(), port))),
             request_headers: request,
             response_headers: response,
             origin: vs.meta.origin(block.map_or(rule.span, |block| block.span)),
+        }
+    }
+
+    /// Istio `getRouteOperation`: the destination, or the virtual service where there are several.
+    fn called(&self, vs: &VirtualService, lone: Option<&Destination>, port: u16) -> String {
+        match lone {
+            Some(only) => {
+                let host = &*only.host.value;
+                format!("{host}:{}", destination_port(only, self.registry.find(host), port))
+            }
+            None => format!("{}:{port}", vs.meta.name),
         }
     }
 
@@ -147,7 +163,10 @@ impl Compiler<'_> {
             avoid_previous_hosts: policy.avoid_previous_hosts && hash.is_none(),
             ..policy
         });
-        plain_route("default", cluster, retry, hash.into_iter().collect(), service.origin.clone())
+        Route {
+            operation: operation(&format!("{}:{port}", service.host), &everything()),
+            ..plain_route("default", cluster, retry, hash.into_iter().collect(), service.origin.clone())
+        }
     }
 }
 
@@ -180,10 +199,24 @@ pub(crate) fn plain_route(
         name: Arc::from(name),
         when: everything(),
         action: Action::Forward(Box::new(forward)),
+        operation: None,
         request_headers: HeaderOps::default(),
         response_headers: HeaderOps::default(),
         origin,
     }
+}
+
+/// What is called, and the path as the route matches it.
+pub(crate) fn operation(called: &str, when: &RouteMatch) -> Option<HeaderValue> {
+    let path = match &when.path {
+        PathMatch::Prefix { value, .. } => format!("{value}*"),
+        PathMatch::Exact { value, .. } => value.to_string(),
+        PathMatch::Regex(regex) => {
+            let written = regex.as_str().strip_prefix("^(?:").and_then(|text| text.strip_suffix(")$"));
+            written.unwrap_or(regex.as_str()).to_owned()
+        }
+    };
+    HeaderValue::from_str(&format!("{called}{path}")).ok()
 }
 
 pub(crate) fn everything() -> RouteMatch {

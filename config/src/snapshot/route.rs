@@ -81,6 +81,8 @@ pub struct Route {
     pub when: RouteMatch,
     /// What it does.
     pub action: Action,
+    /// What spans are called (Istio's decorator): `host:port/path*`; `None` for the last resort.
+    pub operation: Option<HeaderValue>,
     /// Operations on the request, after the destination's own.
     pub request_headers: HeaderOps,
     /// Operations on the response, after the destination's own.

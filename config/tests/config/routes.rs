@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use outrigger_config::{
     report::Code,
-    snapshot::{Action, HashPolicy, HeaderOps, RetryOn, RetryPolicy},
+    snapshot::{Action, HashPolicy, HeaderOps, RetryOn, RetryPolicy, Route, VirtualHost},
 };
 
 use crate::support::{
@@ -24,6 +24,33 @@ fn routes_are_named_by_rule_and_match() {
         (name("/m"), name("/n"), name("/o"), name("/")),
         (Some("a.m"), Some("a"), Some(".o"), Some(""))
     );
+}
+
+#[test]
+fn spans_are_called_by_destination_and_path() {
+    let vs = rules(&format!(
+        "  - match: [{{ uri: {{ exact: /x }} }}, {{ uri: {{ prefix: /y }} }}, {{ uri: {{ regex: '/z.+' }} }}]\n    {TO_REVIEWS}\n  \
+         - route: [{{ destination: {{ host: reviews }}, weight: 1 }}, {{ destination: {{ host: {RATINGS} }}, weight: 1 }}]"
+    ));
+    let snapshot = snapshot(&[MESH, &vs]);
+    let hosts = &table(&snapshot, "8080").virtual_hosts;
+    let operations = |host: &VirtualHost| {
+        let text = |route: &Route| route.operation.as_ref().map(|text| text.to_str().unwrap().to_owned());
+        host.routes.iter().map(text).collect::<Vec<_>>()
+    };
+    let reviews = hosts.iter().find(|host| host.name.starts_with("reviews")).unwrap();
+    let called = |text: &str| Some(text.to_owned());
+    assert_eq!(
+        operations(reviews),
+        [
+            called(&format!("{REVIEWS}:8080/x")),
+            called(&format!("{REVIEWS}:8080/y*")),
+            called(&format!("{REVIEWS}:8080/z.+")),
+            called("reviews:8080/*"),
+        ],
+        "Istio getRouteOperation"
+    );
+    assert_eq!(operations(hosts.last().unwrap()), [None], "the last resort is called by the authority");
 }
 
 #[test]

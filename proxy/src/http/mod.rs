@@ -31,12 +31,12 @@ use http::{
 use hyper::body::Incoming;
 use outrigger_config::{
     decide::{Decision, Peers, RequestView, decide, hash_key, normalize_path},
-    snapshot::{ClusterRef, HeaderOps},
+    snapshot::{ClusterRef, Direction, HeaderOps},
 };
 use rand::Rng;
 
 use crate::{
-    telemetry::Details,
+    telemetry::{Details, Record},
     upstream::{Published, pool::Sent},
     worker::Worker,
 };
@@ -47,6 +47,7 @@ use format::Facts;
 use forward::Outbound;
 use reply::{Failure, Reply};
 use timeout::Deadline;
+use trace::operation::{self, Operation};
 use upload::{RequestBody, Upload};
 
 /// Answers one request. It takes the configuration once and keeps it to its end.
@@ -97,6 +98,9 @@ struct Answer<'p> {
     /// The destination's, then the route's.
     ops: [&'p HeaderOps; 2],
     cookies: Vec<HeaderValue>,
+    traced: bool,
+    /// What the caller has not told.
+    operation: Option<HeaderValue>,
 }
 
 async fn outcome<'p>(
@@ -147,8 +151,11 @@ async fn outcome<'p>(
     for ops in [&destination.request_headers, &route.request_headers] {
         headers::apply(ops, &mut parts.headers, &Facts { record: context.record(), request: None });
     }
+    let mut operation = Operation::default();
     if let Some(trace) = trace {
         trace.inject(tracing.propagation, &mut parts.headers);
+        operation = operation::of_request(conn.direction(), route.operation.as_ref(), &mut parts.headers);
+        context.record().operation = operation.name;
     }
     context.sending(&parts.headers);
 
@@ -176,6 +183,8 @@ async fn outcome<'p>(
         request: outbound.headers,
         ops: [&destination.response_headers, &route.response_headers],
         cookies: hashed.cookies,
+        traced: trace.is_some(),
+        operation: operation.answer,
     })))
 }
 
@@ -229,6 +238,9 @@ fn accept(conn: &ConnInfo, context: &mut RequestContext, parts: &mut Parts) -> R
 fn relay(worker: &Worker, mut context: RequestContext, answer: Answer<'_>) -> Response<ResponseBody> {
     let (mut head, body) = answer.sent.response.into_parts();
     headers::clean_response(&mut head.headers);
+    if answer.traced {
+        rename(context.record(), answer.operation, &mut head.headers);
+    }
     if head.status == StatusCode::NO_CONTENT {
         head.headers.remove(CONTENT_LENGTH);
     }
@@ -245,6 +257,15 @@ fn relay(worker: &Worker, mut context: RequestContext, answer: Answer<'_>) -> Re
     }
     let source = Source::Upstream(body);
     respond(worker, context, head.status, head.headers, source, answer.deadline, false)
+}
+
+/// The span of a client is called as the server says; the server says so where it was not told.
+fn rename(record: &mut Record, answer: Option<HeaderValue>, headers: &mut HeaderMap) {
+    if record.direction == Direction::Outbound {
+        record.operation = operation::of_answer(headers).or(record.operation.take());
+    } else if let Some(answer) = answer {
+        operation::tell(answer, headers);
+    }
 }
 
 /// Answers in the place of an upstream.

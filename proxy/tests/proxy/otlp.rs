@@ -106,6 +106,9 @@ async fn each_sampled_request_is_one_span_at_the_provider_through_its_cluster() 
             "{parent}"
         );
     }
+    let operation = "web.default.svc.cluster.local:8080/*";
+    assert!(spans.iter().all(|span| span.name == operation), "{:?}", spans[0].name);
+    assert_eq!(web.requests()[0].header("x-envoy-decorator-operation"), Some(operation));
     let seen = &otel.requests()[0];
     assert_eq!(seen.target, "/opentelemetry.proto.collector.trace.v1.TraceService/Export");
     assert_eq!(seen.header("host"), Some("otel.default.svc.cluster.local:9090"));
@@ -130,6 +133,17 @@ async fn the_callers_decision_is_kept() {
     let [span] = &spans(&otel)[..] else { panic!("one of two is sampled") };
     assert_eq!(span.trace_id, u128::from_str_radix(trace, 16).unwrap().to_be_bytes());
     assert_eq!(span.parent_span_id, 0xa2fb_4a1d_1a96_d312_u64.to_be_bytes());
+}
+
+#[tokio::test]
+async fn the_called_side_may_say_what_the_span_is_called() {
+    let web = Origin::http1(|_| Reply::text("web").header("x-envoy-decorator-operation", "told")).await;
+    let otel = receiver().await;
+    let proxy = Mesh::web(&web).otel(soon(traces(to(otel.address(), OtlpProtocol::Grpc)))).start().await;
+    let answer = proxy.get("web", "/").await;
+    assert_eq!(answer.header("x-envoy-decorator-operation"), None, "it ends here");
+    assert_eq!(settled(&proxy, "traces", 1.0).await, (1.0, 0.0));
+    assert_eq!(spans(&otel)[0].name, "told");
 }
 
 #[tokio::test]

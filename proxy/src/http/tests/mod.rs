@@ -364,6 +364,7 @@ fn route(prefix: &str, action: Action) -> Route {
             query: Box::default(),
         },
         action,
+        operation: None,
         request_headers: HeaderOps::default(),
         response_headers: HeaderOps::default(),
         origin: made_here(),

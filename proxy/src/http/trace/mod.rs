@@ -5,6 +5,7 @@
 //! the headers pass as they came.
 
 mod b3;
+pub(crate) mod operation;
 mod span;
 mod w3c;
 
