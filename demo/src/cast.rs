@@ -16,6 +16,15 @@ use crate::{
 
 const NAMES: [&str; 3] = ["v1-a", "v1-b", "v2-a"];
 const COLLECTOR_CONFIG: &str = include_str!("../collector.yaml");
+/// The sidecar reports by OTLP to the service of the mesh: through its own cluster of the collectors, that is through
+/// itself. Every request is a span, and batches leave soon, so that a person can watch.
+const OWN_TELEMETRY: [(&str, &str); 5] = [
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otlp-collector.observability.svc.cluster.local:4317"),
+    ("OTEL_TRACES_SAMPLER", "parentbased_always_on"),
+    ("OTEL_BSP_SCHEDULE_DELAY", "500"),
+    ("OTEL_BLRP_SCHEDULE_DELAY", "500"),
+    ("OTEL_METRIC_EXPORT_INTERVAL", "2000"),
+];
 /// A collector delivers what it holds before it ends.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -96,7 +105,7 @@ async fn collector(
     let config = folder.join(format!("{name}.yaml"));
     std::fs::write(&config, COLLECTOR_CONFIG.replace("SINK", &sink.address.to_string()))?;
     let args = ["--config".into(), config];
-    let process = Process::start(name, COLLECTOR, args, &["otlp_grpc", "otlp_http"], folder).await?;
+    let process = Process::start(name, COLLECTOR, args, &[], &["otlp_grpc", "otlp_http"], folder).await?;
     let collector = Collector { grpc: process.address("otlp_grpc")?, http: process.address("otlp_http")? };
     Ok((sink, process, collector))
 }
@@ -111,5 +120,5 @@ async fn sidecar(mesh: &MeshFiles, folder: &Path) -> Result<Process, CastError> 
     ]
     .concat();
     let listeners = ["127.0.0.1_4317", "127.0.0.1_4318", "admin", "metrics"];
-    Ok(Process::start("sidecar", SIDECAR, args, &listeners, folder).await?)
+    Ok(Process::start("sidecar", SIDECAR, args, &OWN_TELEMETRY, &listeners, folder).await?)
 }

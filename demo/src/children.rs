@@ -52,11 +52,12 @@ pub(crate) enum ProcessError {
 }
 
 impl Process {
-    /// Starts this program as `role` and waits for its listeners.
+    /// Starts this program as `role`, with more variables in its environment, and waits for its listeners.
     pub(crate) async fn start<A: AsRef<OsStr>>(
         name: &str,
         role: &str,
         args: impl IntoIterator<Item = A>,
+        environment: &[(&str, &str)],
         listeners: &[&str],
         logs: &Path,
     ) -> Result<Self, ProcessError> {
@@ -69,6 +70,7 @@ impl Process {
             .args(args)
             // Each ends as soon as its clients have gone, not after the grace that a mesh needs.
             .env("PROXY_CONFIG", r#"{"terminationDrainDuration":"100ms"}"#)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(&log).map_err(failed)?)

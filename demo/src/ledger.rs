@@ -40,6 +40,18 @@ struct Tables {
     arrivals: Vec<Arrival>,
     accepted_requests: u64,
     refused_requests: u64,
+    own: OwnReceived,
+}
+
+/// What the sinks have got of the sidecar's own telemetry.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct OwnReceived {
+    /// Spans, by their ids.
+    pub(crate) spans: BTreeSet<Vec<u8>>,
+    /// Log records, by the ids of their spans.
+    pub(crate) records: BTreeSet<Vec<u8>>,
+    /// Metric points.
+    pub(crate) points: u64,
 }
 
 /// One batch at a sink.
@@ -99,6 +111,19 @@ impl Ledger {
             *tables.received.entry(item).or_default() += 1;
         }
         tables.arrivals.push(Arrival { at: Instant::now(), session, sink });
+    }
+
+    /// A sink has got telemetry of the sidecar itself.
+    pub(crate) fn receive_own(&self, received: OwnReceived) {
+        let own = &mut self.tables().own;
+        own.spans.extend(received.spans);
+        own.records.extend(received.records);
+        own.points += received.points;
+    }
+
+    /// The sidecar's own telemetry so far.
+    pub(crate) fn own(&self) -> OwnReceived {
+        self.tables().own.clone()
     }
 
     /// The sinks that each session's data went to between two moments.

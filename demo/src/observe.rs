@@ -34,6 +34,19 @@ pub(crate) struct Ejection {
     pub(crate) until: String,
 }
 
+/// What the sidecar says became of one signal of its own telemetry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct OwnAccount {
+    /// Made.
+    pub(crate) produced: u64,
+    /// Accepted by a collector.
+    pub(crate) exported: u64,
+    /// Waiting, or on its way.
+    pub(crate) queued: u64,
+    /// Lost, for whatever reason.
+    pub(crate) dropped: u64,
+}
+
 /// Why a page could not be read.
 #[derive(Debug, thiserror::Error)]
 #[error("GET http://{address}{path}: {why}")]
@@ -52,6 +65,11 @@ impl Sidecar {
     /// Requests so far, by `destination_version`.
     pub(crate) async fn requests_by_version(&self) -> Result<BTreeMap<String, u64>, PageError> {
         Ok(requests_by_version(&get(self.metrics, "/metrics").await?))
+    }
+
+    /// The account of a signal: `traces`, `logs` or `metrics`.
+    pub(crate) async fn own_telemetry(&self, signal: &str) -> Result<OwnAccount, PageError> {
+        Ok(own_telemetry(&get(self.metrics, "/metrics").await?, signal))
     }
 
     /// Version of the configuration in force.
@@ -99,6 +117,20 @@ fn requests_by_version(page: &str) -> BTreeMap<String, u64> {
     counts
 }
 
+fn own_telemetry(page: &str, signal: &str) -> OwnAccount {
+    let label = format!("signal=\"{signal}\"");
+    let sum = |name: &str| {
+        let lines = page.lines().filter(|line| line.starts_with(name) && line.contains(&label));
+        lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
+    };
+    OwnAccount {
+        produced: sum("outrigger_otlp_produced_total{"),
+        exported: sum("outrigger_otlp_exported_total{"),
+        queued: sum("outrigger_otlp_queued{"),
+        dropped: sum("outrigger_otlp_dropped_total{"),
+    }
+}
+
 async fn get(address: SocketAddr, path: &str) -> Result<String, PageError> {
     let failed = |why: String| PageError { address, path: path.to_owned(), why };
     match timeout(PATIENCE, fetch(address, path)).await {
@@ -136,6 +168,18 @@ mod tests {
             ("127.0.0.1:2", "consecutive_5xx")
         );
         assert_eq!(ejected[0].until, "2026-11-22T10:00:00.000Z");
+    }
+
+    #[test]
+    fn an_account_is_read_by_signal_and_losses_are_summed() {
+        let page = "outrigger_otlp_produced_total{signal=\"traces\"} 9\n\
+                    outrigger_otlp_produced_total{signal=\"logs\"} 1\n\
+                    outrigger_otlp_exported_total{signal=\"traces\"} 5\n\
+                    outrigger_otlp_queued{signal=\"traces\"} 1\n\
+                    outrigger_otlp_dropped_total{signal=\"traces\",reason=\"queue_full\"} 1\n\
+                    outrigger_otlp_dropped_total{signal=\"traces\",reason=\"rejected\"} 2\n";
+        let expected = OwnAccount { produced: 9, exported: 5, queued: 1, dropped: 3 };
+        assert_eq!(own_telemetry(page, "traces"), expected);
     }
 
     #[test]

@@ -26,7 +26,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-use crate::ledger::{ITEM_ID, ItemId, Ledger, SESSION, SinkId};
+use crate::ledger::{ITEM_ID, ItemId, Ledger, OwnReceived, SESSION, SinkId};
 
 /// A sink on a port that stays its own.
 pub(crate) struct Sink {
@@ -96,51 +96,81 @@ async fn receive(
     Path(signal): Path<String>,
     body: Bytes,
 ) -> Result<Bytes, StatusCode> {
-    let batches = decode(&signal, body).map_err(|_| StatusCode::BAD_REQUEST)?;
-    for (session, items) in batches {
+    let received = decode(&signal, body).map_err(|_| StatusCode::BAD_REQUEST)?;
+    for (session, items) in received.batches {
         receiver.ledger.receive(receiver.id, session, items);
     }
+    receiver.ledger.receive_own(received.own);
     Ok(Bytes::new())
 }
 
-type Batch = (String, Vec<ItemId>);
+/// The content of one request.
+#[derive(Default)]
+struct Received {
+    /// Items of the load, by session.
+    batches: Vec<(String, Vec<ItemId>)>,
+    own: OwnReceived,
+}
 
-fn decode(signal: &str, body: Bytes) -> Result<Vec<Batch>, prost::DecodeError> {
-    Ok(match signal {
-        "traces" => ExportTraceServiceRequest::decode(body)?
-            .resource_spans
-            .iter()
-            .map(|resource| {
+fn decode(signal: &str, body: Bytes) -> Result<Received, prost::DecodeError> {
+    let mut received = Received::default();
+    let Received { batches, own } = &mut received;
+    match signal {
+        "traces" => {
+            for resource in ExportTraceServiceRequest::decode(body)?.resource_spans {
                 let spans = resource.scope_spans.iter().flat_map(|scope| &scope.spans);
-                (
-                    session(resource.resource.as_ref()),
-                    spans.filter_map(|span| item_id(&span.attributes)).collect(),
-                )
-            })
-            .collect(),
-        "logs" => ExportLogsServiceRequest::decode(body)?
-            .resource_logs
-            .iter()
-            .map(|resource| {
+                if is_own(resource.resource.as_ref()) {
+                    own.spans.extend(spans.map(|span| span.span_id.clone()));
+                } else {
+                    let items = spans.filter_map(|span| item_id(&span.attributes)).collect();
+                    batches.push((session(resource.resource.as_ref()), items));
+                }
+            }
+        }
+        "logs" => {
+            for resource in ExportLogsServiceRequest::decode(body)?.resource_logs {
                 let records = resource.scope_logs.iter().flat_map(|scope| &scope.log_records);
-                let items = records.filter_map(|record| item_id(&record.attributes)).collect();
-                (session(resource.resource.as_ref()), items)
-            })
-            .collect(),
-        _ => ExportMetricsServiceRequest::decode(body)?
-            .resource_metrics
-            .iter()
-            .map(|resource| {
+                if is_own(resource.resource.as_ref()) {
+                    own.records.extend(records.map(|record| record.span_id.clone()));
+                } else {
+                    let items = records.filter_map(|record| item_id(&record.attributes)).collect();
+                    batches.push((session(resource.resource.as_ref()), items));
+                }
+            }
+        }
+        _ => {
+            for resource in ExportMetricsServiceRequest::decode(body)?.resource_metrics {
                 let metrics = resource.scope_metrics.iter().flat_map(|scope| &scope.metrics);
-                let points = metrics.filter_map(|metric| match &metric.data {
+                if is_own(resource.resource.as_ref()) {
+                    own.points += metrics.map(|metric| points(metric.data.as_ref())).sum::<u64>();
+                    continue;
+                }
+                let sums = metrics.filter_map(|metric| match &metric.data {
                     Some(Data::Sum(sum)) => Some(&sum.data_points),
                     _ => None,
                 });
-                let items = points.flatten().filter_map(|point| item_id(&point.attributes)).collect();
-                (session(resource.resource.as_ref()), items)
-            })
-            .collect(),
-    })
+                let items = sums.flatten().filter_map(|point| item_id(&point.attributes)).collect();
+                batches.push((session(resource.resource.as_ref()), items));
+            }
+        }
+    }
+    Ok(received)
+}
+
+fn points(data: Option<&Data>) -> u64 {
+    let count = match data {
+        Some(Data::Sum(sum)) => sum.data_points.len(),
+        Some(Data::Gauge(gauge)) => gauge.data_points.len(),
+        Some(Data::Histogram(histogram)) => histogram.data_points.len(),
+        _ => 0,
+    };
+    count as u64
+}
+
+/// The sidecar's, not the load's.
+fn is_own(resource: Option<&Resource>) -> bool {
+    let attributes = resource.map(|resource| resource.attributes.as_slice()).unwrap_or_default();
+    matches!(value(attributes, "telemetry.sdk.name"), Some(Value::StringValue(name)) if name == "outrigger")
 }
 
 fn session(resource: Option<&Resource>) -> String {

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     ledger::Ledger,
-    observe::{Ejection, PageError, Sidecar},
+    observe::{Ejection, OwnAccount, PageError, Sidecar},
     screen::Screen,
 };
 
@@ -88,6 +88,31 @@ impl Stage {
         Ok(seen.await?.is_some())
     }
 
+    /// Waits until the sidecar has exported its own spans and log records, and what a collector accepted of them is at a
+    /// sink.
+    pub(crate) async fn see_own_telemetry(&self) -> Result<Own, PageError> {
+        self.see("waiting for the sidecar's own telemetry", async || {
+            let own = self.own_telemetry().await?;
+            Ok((own.account.queued == 0 && own.received >= own.account.exported).then_some(()))
+        })
+        .await?;
+        self.own_telemetry().await
+    }
+
+    async fn own_telemetry(&self) -> Result<Own, PageError> {
+        let spans = self.sidecar.own_telemetry("traces").await?;
+        let records = self.sidecar.own_telemetry("logs").await?;
+        let received = self.ledger.own();
+        let account = OwnAccount {
+            produced: spans.produced + records.produced,
+            exported: spans.exported + records.exported,
+            queued: spans.queued + records.queued,
+            dropped: spans.dropped + records.dropped,
+        };
+        let distinct = received.spans.len() + received.records.len();
+        Ok(Own { account, received: distinct as u64, points: received.points })
+    }
+
     /// Looks until there is something to see, or patience ends.
     async fn see<T>(
         &self,
@@ -102,6 +127,25 @@ impl Stage {
             }
             self.pass(LOOK_EVERY, what).await;
         }
+    }
+}
+
+/// The sidecar's own telemetry: what it says, and what the sinks have.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Own {
+    /// Of spans and log records.
+    pub(crate) account: OwnAccount,
+    /// Distinct spans and log records at the sinks.
+    pub(crate) received: u64,
+    /// Metric points at the sinks.
+    pub(crate) points: u64,
+}
+
+impl Own {
+    /// `produced = exported + dropped`, and what was exported has arrived.
+    pub(crate) fn adds_up(&self) -> bool {
+        let OwnAccount { produced, exported, queued, dropped } = self.account;
+        produced > 0 && produced == exported + dropped && queued == 0 && self.received == exported
     }
 }
 

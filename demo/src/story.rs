@@ -10,7 +10,7 @@ use crate::{
     load::{Load, SESSIONS_PER_TRANSPORT},
     mesh::{BASE_EJECTION_TIME, INTERVAL},
     screen::Screen,
-    stage::Stage,
+    stage::{Own, Stage},
 };
 
 const STEADY: Duration = Duration::from_secs(7);
@@ -43,10 +43,13 @@ pub(crate) async fn tell() -> Result<bool, Failure> {
     stage.screen.say("the load stops; everything accepted has to reach a sink");
     load.finish().await;
     stage.see_all_arrive().await?;
+    let own = stage.see_own_telemetry().await?;
     cast.dismiss().await?;
     let totals = stage.ledger.totals();
     promises.push((totals.accepted > 0 && totals.missing == 0, "every accepted item arrived"));
-    sum_up(&stage.screen, &totals, &promises);
+    promises
+        .push((own.adds_up(), "the sidecar's own spans and log records arrived, or it counted their loss"));
+    sum_up(&stage.screen, &totals, &own, &promises);
     Ok(promises.iter().all(|(kept, _)| *kept))
 }
 
@@ -126,7 +129,7 @@ async fn change_of_weights(stage: &Stage, cast: &Cast) -> Result<[Promise; 2], F
     ])
 }
 
-fn sum_up(screen: &Screen, totals: &Totals, promises: &[Promise]) {
+fn sum_up(screen: &Screen, totals: &Totals, own: &Own, promises: &[Promise]) {
     screen.line("");
     screen.line("Summary, counted item by item:");
     for (count, what) in [
@@ -139,6 +142,16 @@ fn sum_up(screen: &Screen, totals: &Totals, promises: &[Promise]) {
         (totals.missing, "accepted but missing"),
         (totals.accepted_requests, "export requests accepted"),
         (totals.refused_requests, "export requests refused"),
+    ] {
+        screen.line(format!("  {count:7} {what}"));
+    }
+    screen.line("The sidecar's own telemetry, sent through itself to the same collectors:");
+    for (count, what) in [
+        (own.account.produced, "spans and log records produced"),
+        (own.account.exported, "accepted by a collector"),
+        (own.account.dropped, "lost, each counted with its reason"),
+        (own.received, "distinct ones received at the sinks"),
+        (own.points, "metric points received at the sinks"),
     ] {
         screen.line(format!("  {count:7} {what}"));
     }
