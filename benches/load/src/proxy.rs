@@ -1,0 +1,167 @@
+//! A proxy as a child process, on its own CPU, from its configuration to its end.
+
+use std::{
+    ffi::OsString,
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use tokio::{
+    process::{Child, Command},
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    Outcome,
+    backend::Backend,
+    envoy,
+    intent::Intent,
+    istio,
+    load::h1::{Connection, Requests},
+    machine,
+    programs::Kind,
+};
+
+/// How a proxy is run.
+#[derive(Debug, Clone)]
+pub(crate) struct Run<'a> {
+    pub(crate) kind: Kind,
+    pub(crate) program: &'a Path,
+    /// What the program is run under, with its arguments: nothing, or valgrind.
+    pub(crate) under: Vec<OsString>,
+    pub(crate) backend: &'a Backend,
+    /// Where spans go.
+    pub(crate) sink: SocketAddr,
+    /// Percentage of requests that are traced.
+    pub(crate) sampling: u8,
+    pub(crate) max_requests_per_connection: Option<u32>,
+    /// Services beside the one that is called.
+    pub(crate) filler: usize,
+}
+
+/// A proxy that answers. Killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    child: Child,
+    folder: TempDir,
+    pub(crate) pid: u32,
+    pub(crate) h1: SocketAddr,
+    pub(crate) h2: SocketAddr,
+    /// From its start to its first answer.
+    pub(crate) started: Duration,
+}
+
+impl Proxy {
+    /// Starts it and waits for its first answer.
+    pub(crate) async fn start(run: &Run<'_>) -> Outcome<Self> {
+        let folder = tempfile::Builder::new().prefix("outrigger-bench-").tempdir()?;
+        let intent = Intent {
+            h1_port: machine::free_port()?,
+            h2_port: machine::free_port()?,
+            h1: run.backend.h1.clone(),
+            h2: run.backend.h2.clone(),
+            sink: run.sink,
+            sampling: run.sampling,
+            max_requests_per_connection: run.max_requests_per_connection,
+            filler: run.filler,
+            log: folder.path().join("access.log"),
+        };
+        let mut words = run.under.clone();
+        words.push(run.program.into());
+        words.extend(arguments(run.kind, &intent, folder.path())?);
+        let (program, arguments) = words.split_first().ok_or("nothing to run")?;
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+        command.stderr(fs::File::create(folder.path().join("stderr"))?);
+        environment(&mut command, run.sink);
+        let began = Instant::now();
+        let child = machine::on_proxy_cpu(|| command.spawn())?;
+        let pid = child.id().ok_or("the proxy has ended")?;
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let (h1, h2) = (local(intent.h1_port), local(intent.h2_port));
+        let mut proxy = Self { child, folder, pid, h1, h2, started: Duration::ZERO };
+        proxy.first_answer().await.map_err(|error| format!("{}: {error}", run.kind))?;
+        proxy.started = began.elapsed();
+        Ok(proxy)
+    }
+
+    async fn first_answer(&mut self) -> Outcome<()> {
+        let requests = Requests::new();
+        let ask = async {
+            loop {
+                let answer = async { Connection::open(self.h1).await?.exchange(requests.of(0)).await };
+                match answer.await {
+                    Ok(()) => return Ok(()),
+                    Err(error) if self.child.try_wait()?.is_some() => return Outcome::Err(error),
+                    Err(_) => sleep(Duration::from_millis(1)).await,
+                }
+            }
+        };
+        let answer = timeout(Duration::from_secs(60), ask)
+            .await
+            .unwrap_or_else(|_| Err("no answer in a minute".into()));
+        let log = || fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default();
+        answer.map_err(|error| format!("{error}; its log:\n{}", log()).into())
+    }
+
+    /// Bytes of the access log so far.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        fs::metadata(self.folder.path().join("access.log")).map_or(0, |file| file.len())
+    }
+
+    /// Kills it and waits, so that the next one has its CPU alone.
+    pub(crate) async fn kill(mut self) -> Outcome<()> {
+        Ok(self.child.kill().await?)
+    }
+}
+
+/// Writes the configuration; the arguments that name it.
+fn arguments(kind: Kind, intent: &Intent, folder: &Path) -> Outcome<Vec<OsString>> {
+    let write = |name: &str, text: String| -> Outcome<String> {
+        let path = folder.join(name);
+        fs::write(&path, text)?;
+        Ok(path.to_str().ok_or("the temporary folder has a strange name")?.to_owned())
+    };
+    let list =
+        |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let words: Vec<String> = match kind {
+        Kind::Outrigger | Kind::Baseline => {
+            let documents = write("rules.yaml", istio::documents(intent))?;
+            let mesh = write("mesh.yaml", istio::mesh(intent))?;
+            let fixed = "--concurrency 1 --admin 127.0.0.1:0 --metrics 127.0.0.1:0 --health 127.0.0.1:0";
+            let files = ["proxy", "--config", &documents, "--mesh-config", &mesh].map(str::to_owned);
+            files.into_iter().chain(fixed.split(' ').map(str::to_owned)).collect()
+        }
+        Kind::Envoy => {
+            let config = write("envoy.json", envoy::bootstrap(intent).to_string())?;
+            let fixed = "--concurrency 1 --disable-hot-restart --log-level error";
+            ["-c".to_owned(), config].into_iter().chain(fixed.split(' ').map(str::to_owned)).collect()
+        }
+        Kind::Hyper => {
+            let mut words = vec!["hyper-forwarder".to_owned()];
+            words.extend([format!("--h1-port={}", intent.h1_port), format!("--h2-port={}", intent.h2_port)]);
+            words.extend([format!("--h1={}", list(&intent.h1)), format!("--h2={}", list(&intent.h2))]);
+            words.extend(intent.max_requests_per_connection.map(|limit| format!("--max-requests={limit}")));
+            words
+        }
+        Kind::Direct => return Err("there is no proxy to start".into()),
+    };
+    Ok(words.into_iter().map(Into::into).collect())
+}
+
+/// No setting of the caller's reaches the proxies; Outrigger is told by the environment where spans go.
+fn environment(command: &mut Command, sink: SocketAddr) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        let prefixes = ["OTEL_", "OUTRIGGER_", "ISTIO_", "POD_", "INSTANCE_IP", "PROXY_CONFIG", "RUST_LOG"];
+        if prefixes.iter().any(|prefix| text.starts_with(prefix)) {
+            command.env_remove(&name);
+        }
+    }
+    command.env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", format!("http://{sink}"));
+    command.env("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc");
+}
