@@ -3,10 +3,12 @@
 //! `benches/README.md` says how to run and how to read it. Nothing depends on this crate.
 
 mod backend;
+mod callgrind;
 mod cli;
 mod envoy;
 mod forwarder;
 mod goals;
+mod instr;
 mod intent;
 mod istio;
 mod load;
@@ -23,6 +25,7 @@ mod sink;
 mod stats;
 
 pub use cli::bench_load;
+pub use instr::bench_instr;
 
 /// A bench has no caller that could tell errors apart: each is a sentence for a person.
 pub(crate) type Outcome<T> = Result<T, Box<dyn std::error::Error>>;

@@ -103,7 +103,10 @@ fn line(scenario: &Scenario, results: &Results, goal: &Goal, kind: Kind) -> Stri
     let ratios = results.ratios((kind, goal.against), goal.metric);
     let (Some(middle), Some(ratio)) = (median(&ratios), ratio(&ratios)) else { return String::new() };
     let stretch = goal.stretch.map_or_else(|| "-".to_owned(), |stretch| format!("{stretch:.2}"));
+    let spans = median(&results.values(kind, Metric::Spans)).unwrap_or(0.0);
     let verdict = match goal.stretch {
+        // Whoever traces nothing is cheap, and proves nothing.
+        _ if scenario.sampling == 100 && spans < 0.95 => &format!("VOID: {spans:.2} spans a request"),
         _ if middle > goal.must => "MISSED",
         Some(stretch) if middle <= stretch => "met, and the stretch",
         _ => "met",

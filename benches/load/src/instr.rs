@@ -1,0 +1,161 @@
+//! `cargo bench-instr`: instructions of Outrigger's own code for one request, which no neighbour on the machine
+//! changes. What the kernel does for it is not counted.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::Parser;
+
+use crate::{
+    Outcome,
+    backend::{self, Backend},
+    callgrind::{self, Costs},
+    load::{Load, Running, Tally, h2::Call},
+    machine,
+    programs::{self, Kind},
+    proxy::{Proxy, Run},
+    serve,
+    sink::Sink,
+};
+
+#[derive(Debug, Parser)]
+#[command(name = "bench-instr", about = "Instructions of Outrigger's own code for one request, by valgrind.")]
+struct Cli {
+    /// Scenarios [default: all].
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    scenarios: Vec<String>,
+    /// Requests that one run has more than the other.
+    #[arg(long, value_name = "N", default_value_t = 2000)]
+    requests: u64,
+    /// Also print the functions that execute most instructions themselves.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    top: usize,
+    /// An Outrigger that is built already, with symbols [default: this tree's, profile `quick`, built now].
+    #[arg(long, value_name = "PATH")]
+    outrigger: Option<PathBuf>,
+    /// Another Outrigger, to see what a change does.
+    #[arg(long, value_name = "PATH")]
+    baseline: Option<PathBuf>,
+}
+
+/// Name, load, percentage of requests that are traced.
+const SCENARIOS: [(&str, Load, u8); 5] = [
+    ("h1", Load::H1 { connections: 8 }, 1),
+    ("grpc-8k", Load::H2 { connections: 2, streams: 8, call: Call::Grpc }, 1),
+    ("h2", Load::H2 { connections: 2, streams: 8, call: Call::Get }, 1),
+    ("h1-t100", Load::H1 { connections: 8 }, 100),
+    ("grpc-8k-t100", Load::H2 { connections: 2, streams: 8, call: Call::Grpc }, 100),
+];
+
+/// `cargo bench-instr`.
+#[must_use]
+pub fn bench_instr() -> ExitCode {
+    match count(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench-instr: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn count(cli: &Cli) -> Outcome<()> {
+    let valgrind =
+        programs::in_path("valgrind").ok_or("*** NO VALGRIND: nothing is counted. Install valgrind ***")?;
+    if let Some(name) = cli.scenarios.iter().find(|name| !SCENARIOS.iter().any(|(known, ..)| known == *name))
+    {
+        let known = SCENARIOS.map(|(name, ..)| name).join(", ");
+        return Err(format!("there is no scenario `{name}`: there are {known}").into());
+    }
+    let outrigger = match &cli.outrigger {
+        Some(path) => programs::existing(path.clone())?,
+        None => programs::build("quick")?,
+    };
+    let baseline = cli.baseline.clone().map(programs::existing).transpose()?;
+    machine::pin(machine::LOAD_CPU)?;
+    let counter =
+        Counter { valgrind, backend: backend::start()?, sink: Sink::start()?, requests: cli.requests };
+    println!("instructions of a request outside the kernel, {} requests", cli.requests);
+    serve::runtime()?.block_on(async {
+        for (name, load, sampling) in SCENARIOS {
+            if !cli.scenarios.is_empty() && !cli.scenarios.iter().any(|wanted| wanted == name) {
+                continue;
+            }
+            let before = match &baseline {
+                Some(path) => Some(counter.costs(path, load, sampling).await?),
+                None => None,
+            };
+            let spans = counter.sink.spans();
+            let now = counter.costs(&outrigger, load, sampling).await?;
+            let spans = (counter.sink.spans() - spans) as f64 / (3 * cli.requests) as f64;
+            let each = counter.per_request(&now);
+            let change = before.map_or_else(String::new, |before| {
+                let before = counter.per_request(&before);
+                format!("  baseline {before:>8.0}, {:+.1} %", (each / before - 1.0) * 100.0)
+            });
+            println!("{name:<14} {each:>8.0}  {spans:.2} spans/req{change}");
+            top(&now, cli.top, cli.requests);
+        }
+        Ok(())
+    })
+}
+
+struct Counter {
+    valgrind: PathBuf,
+    backend: Backend,
+    sink: Sink,
+    requests: u64,
+}
+
+impl Counter {
+    fn per_request(&self, costs: &Costs) -> f64 {
+        costs.values().sum::<i64>() as f64 / self.requests as f64
+    }
+
+    /// Two runs, the second with twice the requests: the difference has no start, no first connections and no end.
+    async fn costs(&self, program: &Path, load: Load, sampling: u8) -> Outcome<Costs> {
+        let short = self.run(program, load, sampling, self.requests).await?;
+        let long = self.run(program, load, sampling, 2 * self.requests).await?;
+        Ok(callgrind::difference(long, &short))
+    }
+
+    async fn run(&self, program: &Path, load: Load, sampling: u8, requests: u64) -> Outcome<Costs> {
+        let folder = tempfile::Builder::new().prefix("outrigger-instr-").tempdir()?;
+        let written = folder.path().join("callgrind.out");
+        let mut file = OsString::from("--callgrind-out-file=");
+        file.push(&written);
+        let run = Run {
+            kind: Kind::Outrigger,
+            program,
+            under: vec![self.valgrind.clone().into(), "--tool=callgrind".into(), file],
+            backend: &self.backend,
+            sink: self.sink.grpc,
+            sampling,
+            max_requests_per_connection: None,
+            filler: 0,
+        };
+        let proxy = Proxy::start(&run).await?;
+        let tally = Tally::new(requests);
+        let running = Running::start(load, proxy.h1, proxy.h2, 0, &tally).await?;
+        running.end(Duration::from_secs(300)).await?;
+        if let Some(failure) = tally.failure() {
+            return Err(failure.into());
+        }
+        proxy.terminate().await?;
+        callgrind::read(&written)
+    }
+}
+
+fn top(costs: &Costs, count: usize, requests: u64) {
+    let total = costs.values().sum::<i64>().max(1) as f64;
+    let mut order: Vec<_> = costs.iter().collect();
+    order.sort_by_key(|(_, cost)| std::cmp::Reverse(**cost));
+    for (name, cost) in order.into_iter().take(count) {
+        let cost = *cost as f64;
+        println!("  {:>8.0} {:>5.1} %  {name}", cost / requests as f64, 100.0 * cost / total);
+    }
+}
