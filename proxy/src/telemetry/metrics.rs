@@ -7,7 +7,7 @@
 
 use std::{
     collections::HashMap,
-    hash::{Hash, Hasher},
+    hash::{BuildHasher, Hash, Hasher},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use hashbrown::{DefaultHashBuilder, HashTable};
 use outrigger_config::snapshot::{Cluster, Direction, Endpoint, Node};
 use tokio::time::Instant;
 
@@ -126,13 +127,14 @@ pub(super) struct Cache {
     worker: usize,
     requests: Arc<Requests>,
     own: Peer,
-    handles: HashMap<Key, Arc<Cells>>,
+    handles: HashTable<(Key, Arc<Cells>)>,
+    hasher: DefaultHashBuilder,
     hosts: usize,
 }
 
-/// Equal keys have equal labels under one snapshot. Clusters and endpoints are compared by address: the key keeps
-/// them alive, so that no other one takes their place.
-#[derive(Debug, Clone)]
+/// Owns what an [`Outcome`] borrows: clusters and endpoints are compared by address, and the key keeps them alive, so
+/// that no other one takes their place. Equal outcomes have equal labels under one snapshot.
+#[derive(Debug)]
 struct Key {
     direction: Direction,
     cluster: Option<Arc<Cluster>>,
@@ -146,7 +148,14 @@ struct Key {
 
 impl Cache {
     pub(super) fn new(worker: usize, requests: Arc<Requests>) -> Self {
-        Self { worker, requests, own: Peer::own(&Node::default()), handles: HashMap::new(), hosts: 0 }
+        Self {
+            worker,
+            requests,
+            own: Peer::own(&Node::default()),
+            handles: HashTable::new(),
+            hasher: DefaultHashBuilder::default(),
+            hosts: 0,
+        }
     }
 
     /// Forgets all handles: a new snapshot has other clusters, and perhaps another node.
@@ -165,43 +174,69 @@ impl Cache {
     }
 
     fn handle(&mut self, record: &Record) -> &Cells {
-        let mut key = Key {
-            direction: record.direction,
-            cluster: record.cluster.clone(),
-            endpoint: record.endpoint.clone(),
-            host: host(record),
-            grpc: record.grpc,
-            grpc_status: record.grpc_status,
-            status: record.status,
-            flags: record.flags,
-        };
-        if key.host.is_some() && !self.handles.contains_key(&key) {
+        let mut outcome = Outcome::of(record);
+        if outcome.host.is_some() && self.find(&outcome).is_none() {
             if self.hosts < MAX_HOSTS {
                 self.hosts += 1;
             } else {
-                key.host = None;
+                outcome.host = None;
             }
         }
         if self.handles.len() >= MAX_SERIES {
             // Upstreams choose status codes: many distinct keys, few of them used again.
             self.handles.clear();
         }
-        self.handles.entry(key).or_insert_with_key(|key| {
-            let labels = Labels::new(&self.own, &key.outcome());
-            self.requests.resolve(self.worker, labels)
-        })
+        let (hash, hasher) = (self.hasher.hash_one(&outcome), &self.hasher);
+        let entry = self.handles.entry(
+            hash,
+            |(key, _)| key.outcome() == outcome,
+            |(key, _)| hasher.hash_one(key.outcome()),
+        );
+        let entry = entry.or_insert_with(|| {
+            let labels = Labels::new(&self.own, &outcome);
+            (Key::new(record, &outcome), self.requests.resolve(self.worker, labels))
+        });
+        &entry.into_mut().1
+    }
+
+    fn find(&self, outcome: &Outcome<'_>) -> Option<&(Key, Arc<Cells>)> {
+        self.handles.find(self.hasher.hash_one(outcome), |(key, _)| key.outcome() == *outcome)
     }
 }
 
-/// Only a request without a cluster is told by its host.
-fn host(record: &Record) -> Option<Box<str>> {
-    match (&record.cluster, &record.authority) {
-        (None, Some(authority)) => authority.to_str().ok().map(Into::into),
-        _ => None,
+impl<'r> Outcome<'r> {
+    fn of(record: &'r Record) -> Self {
+        Self {
+            direction: record.direction,
+            cluster: record.cluster.as_deref(),
+            endpoint: record.endpoint.as_deref(),
+            // Only a request without a cluster is told by its host.
+            host: match (&record.cluster, &record.authority) {
+                (None, Some(authority)) => authority.to_str().ok(),
+                _ => None,
+            },
+            grpc: record.grpc,
+            grpc_status: record.grpc_status,
+            status: record.status,
+            flags: record.flags,
+        }
     }
 }
 
 impl Key {
+    fn new(record: &Record, outcome: &Outcome<'_>) -> Self {
+        Self {
+            direction: outcome.direction,
+            cluster: record.cluster.clone(),
+            endpoint: record.endpoint.clone(),
+            host: outcome.host.map(Into::into),
+            grpc: outcome.grpc,
+            grpc_status: outcome.grpc_status,
+            status: outcome.status,
+            flags: outcome.flags,
+        }
+    }
+
     fn outcome(&self) -> Outcome<'_> {
         Outcome {
             direction: self.direction,
@@ -216,10 +251,10 @@ impl Key {
     }
 }
 
-impl PartialEq for Key {
+impl PartialEq for Outcome<'_> {
     fn eq(&self, other: &Self) -> bool {
-        address(self.endpoint.as_ref()) == address(other.endpoint.as_ref())
-            && address(self.cluster.as_ref()) == address(other.cluster.as_ref())
+        address(self.endpoint) == address(other.endpoint)
+            && address(self.cluster) == address(other.cluster)
             && self.status == other.status
             && self.grpc_status == other.grpc_status
             && self.grpc == other.grpc
@@ -229,18 +264,22 @@ impl PartialEq for Key {
     }
 }
 
-impl Eq for Key {}
+impl Eq for Outcome<'_> {}
 
-impl Hash for Key {
+impl Hash for Outcome<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        address(self.endpoint.as_ref()).hash(state);
-        address(self.cluster.as_ref()).hash(state);
-        (self.status, self.grpc_status, self.flags, &self.host).hash(state);
+        state.write_usize(address(self.endpoint));
+        state.write_usize(address(self.cluster));
+        state.write_u32(self.grpc_status.unwrap_or(u32::MAX));
+        state.write_u16(self.status);
+        if let Some(host) = self.host {
+            host.hash(state);
+        }
     }
 }
 
-fn address<T>(shared: Option<&Arc<T>>) -> usize {
-    shared.map_or(0, |shared| Arc::as_ptr(shared).addr())
+fn address<T>(shared: Option<&T>) -> usize {
+    shared.map_or(0, |shared| std::ptr::from_ref(shared).addr())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a histogram's sum is a float")]

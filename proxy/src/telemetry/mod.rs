@@ -44,6 +44,7 @@ mod export_tests;
 #[cfg(test)]
 mod tests;
 
+use access_log::{Clock, End};
 use capture::Part;
 use metrics::Cache;
 use plan::Plan;
@@ -75,6 +76,7 @@ struct State {
     outbound: Option<Arc<Plan>>,
     inbound: Option<Arc<Plan>>,
     cache: Cache,
+    clock: Clock,
     scratch: Vec<u8>,
     message: Vec<u8>,
 }
@@ -88,6 +90,7 @@ impl Shard {
             outbound: None,
             inbound: None,
             cache: Cache::new(worker, requests),
+            clock: Clock::default(),
             scratch: Vec::new(),
             message: Vec::new(),
         };
@@ -136,15 +139,16 @@ impl Shard {
     #[expect(clippy::needless_pass_by_value, reason = "a record that was emitted must not be emitted again")]
     pub fn emit(&self, record: Record) {
         let took = record.began.elapsed();
-        let State { cache, scratch, message, .. } = &mut *self.state.borrow_mut();
+        let State { cache, clock, scratch, message, .. } = &mut *self.state.borrow_mut();
         cache.count(&record, took);
         let Some(plan) = &record.plan else { return };
+        let end = End { took, started: clock.text(record.started) };
         for log in &plan.logs {
-            log.write(&record, took, (scratch, message), (&self.queues.log, &self.queues.records));
+            log.write(&record, &end, (scratch, message), (&self.queues.log, &self.queues.records));
         }
         if let (Some(spans), Some(span)) = (&plan.spans, record.span.filter(|span| span.sampled)) {
             message.clear();
-            spans.encode(&record, &span, took, scratch, message);
+            spans.encode(&record, &span, &end, scratch, message);
             self.queues.spans.send(&spans.target, message);
         }
     }

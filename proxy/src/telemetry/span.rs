@@ -5,7 +5,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use http::{HeaderName, HeaderValue, Method, Version, header::USER_AGENT};
@@ -13,7 +13,7 @@ use outrigger_config::snapshot::{Direction, Node, TagValue, Tracing};
 
 use super::{
     Environment, Record, Target,
-    access_log::Steps,
+    access_log::{self, End, Steps},
     capture::{Captures, Part, Slot},
     wire::{self, Any, attribute},
 };
@@ -141,12 +141,12 @@ impl SpanPlan {
         }
     }
 
-    /// Appends the span of a record that ended after `took`. `scratch` is overwritten.
+    /// Appends the span of a record that has ended. `scratch` is overwritten.
     pub(super) fn encode(
         &self,
         record: &Record,
         span: &SpanContext,
-        took: Duration,
+        end: &End,
         scratch: &mut Vec<u8>,
         out: &mut Vec<u8>,
     ) {
@@ -161,11 +161,11 @@ impl SpanPlan {
         wire::lossy(5, self.name(record), out);
         wire::uint(6, self.kind as u64, out);
         wire::fixed64(7, nanoseconds(record.started), out);
-        wire::fixed64(8, nanoseconds(record.started + took), out);
+        wire::fixed64(8, nanoseconds(record.started + end.took), out);
         out.extend_from_slice(&self.fixed);
         self.envoy_tags(record, out);
         self.conventions(record, scratch, out);
-        self.custom_tags(record, took, scratch, out);
+        self.custom_tags(record, end, scratch, out);
         if self.is_error(record) {
             wire::message(15, out, |out| wire::uint(3, 2, out));
         }
@@ -253,10 +253,15 @@ impl SpanPlan {
                 }
             }
         }
-        text(scratch, format_args!("{}", record.flags));
-        attribute(ATTRIBUTES, "response_flags", Any::Lossy(scratch), out);
+        if record.flags.is_empty() {
+            attribute(ATTRIBUTES, "response_flags", Any::Text("-"), out);
+        } else {
+            text(scratch, format_args!("{}", record.flags));
+            attribute(ATTRIBUTES, "response_flags", Any::Lossy(scratch), out);
+        }
         if let Some(peer) = record.downstream_remote {
-            text(scratch, format_args!("{}", peer.ip()));
+            scratch.clear();
+            access_log::ip(peer.ip(), scratch);
             attribute(ATTRIBUTES, "peer.address", Any::Lossy(scratch), out);
         }
         attribute(ATTRIBUTES, "http.request.method", Any::Text(method(record)), out);
@@ -289,7 +294,7 @@ impl SpanPlan {
         }
     }
 
-    fn custom_tags(&self, record: &Record, took: Duration, scratch: &mut Vec<u8>, out: &mut Vec<u8>) {
+    fn custom_tags(&self, record: &Record, end: &End, scratch: &mut Vec<u8>, out: &mut Vec<u8>) {
         for tag in &self.tags {
             match &tag.value {
                 Dynamic::Header { slot, default } => {
@@ -300,7 +305,7 @@ impl SpanPlan {
                 }
                 Dynamic::Format(steps) => {
                     scratch.clear();
-                    steps.plain(record, took, scratch);
+                    steps.plain(record, end, scratch);
                     attribute(ATTRIBUTES, &tag.name, Any::Lossy(scratch), out);
                 }
             }

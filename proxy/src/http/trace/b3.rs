@@ -1,10 +1,8 @@
 //! B3 in one header or in several (Envoy Zipkin tracer).
 
-use std::fmt::Write as _;
-
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::span::{Parent, Trace, insert, low, parse};
+use super::span::{Parent, Text, Trace, low, parse};
 
 const B3: HeaderName = HeaderName::from_static("b3");
 const X_B3_TRACEID: HeaderName = HeaderName::from_static("x-b3-traceid");
@@ -58,32 +56,26 @@ fn single_flag(flag: &[u8]) -> Option<bool> {
 
 pub(super) fn write(trace: &Trace, headers: &mut HeaderMap) {
     let span = &trace.span;
-    let mut text = String::with_capacity(68);
+    let trace_id = match trace.short {
+        true => Text::new().hex64(low(span.trace_id)),
+        false => Text::new().hex128(span.trace_id),
+    };
     if trace.single_b3 {
-        write_trace_id(trace, &mut text);
-        // Writing to a string cannot fail.
-        let _ = write!(text, "-{:016x}-{}", span.span_id, u8::from(span.sampled));
-        if let Some(parent) = span.parent_id {
-            let _ = write!(text, "-{parent:016x}");
-        }
-        insert(headers, B3, &text);
-        return;
+        let flag: &[u8] = if span.sampled { b"-1" } else { b"-0" };
+        let text = trace_id.put(b"-").hex64(span.span_id).put(flag);
+        let text = match span.parent_id {
+            Some(parent) => text.put(b"-").hex64(parent),
+            None => text,
+        };
+        return text.insert(headers, B3);
     }
-    write_trace_id(trace, &mut text);
-    insert(headers, X_B3_TRACEID, &text);
-    insert(headers, X_B3_SPANID, hex(&mut text, span.span_id));
+    trace_id.insert(headers, X_B3_TRACEID);
+    Text::new().hex64(span.span_id).insert(headers, X_B3_SPANID);
     match span.parent_id {
-        Some(parent) => insert(headers, X_B3_PARENTSPANID, hex(&mut text, parent)),
+        Some(parent) => Text::new().hex64(parent).insert(headers, X_B3_PARENTSPANID),
         None => drop(headers.remove(X_B3_PARENTSPANID)),
     }
     headers.insert(X_B3_SAMPLED, HeaderValue::from_static(if span.sampled { "1" } else { "0" }));
-}
-
-fn write_trace_id(trace: &Trace, text: &mut String) {
-    let _ = match trace.short {
-        true => write!(text, "{:016x}", low(trace.span.trace_id)),
-        false => write!(text, "{:032x}", trace.span.trace_id),
-    };
 }
 
 fn trace_id(digits: &[u8]) -> Option<(u128, bool)> {
@@ -91,10 +83,4 @@ fn trace_id(digits: &[u8]) -> Option<(u128, bool)> {
         16 => Some((parse(digits, 16)?, true)),
         _ => Some((parse(digits, 32)?, false)),
     }
-}
-
-fn hex(text: &mut String, id: u64) -> &str {
-    text.clear();
-    let _ = write!(text, "{id:016x}");
-    text
 }

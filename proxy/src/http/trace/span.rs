@@ -47,8 +47,51 @@ pub(super) fn low(id: u128) -> u64 {
     id as u64
 }
 
-pub(super) fn insert(headers: &mut HeaderMap, name: HeaderName, text: &str) {
-    if let Ok(value) = HeaderValue::from_str(text) {
-        headers.insert(name, value);
+/// Text of a header, put together without `fmt`: every request that goes on carries several.
+#[derive(Debug)]
+pub(super) struct Text {
+    bytes: [u8; Self::ROOM],
+    length: usize,
+}
+
+impl Text {
+    /// A single B3 header with its parent.
+    const ROOM: usize = 68;
+
+    pub(super) fn new() -> Self {
+        Self { bytes: [0; Self::ROOM], length: 0 }
     }
+
+    pub(super) fn put(mut self, text: &[u8]) -> Self {
+        let end = self.length + text.len();
+        if let Some(place) = self.bytes.get_mut(self.length..end) {
+            place.copy_from_slice(text);
+            self.length = end;
+        }
+        self
+    }
+
+    pub(super) fn hex64(self, id: u64) -> Self {
+        self.put(&hex(id))
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "both halves")]
+    pub(super) fn hex128(self, id: u128) -> Self {
+        self.put(&hex((id >> 64) as u64)).put(&hex(id as u64))
+    }
+
+    pub(super) fn insert(&self, headers: &mut HeaderMap, name: HeaderName) {
+        if let Ok(value) = HeaderValue::from_bytes(self.bytes.get(..self.length).unwrap_or_default()) {
+            headers.insert(name, value);
+        }
+    }
+}
+
+fn hex(id: u64) -> [u8; 16] {
+    let mut digits = [0; 16];
+    for (at, digit) in digits.iter_mut().enumerate() {
+        let nibble = (id >> (60 - 4 * at) & 15) as u8;
+        *digit = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+    }
+    digits
 }

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::span::{Parent, insert, low, parse};
+use super::span::{Parent, Text, low, parse};
 use crate::telemetry::SpanContext;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -40,7 +40,7 @@ pub(super) fn write_state(span: &SpanContext, headers: &mut HeaderMap) {
 }
 
 pub(super) fn write_parent(span: &SpanContext, headers: &mut HeaderMap) {
-    let flags = u8::from(span.sampled);
-    let text = format!("00-{:032x}-{:016x}-{flags:02x}", span.trace_id, span.span_id);
-    insert(headers, TRACEPARENT, &text);
+    let flags: &[u8] = if span.sampled { b"-01" } else { b"-00" };
+    let text = Text::new().put(b"00-").hex128(span.trace_id).put(b"-").hex64(span.span_id).put(flags);
+    text.insert(headers, TRACEPARENT);
 }

@@ -7,6 +7,7 @@
 mod queue;
 mod records;
 mod render;
+mod write;
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,6 +21,14 @@ use super::{
     capture::{Captures, Part, Slot},
 };
 pub use queue::{LogCounts, LogQueue, LogWriter};
+pub(super) use write::{Clock, StartTime, ip};
+
+/// What is known of a request only at its end.
+#[derive(Debug)]
+pub(super) struct End {
+    pub(super) took: Duration,
+    pub(super) started: StartTime,
+}
 
 /// One log: its format with header names resolved to slots, so that only what it shows is kept of a request.
 #[derive(Debug)]
@@ -109,25 +118,25 @@ impl Log {
         Self { to, encoding }
     }
 
-    /// Renders a record that ended after `took`, and sends it off. `line` and `message` are overwritten.
+    /// Renders a record that has ended, and sends it off. `line` and `message` are overwritten.
     pub(super) fn write(
         &self,
         record: &Record,
-        took: Duration,
+        end: &End,
         (line, message): (&mut Vec<u8>, &mut Vec<u8>),
         (file, otlp): (&LogQueue, &Outbox),
     ) {
         line.clear();
         match &self.to {
             To::File(path) => {
-                self.encoding.render(record, took, line);
+                self.encoding.render(record, end, line);
                 file.send(path, line);
             }
             To::Otlp { target, attributes } => {
-                self.encoding.render_body(record, took, line);
+                self.encoding.render_body(record, end, line);
                 message.clear();
                 records::encode(record, line, message);
-                records::encode_attributes(attributes, record, took, line, message);
+                records::encode_attributes(attributes, record, end, line, message);
                 otlp.send(target, message);
             }
         }

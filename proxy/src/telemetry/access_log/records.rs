@@ -1,8 +1,6 @@
 //! A record as an OTLP log record (Envoy `open_telemetry` access logger): the line is its body.
 
-use std::time::Duration;
-
-use super::{Field, render::Shown};
+use super::{End, Field, render::Shown};
 use crate::telemetry::{
     Record,
     span::nanoseconds,
@@ -34,19 +32,19 @@ pub(super) fn encode(record: &Record, body: &[u8], out: &mut Vec<u8>) {
 pub(super) fn encode_attributes(
     fields: &[Field],
     record: &Record,
-    took: Duration,
+    end: &End,
     scratch: &mut Vec<u8>,
     out: &mut Vec<u8>,
 ) {
     for Field { key, steps } in fields {
-        match steps.lone(record, took) {
+        match steps.lone(record, end) {
             Some(Shown::Missing) => {}
             Some(Shown::Number(number)) => {
                 attribute(6, key, Any::Int(i64::try_from(number).unwrap_or(i64::MAX)), out);
             }
             _ => {
                 scratch.clear();
-                steps.plain(record, took, scratch);
+                steps.plain(record, end, scratch);
                 attribute(6, key, Any::Lossy(scratch), out);
             }
         }

@@ -1,15 +1,14 @@
 //! One record to one line.
 
-use std::{
-    io::Write,
-    net::SocketAddr,
-    time::{Duration, SystemTime},
-};
+use std::{io::Write, net::SocketAddr};
 
 use http::Version;
 use outrigger_config::format::Operator;
 
-use super::{Encoding, Source, Step, Steps, Value};
+use super::{
+    Encoding, End, Source, Step, Steps, Value,
+    write::{self, StartTime, escape_json, escape_text},
+};
 use crate::telemetry::{Flags, Record, milliseconds};
 
 /// What an operator yields.
@@ -21,23 +20,23 @@ pub(super) enum Shown<'a> {
     Bytes(&'a [u8]),
     Address(SocketAddr),
     Ip(std::net::IpAddr),
-    Time(SystemTime),
+    Time(StartTime),
     Flags(Flags),
     Trace(u128),
 }
 
 impl Encoding {
-    /// Appends the line of a record that ended after `took`.
-    pub(super) fn render(&self, record: &Record, took: Duration, line: &mut Vec<u8>) {
+    /// Appends the line of a record that ended at `end`.
+    pub(super) fn render(&self, record: &Record, end: &End, line: &mut Vec<u8>) {
         match self {
-            Self::Text(steps) => steps.text(record, took, line, Escape::Text),
+            Self::Text(steps) => steps.text(record, end, line, Escape::Text),
             Self::Json(fields) => {
                 line.push(b'{');
                 for (at, field) in fields.iter().enumerate() {
                     line.extend_from_slice(if at == 0 { b"\"" } else { b",\"" });
                     escape_json(field.key.as_bytes(), line);
                     line.extend_from_slice(b"\":");
-                    field.steps.json(record, took, line);
+                    field.steps.json(record, end, line);
                 }
                 line.extend_from_slice(b"}\n");
             }
@@ -45,29 +44,29 @@ impl Encoding {
     }
 
     /// The body of a log record: whoever shows it has to escape it.
-    pub(super) fn render_body(&self, record: &Record, took: Duration, line: &mut Vec<u8>) {
+    pub(super) fn render_body(&self, record: &Record, end: &End, line: &mut Vec<u8>) {
         match self {
-            Self::Text(steps) => steps.plain(record, took, line),
-            Self::Json(_) => self.render(record, took, line),
+            Self::Text(steps) => steps.plain(record, end, line),
+            Self::Json(_) => self.render(record, end, line),
         }
     }
 }
 
 impl Steps {
     /// Appends the values as they are.
-    pub(in crate::telemetry) fn plain(&self, record: &Record, took: Duration, line: &mut Vec<u8>) {
-        self.text(record, took, line, Escape::None);
+    pub(in crate::telemetry) fn plain(&self, record: &Record, end: &End, line: &mut Vec<u8>) {
+        self.text(record, end, line, Escape::None);
     }
 
     /// What a format yields that is a lone operator.
-    pub(super) fn lone<'r>(&'r self, record: &'r Record, took: Duration) -> Option<Shown<'r>> {
+    pub(super) fn lone<'r>(&'r self, record: &'r Record, end: &End) -> Option<Shown<'r>> {
         match &*self.0 {
-            [Step::Value { value, .. }] => Some(value.show(record, took)),
+            [Step::Value { value, .. }] => Some(value.show(record, end)),
             _ => None,
         }
     }
 
-    fn text(&self, record: &Record, took: Duration, line: &mut Vec<u8>, escape: Escape) {
+    fn text(&self, record: &Record, end: &End, line: &mut Vec<u8>, escape: Escape) {
         for step in &self.0 {
             match step {
                 Step::Literal(text) => match escape {
@@ -75,7 +74,7 @@ impl Steps {
                     Escape::Text | Escape::None => line.extend_from_slice(text.as_bytes()),
                     Escape::Json => escape_json(text.as_bytes(), line),
                 },
-                Step::Value { value, max_length } => match value.show(record, took) {
+                Step::Value { value, max_length } => match value.show(record, end) {
                     Shown::Missing => line.push(b'-'),
                     Shown::Bytes(bytes) => escape.write(cut(bytes, *max_length), line),
                     shown => shown.write(line),
@@ -85,20 +84,20 @@ impl Steps {
     }
 
     /// A lone operator keeps its type: numbers stay numbers, what is missing is null.
-    fn json(&self, record: &Record, took: Duration, line: &mut Vec<u8>) {
-        match self.lone(record, took) {
+    fn json(&self, record: &Record, end: &End, line: &mut Vec<u8>) {
+        match self.lone(record, end) {
             Some(Shown::Missing) => return line.extend_from_slice(b"null"),
-            Some(Shown::Number(number)) => return number_to(number, line),
+            Some(Shown::Number(number)) => return write::number(number, line),
             _ => {}
         }
         line.push(b'"');
-        self.text(record, took, line, Escape::Json);
+        self.text(record, end, line, Escape::Json);
         line.push(b'"');
     }
 }
 
 impl Value {
-    fn show<'r>(&'r self, record: &'r Record, took: Duration) -> Shown<'r> {
+    fn show<'r>(&'r self, record: &'r Record, end: &End) -> Shown<'r> {
         match self {
             Self::FirstOf(first, second) => [Some(*first), *second]
                 .into_iter()
@@ -106,7 +105,7 @@ impl Value {
                 .find_map(|source| source.read(record))
                 .map_or(Shown::Missing, Shown::Bytes),
             Self::Hostname(name) => text(Some(name)),
-            Self::Operator(operator) => operate(operator, record, took),
+            Self::Operator(operator) => operate(operator, record, end),
         }
     }
 }
@@ -124,10 +123,10 @@ impl Source {
     }
 }
 
-fn operate<'r>(operator: &Operator, record: &'r Record, took: Duration) -> Shown<'r> {
+fn operate<'r>(operator: &Operator, record: &'r Record, end: &End) -> Shown<'r> {
     let address = |address: Option<SocketAddr>| address.map_or(Shown::Missing, Shown::Address);
     match operator {
-        Operator::StartTime => Shown::Time(record.started),
+        Operator::StartTime => Shown::Time(end.started),
         Operator::Protocol => text(record.version.and_then(protocol)),
         Operator::ResponseCode => Shown::Number(record.status.into()),
         Operator::ResponseCodeDetails => text(record.details.as_ref().map(|details| details.as_str())),
@@ -135,7 +134,7 @@ fn operate<'r>(operator: &Operator, record: &'r Record, took: Duration) -> Shown
         Operator::UpstreamTransportFailureReason => text(record.transport_failure.as_deref()),
         Operator::BytesReceived => Shown::Number(record.body_received),
         Operator::BytesSent => Shown::Number(record.body_sent),
-        Operator::Duration => Shown::Number(milliseconds(took)),
+        Operator::Duration => Shown::Number(milliseconds(end.took)),
         Operator::UpstreamHost => text(record.endpoint.as_ref().map(|endpoint| &*endpoint.key)),
         Operator::UpstreamCluster => text(record.cluster.as_ref().map(|cluster| &*cluster.name)),
         Operator::UpstreamLocalAddress => address(record.upstream_local),
@@ -176,20 +175,18 @@ fn text(text: Option<&str>) -> Shown<'_> {
 impl Shown<'_> {
     /// Values that need no escaping in any encoding.
     fn write(self, line: &mut Vec<u8>) {
-        let written = match self {
-            Self::Missing => line.write_all(b"-"),
-            Self::Bytes(bytes) => line.write_all(bytes),
-            Self::Number(number) => return number_to(number, line),
-            Self::Address(address) => write!(line, "{address}"),
-            Self::Ip(ip) => write!(line, "{ip}"),
-            Self::Flags(flags) => write!(line, "{flags}"),
-            Self::Trace(id) => write!(line, "{id:032x}"),
-            Self::Time(time) => match jiff::Timestamp::try_from(time) {
-                Ok(time) => write!(line, "{time:.3}"),
-                Err(_) => line.write_all(b"-"),
-            },
-        };
-        debug_assert!(written.is_ok(), "a vector takes every write");
+        match self {
+            Self::Missing => line.push(b'-'),
+            Self::Bytes(bytes) => line.extend_from_slice(bytes),
+            Self::Number(number) => write::number(number, line),
+            Self::Address(address) => write::address(address, line),
+            Self::Ip(ip) => write::ip(ip, line),
+            Self::Time(time) => line.extend_from_slice(time.as_bytes()),
+            // A vector takes every write.
+            Self::Flags(flags) if flags.is_empty() => line.push(b'-'),
+            Self::Flags(flags) => drop(write!(line, "{flags}")),
+            Self::Trace(id) => drop(write!(line, "{id:032x}")),
+        }
     }
 }
 
@@ -200,10 +197,6 @@ fn protocol(version: Version) -> Option<&'static str> {
         Version::HTTP_2 => Some("HTTP/2"),
         _ => None,
     }
-}
-
-fn number_to(number: u64, line: &mut Vec<u8>) {
-    line.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 fn cut(bytes: &[u8], max_length: Option<usize>) -> &[u8] {
@@ -225,45 +218,5 @@ impl Escape {
             Self::Json => escape_json(bytes, line),
             Self::None => line.extend_from_slice(bytes),
         }
-    }
-}
-
-/// Printable ASCII stays; quotes, backslashes and all other bytes become `\"`, `\\` and `\xHH`.
-fn escape_text(bytes: &[u8], line: &mut Vec<u8>) {
-    for byte in bytes {
-        match byte {
-            b'"' | b'\\' => line.extend_from_slice(&[b'\\', *byte]),
-            0x20..=0x7e => line.push(*byte),
-            _ => line.extend_from_slice(&[b'\\', b'x', hex(byte >> 4), hex(byte & 15)]),
-        }
-    }
-}
-
-/// The inside of a JSON string: control characters are escaped, and bytes that are no UTF-8 become U+FFFD.
-fn escape_json(bytes: &[u8], line: &mut Vec<u8>) {
-    for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '"' => line.extend_from_slice(b"\\\""),
-                '\\' => line.extend_from_slice(b"\\\\"),
-                // C0, DEL and C1: a terminal must not obey what a client sent.
-                c if c.is_control() => {
-                    let code = c as u32;
-                    let low = (code & 0xff) as u8;
-                    line.extend_from_slice(&[b'\\', b'u', b'0', b'0', hex(low >> 4), hex(low & 15)]);
-                }
-                c => line.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
-            }
-        }
-        if !chunk.invalid().is_empty() {
-            line.extend_from_slice("\u{fffd}".as_bytes());
-        }
-    }
-}
-
-fn hex(digit: u8) -> u8 {
-    match digit {
-        0..=9 => b'0' + digit,
-        _ => b'a' + (digit - 10),
     }
 }
