@@ -1,5 +1,6 @@
 //! A worker on loopback sockets: origins that misbehave on one side, raw and real clients on the other.
 
+mod allocations;
 mod bodies;
 mod conn;
 mod replies;
