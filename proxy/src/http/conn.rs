@@ -29,6 +29,7 @@ use super::{Aborted, body::ResponseBody, client::ConnInfo, handle};
 use crate::{
     drain::Phase,
     net::{
+        batched::Batched,
         head::{MAX_HEAD, MAX_HEADERS},
         listen::Accepted,
         sniff::sniff,
@@ -117,7 +118,7 @@ async fn serve_http2(socket: Socket, conn: Rc<ConnInfo>, worker: Rc<Worker>) -> 
         .max_local_error_reset_streams(LOCAL_RESETS)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
-        .serve_connection(TokioIo::new(socket), service);
+        .serve_connection(TokioIo::new(Batched::new(socket)), service);
     let mut connection = pin!(connection);
     let mut drain = worker.drain().clone();
     let leave = async {

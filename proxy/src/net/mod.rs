@@ -1,7 +1,8 @@
-//! Sockets: where connections come from and the one wrapper that every downstream connection is read through.
+//! Sockets: where connections come from and the wrappers that they are read through.
 //!
 //! Nothing here knows a route or a header's meaning beyond what framing needs.
 
+pub(crate) mod batched;
 mod gate;
 pub(crate) mod head;
 pub mod listen;

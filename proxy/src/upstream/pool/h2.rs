@@ -10,7 +10,10 @@ use super::{
     Payload, PoolError, ResetReason,
     life::{IdleTimer, Life},
 };
-use crate::upstream::{ClusterState, connect::Socket};
+use crate::{
+    net::batched::Batched,
+    upstream::{ClusterState, connect::Socket},
+};
 
 /// Dropping the last handle ends the connection once its streams have ended.
 #[derive(Debug)]
@@ -25,7 +28,7 @@ pub(super) struct H2Connection<B> {
 #[derive(Debug)]
 pub(super) struct Driver<B: Payload> {
     pub(super) life: Rc<Life>,
-    connection: http2::Connection<TokioIo<Socket>, B, LocalExecutor>,
+    connection: http2::Connection<TokioIo<Batched<Socket>>, B, LocalExecutor>,
     cluster: Arc<ClusterState>,
     idle: IdleTimer,
     peer_streams: Rc<Cell<Option<usize>>>,
@@ -43,7 +46,7 @@ pub(super) async fn handshake<B: Payload>(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEADER_LIST)
-        .handshake(TokioIo::new(socket))
+        .handshake(TokioIo::new(Batched::new(socket)))
         .await
         .map_err(PoolError::connect)?;
     let peer_streams = Rc::default();
