@@ -28,13 +28,7 @@ use tokio::{
 use super::{Aborted, body::ResponseBody, client::ConnInfo, handle};
 use crate::{
     drain::Phase,
-    net::{
-        batched::Batched,
-        head::{MAX_HEAD, MAX_HEADERS},
-        listen::Accepted,
-        sniff::sniff,
-        socket::Socket,
-    },
+    net::{batched::Batched, head::MAX_HEAD, listen::Accepted, sniff::sniff, socket::Socket},
     worker::Worker,
 };
 
@@ -94,7 +88,7 @@ async fn serve_http1(socket: Socket, conn: Rc<ConnInfo>, worker: Rc<Worker>) -> 
         .timer(TokioTimer::new())
         // hyper's would close idle connections as well: the socket's gate has one that does not.
         .header_read_timeout(None)
-        .max_headers(MAX_HEADERS)
+        // `max_headers` is hyper's own number unless it is set, and cheaper then: nothing is zeroed for each head.
         .max_buf_size(READ_BUFFER)
         .serve_connection(TokioIo::new(socket), service);
     let mut connection = pin!(connection);

@@ -40,8 +40,8 @@ pub(super) async fn handshake<B: Payload>(
     socket: Socket,
     life: Rc<Life>,
 ) -> Result<(H1Connection<B>, Driver<B>), PoolError> {
+    // hyper's own limit is `MAX_HEADERS`, too, and cheaper than a number that is set.
     let (sender, connection) = http1::Builder::new()
-        .max_headers(MAX_HEADERS)
         .max_header_size(MAX_HEADER_BYTES)
         .handshake(TokioIo::new(socket))
         .await
