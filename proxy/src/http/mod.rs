@@ -20,7 +20,7 @@ mod timeout;
 pub mod trace;
 pub(crate) mod upload;
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{borrow::Cow, cell::RefCell, rc::Rc, sync::Arc};
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
@@ -220,9 +220,7 @@ fn accept(conn: &ConnInfo, context: &mut RequestContext, parts: &mut Parts) -> R
     if parts.version == Version::HTTP_2 {
         headers::join_cookies(headers);
     }
-    let raw = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    let path = normalize_path(raw).map_err(|_| Failure::BadPath)?;
-    let path: PathAndQuery = path.parse().map_err(|_| Failure::BadPath)?;
+    let path = normalized(parts.uri.path_and_query())?;
     context.record().path = Some(path.clone());
     if !headers.contains_key(headers::X_FORWARDED_PROTO) {
         headers.insert(headers::X_FORWARDED_PROTO, HeaderValue::from_static("http"));
@@ -232,6 +230,15 @@ fn accept(conn: &ConnInfo, context: &mut RequestContext, parts: &mut Parts) -> R
         _ => headers.get(headers::X_FORWARDED_PROTO).is_some_and(|proto| proto == "https"),
     };
     Ok(Target { authority, path, scheme: if https { "https" } else { "http" } })
+}
+
+/// What is matched is what is forwarded; a path that is normal already is taken as it is.
+fn normalized(asked: Option<&PathAndQuery>) -> Result<PathAndQuery, Failure> {
+    let Some(asked) = asked else { return Ok(PathAndQuery::from_static("/")) };
+    match normalize_path(asked.as_str()).map_err(|_| Failure::BadPath)? {
+        Cow::Borrowed(_) => Ok(asked.clone()),
+        Cow::Owned(path) => path.parse().map_err(|_| Failure::BadPath),
+    }
 }
 
 /// Passes an upstream's answer on. (hyper drops the `content-length` of a 304, which Envoy keeps; RFC 9110 allows both.)
