@@ -4,6 +4,8 @@
 //! service can see it. So every head of a connection is looked at here first: an incomplete head is held back, a bad
 //! one never reaches hyper. Bodies are only skipped, by the framing that the head declared.
 
+use memchr::memchr;
+
 use super::head::{Framing, MAX_HEAD, Violation, check};
 
 /// A longer chunk size line is refused by hyper as well.
@@ -161,7 +163,7 @@ fn take(left: &mut u64, data: &[u8]) -> usize {
 fn head_end(data: &[u8], from: usize) -> Option<usize> {
     let mut at = from;
     loop {
-        at += data.get(at..)?.iter().position(|byte| *byte == b'\n')? + 1;
+        at += memchr(b'\n', data.get(at..)?)? + 1;
         match data.get(at..)? {
             [b'\n', ..] => return Some(at + 1),
             [b'\r', b'\n', ..] => return Some(at + 2),

@@ -2,6 +2,8 @@
 //!
 //! It is no parser: names, values and the target are parsed by hyper afterwards.
 
+use memchr::memchr;
+
 /// Request line and headers of one request, in bytes (Envoy `max_request_headers_kb`).
 pub(crate) const MAX_HEAD: usize = 60 * 1024;
 /// Header lines of one request (Envoy `max_headers_count`).
@@ -47,23 +49,27 @@ pub(super) enum Framing {
 /// # Errors
 /// Why it is refused.
 pub(super) fn check(head: &[u8]) -> Result<Framing, Violation> {
-    let mut lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-    check_request_line(lines.next().unwrap_or_default())?;
+    let mut rest = head;
+    check_request_line(next_line(&mut rest))?;
     let (mut count, mut hosts) = (0, 0);
     let mut length: Option<u64> = None;
     let (mut encodings, mut chunked) = (0_usize, false);
-    for line in lines.filter(|line| !line.is_empty()) {
+    while !rest.is_empty() {
+        let line = next_line(&mut rest);
+        if line.is_empty() {
+            continue;
+        }
         count += 1;
         if count > MAX_HEADERS {
             return Err(Violation::TooManyHeaders);
         }
-        let colon = line.iter().position(|byte| *byte == b':').ok_or(Violation::Codec)?;
+        let colon = memchr(b':', line).ok_or(Violation::Codec)?;
         let (name, value) = line.split_at(colon);
         let value = value.get(1..).unwrap_or_default();
-        if name.is_empty() || name.iter().any(|byte| *byte <= b' ') {
+        if name.is_empty() || has(name, |byte| byte <= b' ') {
             return Err(Violation::Codec);
         }
-        if value.iter().any(|byte| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f) {
+        if has(value, |byte| (byte < b' ' && byte != b'\t') || byte == 0x7f) {
             return Err(Violation::Characters);
         }
         let value = value.trim_ascii();
@@ -93,6 +99,21 @@ pub(super) fn check(head: &[u8]) -> Result<Framing, Violation> {
     }
 }
 
+/// Takes the next line off, without its end.
+fn next_line<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
+    let (line, behind) = match memchr(b'\n', rest) {
+        Some(end) => (rest.get(..end).unwrap_or_default(), rest.get(end + 1..).unwrap_or_default()),
+        None => (*rest, &[][..]),
+    };
+    *rest = behind;
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// Whether any byte is `bad`. All of them are looked at, many at a time: almost never is one.
+fn has(bytes: &[u8], bad: impl Fn(u8) -> bool) -> bool {
+    bytes.iter().fold(false, |found, byte| found | bad(*byte))
+}
+
 fn check_request_line(line: &[u8]) -> Result<(), Violation> {
     let mut words = line.split(|byte| *byte == b' ');
     let (Some(method), Some(target), version, None) =
@@ -114,7 +135,7 @@ fn check_request_line(line: &[u8]) -> Result<(), Violation> {
     if method == b"CONNECT" {
         return Err(Violation::Connect);
     }
-    if target.is_empty() || target.iter().any(|byte| *byte <= b' ' || *byte == 0x7f) {
+    if target.is_empty() || has(target, |byte| byte <= b' ' || byte == 0x7f) {
         return Err(Violation::Codec);
     }
     if target.contains(&b'#') {
@@ -146,14 +167,23 @@ pub(crate) fn is_authority(value: &[u8]) -> bool {
         }
         _ => value.split_at(value.iter().position(|byte| *byte == b':').unwrap_or(value.len())),
     };
-    let host_is_name =
-        host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(byte));
+    let host_is_name = host.iter().all(|byte| is_name_byte(*byte));
     let port_is_number = match port {
         [] => true,
         [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
         _ => false,
     };
     host_is_name && port_is_number
+}
+
+/// RFC 3986 3.2.2. (As a pattern it is a lookup in a bit set, not a search.)
+fn is_name_byte(byte: u8) -> bool {
+    matches!(
+        byte,
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9'
+            | b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'='
+            | b'%'
+    )
 }
 
 /// The methods that Envoy's HTTP/1 codec knows; case matters.
