@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use http::{HeaderValue, Request, Response, Version, header::CONNECTION};
+use http::{HeaderValue, Request, Response, Version, header::CONNECTION, request::Parts};
 use hyper::{
     body::Incoming,
     rt::Executor,
@@ -83,7 +83,10 @@ async fn serve_io(accepted: Accepted, worker: Rc<Worker>) -> Result<(), Box<dyn 
 }
 
 async fn serve_http1(socket: Socket, conn: Rc<ConnInfo>, worker: Rc<Worker>) -> hyper::Result<()> {
-    let service = service_fn(|request| contained(Rc::clone(&worker), Rc::clone(&conn), request));
+    let service = service_fn(|request: Request<Incoming>| {
+        let (parts, incoming) = request.into_parts();
+        contained(Rc::clone(&worker), Rc::clone(&conn), Box::new(parts), incoming)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // hyper's would close idle connections as well: the socket's gate has one that does not.
@@ -99,7 +102,11 @@ async fn serve_http1(socket: Socket, conn: Rc<ConnInfo>, worker: Rc<Worker>) -> 
 }
 
 async fn serve_http2(socket: Socket, conn: Rc<ConnInfo>, worker: Rc<Worker>) -> hyper::Result<()> {
-    let service = service_fn(|request| contained(Rc::clone(&worker), Rc::clone(&conn), request));
+    let service = service_fn(|request: Request<Incoming>| {
+        let (parts, incoming) = request.into_parts();
+        // hyper moves it several times on its way into a task.
+        Box::pin(contained(Rc::clone(&worker), Rc::clone(&conn), Box::new(parts), incoming))
+    });
     let connection = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
@@ -162,10 +169,11 @@ where
 async fn contained(
     worker: Rc<Worker>,
     conn: Rc<ConnInfo>,
-    request: Request<Incoming>,
+    parts: Box<Parts>,
+    incoming: Incoming,
 ) -> Result<Response<ResponseBody>, Aborted> {
-    let version = request.version();
-    match AssertUnwindSafe(handle(&worker, &conn, request)).catch_unwind().await {
+    let version = parts.version;
+    match AssertUnwindSafe(handle(&worker, &conn, parts, incoming)).catch_unwind().await {
         Ok(Ok(mut answer)) if conn.departed() && version != Version::HTTP_2 => {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             Ok(answer)

@@ -59,7 +59,7 @@ impl Outbound {
         worker: &Worker,
         host: &Arc<Host>,
         record: &mut Record,
-    ) -> Result<Sent<RequestBody>, Failure> {
+    ) -> Result<Box<Sent<RequestBody>>, Failure> {
         record.endpoint = Some(Arc::clone(&host.endpoint));
         record.upstream_local = None;
         record.transport_failure = None;
@@ -89,7 +89,7 @@ impl Outbound {
         worker: &Worker,
         host: &Arc<Host>,
         record: &mut Record,
-    ) -> Result<Sent<RequestBody>, Failure> {
+    ) -> Result<Box<Sent<RequestBody>>, Failure> {
         let mut request = self.request(host)?;
         let mut resends = self.is_repeatable();
         for _ in 0..=MAX_RESENDS {
@@ -119,7 +119,7 @@ impl Outbound {
                 Ok(sent) => return Ok(sent),
                 Err(SendError::Unsent(back)) => {
                     self.busy.take();
-                    request = *back;
+                    request = back;
                 }
                 Err(SendError::Reset(ResetReason::ConnectionTermination)) if reused && resends => {
                     // The peer closed it while the request was on its way; the next one may be fresh.
@@ -148,7 +148,8 @@ impl Outbound {
         })
     }
 
-    fn request(&self, host: &Host) -> Result<Request<RequestBody>, Failure> {
+    /// Boxed, since it passes through several futures on its way.
+    fn request(&self, host: &Host) -> Result<Box<Request<RequestBody>>, Failure> {
         let body = self.upload.body().ok_or_else(|| self.body_failure().unwrap_or(Failure::RequestBody))?;
         let (uri, headers) = match self.wire {
             Wire::Http1 => {
@@ -175,7 +176,7 @@ impl Outbound {
                 (uri, headers)
             }
         };
-        let mut request = Request::new(body);
+        let mut request = Box::new(Request::new(body));
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;

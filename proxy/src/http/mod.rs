@@ -23,7 +23,7 @@ pub(crate) mod upload;
 use std::{borrow::Cow, cell::RefCell, rc::Rc, sync::Arc};
 
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
+    HeaderMap, HeaderValue, Method, Response, StatusCode, Version,
     header::{CONNECTION, CONTENT_LENGTH, DATE, SET_COOKIE},
     request::Parts,
     uri::PathAndQuery,
@@ -54,14 +54,14 @@ use upload::{RequestBody, Upload};
 pub(crate) async fn handle(
     worker: &Rc<Worker>,
     conn: &Rc<ConnInfo>,
-    request: Request<Incoming>,
+    parts: Box<Parts>,
+    incoming: Incoming,
 ) -> Result<Response<ResponseBody>, Aborted> {
     let published = conn.published(worker);
-    let (parts, incoming) = request.into_parts();
     let method = parts.method.clone();
     let mut context = RequestContext::begin(worker, conn, &published, &parts);
     match outcome(worker, conn, &published, &mut context, parts, incoming).await {
-        Ok(Outcome::Answer(answer)) => Ok(relay(worker, context, *answer)),
+        Ok(Outcome::Answer(answer)) => Ok(relay(worker, context, answer)),
         Ok(Outcome::Direct { status, request, ops }) => {
             Ok(reply_with(worker, context, &Reply::direct(status), &method, Some((ops, &request))))
         }
@@ -85,13 +85,13 @@ pub(crate) struct Aborted;
 
 /// What becomes of a request that does not fail.
 enum Outcome<'p> {
-    Answer(Box<Answer<'p>>),
+    Answer(Answer<'p>),
     Direct { status: StatusCode, request: HeaderMap, ops: &'p HeaderOps },
 }
 
 /// An upstream's answer with what its way back needs.
 struct Answer<'p> {
-    sent: Sent<RequestBody>,
+    sent: Box<Sent<RequestBody>>,
     deadline: Option<Deadline>,
     upload: Rc<Upload>,
     request: HeaderMap,
@@ -108,7 +108,7 @@ async fn outcome<'p>(
     conn: &ConnInfo,
     published: &'p Published,
     context: &mut RequestContext,
-    mut parts: Parts,
+    mut parts: Box<Parts>,
     incoming: Incoming,
 ) -> Result<Outcome<'p>, Failure> {
     let target = accept(conn, context, &mut parts)?;
@@ -176,7 +176,7 @@ async fn outcome<'p>(
     let (sent, deadline) =
         retry::run(worker, context, &mut outbound, retry, hashed.key, limits.overall).await?;
     context.record().details = Some(Details::VIA_UPSTREAM);
-    Ok(Outcome::Answer(Box::new(Answer {
+    Ok(Outcome::Answer(Answer {
         sent,
         deadline,
         upload: outbound.upload,
@@ -185,7 +185,7 @@ async fn outcome<'p>(
         cookies: hashed.cookies,
         traced: trace.is_some(),
         operation: operation.answer,
-    })))
+    }))
 }
 
 /// Where a request wants to go, normalised.

@@ -39,7 +39,7 @@ pub(crate) async fn run(
     policy: Option<&RetryPolicy>,
     hash: Option<u64>,
     timeout: Option<Duration>,
-) -> Result<(Sent<RequestBody>, Option<Deadline>), Failure> {
+) -> Result<(Box<Sent<RequestBody>>, Option<Deadline>), Failure> {
     let mut deadline = timeout.map(|timeout| Deadline::new(&outbound.upload, timeout));
     let mut tries = Tries { policy, hash, tried: Vec::new(), permit: None };
     let result = match &mut deadline {
@@ -72,7 +72,7 @@ impl Tries<'_> {
         worker: &Worker,
         context: &mut RequestContext,
         outbound: &mut Outbound,
-    ) -> Result<Sent<RequestBody>, Failure> {
+    ) -> Result<Box<Sent<RequestBody>>, Failure> {
         loop {
             let result = self.one(worker, context, outbound).await;
             let Some(backoff) = self.again(worker, context, outbound, &result) else {
@@ -89,7 +89,7 @@ impl Tries<'_> {
         worker: &Worker,
         context: &mut RequestContext,
         outbound: &mut Outbound,
-    ) -> Result<Sent<RequestBody>, Failure> {
+    ) -> Result<Box<Sent<RequestBody>>, Failure> {
         let avoids = self.policy.is_some_and(|policy| policy.avoid_previous_hosts);
         let avoid = if avoids { &*self.tried } else { &[] };
         let picked = worker.balancers().pick(&outbound.cluster, self.hash, avoid, &mut worker.rng());
@@ -111,7 +111,7 @@ impl Tries<'_> {
         worker: &Worker,
         context: &mut RequestContext,
         outbound: &Outbound,
-        result: &Result<Sent<RequestBody>, Failure>,
+        result: &Result<Box<Sent<RequestBody>>, Failure>,
     ) -> Option<Duration> {
         let policy = self.policy?;
         let stats = &outbound.cluster.stats;

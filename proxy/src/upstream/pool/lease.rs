@@ -49,9 +49,10 @@ impl<B: Payload> Lease<B> {
     ///
     /// # Errors
     /// The request comes back if nothing of it was sent; otherwise the reason of the reset.
-    pub async fn send(self, mut request: Request<B>) -> Result<Sent<B>, SendError<B>> {
+    pub async fn send(self, request: impl Into<Box<Request<B>>>) -> Result<Box<Sent<B>>, SendError<B>> {
+        let mut request = request.into();
         let Some((pool, connection)) = self.slot.take() else {
-            return Err(SendError::Unsent(Box::new(request)));
+            return Err(SendError::Unsent(request));
         };
         let local_address = connection.life().local_address;
         let reused = connection.life().served.get() > 1;
@@ -60,7 +61,7 @@ impl<B: Payload> Lease<B> {
             Some(Connection::H1(connection)) => {
                 *request.version_mut() = Version::HTTP_11;
                 let before = connection.life.meter.received();
-                let result = connection.sender().try_send_request(request).await;
+                let result = connection.sender().try_send_request(*request).await;
                 let answered = connection.life.meter.received() > before;
                 match result {
                     Ok(response) if h1::is_malformed(&response) => {
@@ -72,7 +73,7 @@ impl<B: Payload> Lease<B> {
             }
             Some(Connection::H2(connection)) => {
                 *request.version_mut() = Version::HTTP_2;
-                let result = connection.sender().try_send_request(request).await;
+                let result = connection.sender().try_send_request(*request).await;
                 match result {
                     Ok(response) if response.headers().len() > h1::MAX_HEADERS => {
                         Err(SendError::Reset(ResetReason::ProtocolError))
@@ -95,7 +96,7 @@ impl<B: Payload> Lease<B> {
             other => other,
         };
         match result {
-            Ok(response) => Ok(Sent { response: flight.answered(response), local_address }),
+            Ok(response) => Ok(Box::new(Sent { response: flight.answered(response), local_address })),
             Err(SendError::Reset(reason)) => {
                 flight.fail(reason);
                 Err(SendError::Reset(reason))

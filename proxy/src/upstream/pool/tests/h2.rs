@@ -60,7 +60,10 @@ fn uri(path: &str) -> Request<Plain> {
     get(&format!("http://test{path}"))
 }
 
-async fn send(pools: &Pools<Plain>, cluster: &Arc<ClusterState>) -> Result<Sent<Plain>, SendError<Plain>> {
+async fn send(
+    pools: &Pools<Plain>,
+    cluster: &Arc<ClusterState>,
+) -> Result<Box<Sent<Plain>>, SendError<Plain>> {
     lease(pools, cluster, H2).await.send(uri("/")).await
 }
 
