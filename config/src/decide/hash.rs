@@ -2,7 +2,10 @@
 
 use std::{fmt::Write as _, net::SocketAddr};
 
-use http::{HeaderMap, HeaderName, HeaderValue, header::COOKIE};
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{COOKIE, HOST},
+};
 use twox_hash::XxHash64;
 
 use super::RequestView;
@@ -38,6 +41,8 @@ pub fn hash_key(policies: &[HashPolicy], request: &RequestView<'_>, peers: Peers
     let mut hashed = Hashed::default();
     for policy in policies {
         let next = match policy {
+            // Envoy keeps Host as `:authority`.
+            HashPolicy::Header(name) if *name == HOST => Some(xxh64(request.authority.as_bytes(), 0)),
             HashPolicy::Header(name) => header_hash(request.headers, name),
             HashPolicy::Cookie(cookie) => cookie_hash(cookie, request.headers, peers, &mut hashed.cookies),
             HashPolicy::SourceIp => Some(xxh64(peers.remote.ip().to_string().as_bytes(), 0)),
@@ -144,6 +149,12 @@ mod tests {
         assert_eq!(header_key(&["alice"]), Some(8332761332120969289));
         assert_eq!(header_key(&[""]), Some(17241709254077376921), "present but empty is hashed");
         assert_eq!(header_key(&[]), None);
+    }
+
+    #[test]
+    fn host_is_the_authority() {
+        let key = hash(&[HashPolicy::Header(HOST)], &[(HOST, "ignored")], "/").key;
+        assert_eq!(key, Some(xxh64(b"a", 0)));
     }
 
     #[test]

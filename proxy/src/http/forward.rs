@@ -2,12 +2,12 @@
 
 use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header::HOST, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, uri::PathAndQuery};
 use outrigger_config::snapshot::Protocol;
 use tokio::time::Instant;
 
 use super::{
-    headers::{GRPC_STATUS, is_grpc},
+    headers::{GRPC_STATUS, is_grpc, with_host, without_host},
     reply::{Failure, transport_failure},
     timeout::Deadline,
     upload::{BodyFailure, RequestBody, Upload},
@@ -152,13 +152,7 @@ impl Outbound {
     fn request(&self, host: &Host) -> Result<Box<Request<RequestBody>>, Failure> {
         let body = self.upload.body().ok_or_else(|| self.body_failure().unwrap_or(Failure::RequestBody))?;
         let (uri, headers) = match self.wire {
-            Wire::Http1 => {
-                // It stands first, as in Envoy; the authority was taken out of the others.
-                let mut headers = HeaderMap::with_capacity(self.headers.len() + 1);
-                headers.insert(HOST, self.authority.clone());
-                headers.extend(self.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
-                (Uri::from(self.path.clone()), headers)
-            }
+            Wire::Http1 => (Uri::from(self.path.clone()), with_host(&self.headers, &self.authority)),
             Wire::Http2 => {
                 // HTTP/1 may leave its Host empty, HTTP/2 has to name something.
                 let authority = match self.authority.as_bytes() {
@@ -171,9 +165,7 @@ impl Outbound {
                     .path_and_query(self.path.clone())
                     .build()
                     .map_err(|_| Failure::InvalidAuthority)?;
-                let mut headers = self.headers.clone();
-                headers.remove(HOST);
-                (uri, headers)
+                (uri, without_host(&self.headers))
             }
         };
         let mut request = Box::new(Request::new(body));

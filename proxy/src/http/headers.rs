@@ -52,19 +52,52 @@ const INTERNAL: [&str; 17] = [
 ];
 
 /// Removes what must not pass from the client: hop-by-hop headers, those that any `Connection` line names, internal
-/// `x-envoy-*` and the certificate header (SANITIZE). The framing stays whatever `Connection` says. `Host` goes as
-/// well: the authority is kept apart.
+/// `x-envoy-*` and the certificate header (SANITIZE). The framing stays whatever `Connection` says. `Host`
+/// comes first, where it goes upstream by HTTP/1; its value counts no more, the authority is kept apart.
 pub(crate) fn clean_request(headers: &mut HeaderMap) {
     let trailers = headers.get_all(TE).iter().any(|line| has_token(line, "trailers"));
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     let named = named_by_connection(headers);
-    retain(headers, |name| match name.as_str() {
+    let passes = |name: &HeaderName| match name.as_str() {
         "te" => trailers,
         internal if internal.starts_with("x-") && INTERNAL.contains(&internal) => false,
-        _ => *name != HOST && !is_hop_by_hop(name) && *name != HTTP2_SETTINGS && !named.contains(name),
-    });
+        _ => !is_hop_by_hop(name) && *name != HTTP2_SETTINGS && !named.contains(name),
+    };
+    match headers.get(HOST).cloned().filter(|_| !begins_with_host(headers)) {
+        Some(host) => *headers = behind_host(host, std::mem::take(headers), passes),
+        None => retain(headers, passes),
+    }
+}
+
+/// The headers of an HTTP/1 request to `authority`: `Host` stands first, as in Envoy.
+pub(crate) fn with_host(headers: &HeaderMap, authority: &HeaderValue) -> HeaderMap {
+    if !begins_with_host(headers) {
+        return behind_host(authority.clone(), headers.clone(), |_| true);
+    }
+    let mut headers = headers.clone();
+    headers.insert(HOST, authority.clone());
+    headers
+}
+
+/// The headers of an HTTP/2 request, which has its authority elsewhere.
+pub(crate) fn without_host(headers: &HeaderMap) -> HeaderMap {
+    let mut headers = headers.clone();
+    retain(&mut headers, |name| *name != HOST);
+    headers
+}
+
+fn begins_with_host(headers: &HeaderMap) -> bool {
+    headers.keys().next() == Some(&HOST)
+}
+
+fn behind_host(host: HeaderValue, headers: HeaderMap, passes: impl Fn(&HeaderName) -> bool) -> HeaderMap {
+    // One more than there are: some of ours will follow.
+    let mut kept = HeaderMap::with_capacity(headers.len() + 1);
+    kept.insert(HOST, host);
+    append(&mut kept, headers, |name| *name != HOST && passes(name));
+    kept
 }
 
 /// Keeps the headers whose names pass, in their order: `HeaderMap::remove` moves the last one into the gap.
@@ -73,9 +106,14 @@ fn retain(headers: &mut HeaderMap, passes: impl Fn(&HeaderName) -> bool) {
         return;
     }
     let mut kept = HeaderMap::with_capacity(headers.len());
+    append(&mut kept, std::mem::take(headers), passes);
+    *headers = kept;
+}
+
+fn append(kept: &mut HeaderMap, headers: HeaderMap, passes: impl Fn(&HeaderName) -> bool) {
     let mut current = None;
     // Further lines of a name come without it.
-    for (name, value) in std::mem::take(headers) {
+    for (name, value) in headers {
         if name.is_some() {
             current = name.filter(&passes);
         }
@@ -83,7 +121,6 @@ fn retain(headers: &mut HeaderMap, passes: impl Fn(&HeaderName) -> bool) {
             kept.append(name, value);
         }
     }
-    *headers = kept;
 }
 
 fn is_hop_by_hop(name: &HeaderName) -> bool {
@@ -220,7 +257,21 @@ mod tests {
         clean_request(&mut map);
         let lines: Vec<_> =
             map.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
-        assert_eq!(lines, [("z", "1"), ("b", "1"), ("b", "2"), ("a", "1"), ("c", "1")]);
+        assert_eq!(lines, [("host", "a"), ("z", "1"), ("b", "1"), ("b", "2"), ("a", "1"), ("c", "1")]);
+    }
+
+    #[test]
+    fn host_comes_first_whatever_came_before_it() {
+        let order = |map: &HeaderMap| map.keys().map(|name| name.as_str().to_owned()).collect::<Vec<_>>();
+        let mut map = headers(&[("a", "1"), ("b", "1"), ("host", "web"), ("c", "1")]);
+        clean_request(&mut map);
+        assert_eq!(order(&map), ["host", "a", "b", "c"]);
+        let authority = HeaderValue::from_static("other");
+        let sent = with_host(&map, &authority);
+        assert_eq!((order(&sent), &sent[HOST]), (order(&map), &authority));
+        let sent = with_host(&headers(&[("a", "1"), ("b", "1")]), &authority);
+        assert_eq!((order(&sent), &sent[HOST]), (vec!["host".into(), "a".into(), "b".into()], &authority));
+        assert_eq!(order(&without_host(&map)), ["a", "b", "c"]);
     }
 
     #[test]
@@ -252,7 +303,7 @@ mod tests {
             ("transfer-encoding", "chunked"),
         ]);
         clean_request(&mut map);
-        assert_eq!(names(&map), ["content-length", "x-kept"]);
+        assert_eq!(names(&map), ["content-length", "host", "x-kept"]);
     }
 
     #[test]

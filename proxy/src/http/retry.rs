@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use http::HeaderValue;
 use outrigger_config::snapshot::{RetryOn, RetryPolicy};
 use rand::RngExt;
 use tokio::time::{Instant, sleep};
@@ -100,7 +101,11 @@ impl Tries<'_> {
         };
         let record = context.record();
         record.attempts += 1;
-        outbound.headers.insert(X_ENVOY_ATTEMPT_COUNT, record.attempts.into());
+        let number = match record.attempts {
+            1 => HeaderValue::from_static("1"),
+            number => number.into(),
+        };
+        outbound.headers.insert(X_ENVOY_ATTEMPT_COUNT, number);
         self.tried.push(Arc::clone(&host));
         outbound.attempt(worker, &host, record).await
     }
