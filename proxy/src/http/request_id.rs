@@ -10,10 +10,12 @@ pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 const NIBBLE: usize = 14;
 const LENGTH: usize = 36;
 
-/// The request's id: that of the client, else a new one which is added to the headers.
+/// The request's id: that of the client, else a new one which is added to the headers. HTTP/2 need not make room for
+/// either in its table: no request has it again.
 pub(crate) fn ensure(headers: &mut HeaderMap, rng: &mut SmallRng) {
-    if headers.get(&X_REQUEST_ID).is_none_or(HeaderValue::is_empty) {
-        headers.insert(X_REQUEST_ID, generate(rng));
+    match headers.get_mut(&X_REQUEST_ID) {
+        Some(id) if !id.is_empty() => id.set_sensitive(true),
+        _ => drop(headers.insert(X_REQUEST_ID, generate(rng))),
     }
 }
 
@@ -24,7 +26,13 @@ fn generate(rng: &mut SmallRng) -> HeaderValue {
     let uuid = uuid::Builder::from_random_bytes(bytes).into_uuid();
     let mut text = uuid::Uuid::encode_buffer();
     let text = uuid.hyphenated().encode_lower(&mut text);
-    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
+    unrepeated(text.as_bytes()).unwrap_or(HeaderValue::from_static(""))
+}
+
+fn unrepeated(text: &[u8]) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_bytes(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// What the nibble of an incoming id says.
@@ -60,7 +68,7 @@ pub(crate) fn read(id: &HeaderValue) -> Option<(TraceReason, u16)> {
 pub(crate) fn with_nibble(id: &HeaderValue, nibble: u8) -> Option<HeaderValue> {
     let mut bytes: [u8; LENGTH] = id.as_bytes().try_into().ok()?;
     *bytes.get_mut(NIBBLE)? = nibble;
-    HeaderValue::from_bytes(&bytes).ok()
+    unrepeated(&bytes)
 }
 
 #[cfg(test)]

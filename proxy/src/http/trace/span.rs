@@ -81,7 +81,9 @@ impl Text {
     }
 
     pub(super) fn insert(&self, headers: &mut HeaderMap, name: HeaderName) {
-        if let Ok(value) = HeaderValue::from_bytes(self.bytes.get(..self.length).unwrap_or_default()) {
+        if let Ok(mut value) = HeaderValue::from_bytes(self.bytes.get(..self.length).unwrap_or_default()) {
+            // No request has it again: HTTP/2 need not make room for it in its table.
+            value.set_sensitive(true);
             headers.insert(name, value);
         }
     }
