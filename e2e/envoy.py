@@ -61,11 +61,13 @@ def binary():
 
 
 def cluster(name, endpoints, policy="LEAST_REQUEST", **more):
-    """A static cluster; `endpoints` are host:port."""
+    """A static cluster; `endpoints` are host:port, or (host:port, weight)."""
 
-    def endpoint(address):
+    def endpoint(one):
+        address, *weight = (one,) if isinstance(one, str) else one
         host, port = address.rsplit(":", 1)
-        return {"endpoint": {"address": {"socket_address": {"address": host, "port_value": int(port)}}}}
+        made = {"endpoint": {"address": {"socket_address": {"address": host, "port_value": int(port)}}}}
+        return {**made, "load_balancing_weight": weight[0]} if weight else made
 
     unlimited = 4294967295
     limits = {key: unlimited for key in ("max_connections", "max_pending_requests", "max_requests", "max_retries")}
@@ -78,10 +80,29 @@ def cluster(name, endpoints, policy="LEAST_REQUEST", **more):
         "circuit_breakers": {"thresholds": [limits]},
         "load_assignment": {
             "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [endpoint(address) for address in endpoints]}],
+            "endpoints": [{"lb_endpoints": [endpoint(one) for one in endpoints]}],
         },
     }
     return {**made, **more}
+
+
+def ejects(consecutive_5xx=5, **more):
+    """Outlier detection as Istio writes it. Envoy merges health changes for a second, unless told so (docs/adr/0002)."""
+    detection = {
+        "consecutive_5xx": consecutive_5xx,
+        "enforcing_consecutive_5xx": 100,
+        "enforcing_consecutive_gateway_failure": 100 if "consecutive_gateway_failure" in more else 0,
+        "enforcing_success_rate": 0,
+        "enforcing_local_origin_success_rate": 0,
+        **more,
+    }
+    merge = {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"}
+    return {"outlier_detection": detection, "common_lb_config": merge}
+
+
+def forward(destination, timeout="0s", **more):
+    # Istio sets both, so that the client's grpc-timeout counts within the route's.
+    return {"cluster": destination, "timeout": timeout, "max_grpc_timeout": timeout, **more}
 
 
 def bootstrap(routes, clusters, domains, log):

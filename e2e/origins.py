@@ -10,16 +10,36 @@ class Origin:
 
     def __init__(self):
         self.seen = []
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.connections = set()
+        self.held = Holder()
+        # Keeps the port while nobody listens on it.
+        self.kept = bound(0)
+        self.address = "127.0.0.1:%d" % self.kept.getsockname()[1]
+        self.listen()
 
-    def _accept(self):
+    def listen(self):
+        self.listener = bound(self.kept.getsockname()[1])
+        self.listener.listen(128)
+        threading.Thread(target=self._accept, args=(self.listener,), daemon=True).start()
+
+    def refuse(self):
+        """Ends the connections and refuses new ones until `listen`."""
+        # A thread in accept() keeps the socket alive beyond close().
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        for connection in list(self.connections):
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def _accept(self, listener):
         while True:
             try:
-                connection, _ = self.listener.accept()
+                connection, _ = listener.accept()
             except OSError:
                 return
+            self.connections.add(connection)
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection):
@@ -30,6 +50,7 @@ class Origin:
                     pass
             except OSError:
                 pass
+        self.connections.discard(connection)
 
     def _one(self, connection, stream):
         line = stream.readline().decode("latin-1").strip()
@@ -70,6 +91,9 @@ class Origin:
         elif behaviour == "cut":
             connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf")
             return False
+        elif behaviour == "hold":
+            self.held.wait(path[3])
+            self._send(connection, "200", b"ok")
         elif behaviour == "never":
             # Until the proxy gives up and hangs up.
             stream.read(1)
@@ -86,7 +110,36 @@ class Origin:
         connection.sendall(head.encode() + more + b"\r\n" + body)
 
     def stop(self):
-        self.listener.close()
+        self.refuse()
+        self.kept.close()
+
+
+class Holder:
+    """Requests that wait, by name, in the order in which they came, until they are let go."""
+
+    def __init__(self):
+        self.names = []
+        self.free = set()
+        self.changed = threading.Condition()
+
+    def wait(self, name):
+        with self.changed:
+            self.names.append(name)
+            self.changed.notify_all()
+            self.changed.wait_for(lambda: name in self.free, timeout=30)
+
+    def let_go(self, name):
+        with self.changed:
+            self.free.add(name)
+            self.changed.notify_all()
+
+
+def bound(port):
+    """A socket that may share its port with others, as long as at most one listens."""
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind(("127.0.0.1", port))
+    return made
 
 
 def refused():

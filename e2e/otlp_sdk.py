@@ -6,24 +6,14 @@ the membership is unchanged, and both subsets are used.
 """
 
 import collections
-import json
 import os
-import re
 import sys
 import tempfile
 import time
 
-from processes import (
-    Failed,
-    Program,
-    check,
-    get,
-    otlp_collector,
-    outrigger,
-    ROOT,
-    skip,
-    wait_for,
-)
+from collector import Collector
+from processes import Failed, check, get, otlp_collector, outrigger, skip, wait_for
+from seed import start_proxy
 
 try:
     from opentelemetry._logs import SeverityNumber
@@ -45,96 +35,9 @@ try:
 except ImportError as error:
     skip(f"the OpenTelemetry SDK is not installed: {error}")
 
-SEED = os.path.join(ROOT, "examples", "seed")
 SESSIONS = 24
 ROUNDS = 4
 ITEMS = 10
-
-COLLECTOR = """
-receivers:
-  otlp: {{ protocols: {{ grpc: {{ endpoint: 127.0.0.1:0 }}, http: {{ endpoint: 127.0.0.1:0 }} }} }}
-exporters:
-  file: {{ path: {path} }}
-extensions:
-  health_check: {{ endpoint: 127.0.0.1:0 }}
-service:
-  extensions: [health_check]
-  telemetry: {{ metrics: {{ address: 127.0.0.1:0 }} }}
-  pipelines:
-    traces: {{ receivers: [otlp], exporters: [file] }}
-    metrics: {{ receivers: [otlp], exporters: [file] }}
-    logs: {{ receivers: [otlp], exporters: [file] }}
-"""
-
-
-class Collector(Program):
-    def __init__(self, name, folder):
-        self.path = os.path.join(folder, f"{name}.jsonl")
-        config = os.path.join(folder, f"{name}.yaml")
-        with open(config, "w", encoding="utf-8") as out:
-            out.write(COLLECTOR.format(path=self.path))
-        super().__init__(name, [otlp_collector(), "--config", config], folder)
-
-    def ports(self):
-        addresses = self.listening("otlp_grpc", "otlp_http", "metrics", "health")
-        return [address.rsplit(":", 1)[1] for address in addresses[:2]]
-
-    def received(self):
-        """Every (id, session) in the file, with how often it stands there."""
-        found = collections.Counter()
-        if not os.path.exists(self.path):
-            return found
-        with open(self.path, encoding="utf-8") as lines:
-            for line in lines:
-                if not line.endswith("\n"):
-                    break
-                for attributes in attribute_lists(json.loads(line)):
-                    if "e2e.id" in attributes:
-                        found[attributes["e2e.id"]] += 1
-        return found
-
-
-def attribute_lists(value):
-    """All attribute lists of an OTLP/JSON request, as dictionaries."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if key == "attributes":
-                yield {one["key"]: one.get("value", {}).get("stringValue") for one in inner}
-            else:
-                yield from attribute_lists(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from attribute_lists(inner)
-
-
-def seed(folder, ports):
-    """A copy of the seed with these collectors."""
-    config = os.path.join(folder, "config")
-    os.makedirs(config, exist_ok=True)
-    with open(os.path.join(SEED, "registry.yaml"), encoding="utf-8") as file:
-        registry = file.read()
-    for prefix, (collector_grpc, collector_http) in zip(("14", "15", "24"), ports):
-        registry = registry.replace(f": {prefix}317,", f": {collector_grpc},")
-        registry = registry.replace(f": {prefix}318 ", f": {collector_http} ")
-    check(not re.search(r"\b[12][45]31[78]\b", registry), f"a port is left in\n{registry}")
-    with open(os.path.join(config, "registry.yaml"), "w", encoding="utf-8") as out:
-        out.write(registry)
-    for name in ("destination-rule.yaml", "weighted.yaml"):
-        with open(os.path.join(SEED, name), encoding="utf-8") as file, open(
-            os.path.join(config, name), "w", encoding="utf-8"
-        ) as out:
-            out.write(file.read())
-    return config
-
-
-def start_proxy(folder, ports):
-    """The sidecar, its listeners on free ports."""
-    any_port = "127.0.0.1:0"
-    args = [outrigger(), "proxy", "--config", seed(folder, ports), "--namespace", "observability"]
-    args += ["--admin", any_port, "--metrics", any_port, "--health", any_port]
-    args += ["--ports", "ephemeral", "--concurrency", "2"]
-    proxy = Program("outrigger", args, folder)
-    return proxy, proxy.listening("127.0.0.1_4317", "127.0.0.1_4318", "admin", "metrics", "health")
 
 
 class Sender:
