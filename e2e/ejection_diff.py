@@ -7,6 +7,7 @@ a key means, so that a script can speak of hosts.
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from client import KeepAlive
 from differences import run
@@ -14,7 +15,7 @@ from envoy import Envoy, cluster, ejects
 from origins import Origin
 from processes import check, wait_for
 from sidecar import Outrigger, cluster_name, rule, service, virtual_service
-from stats import ejected, stats
+from stats import connections, ejected, stats
 
 RING = {"policy": "RING_HASH", "ring_hash_lb_config": {"minimum_ring_size": 1024}}
 HEADER = {"header": {"header_name": "x-session-id"}}
@@ -63,11 +64,14 @@ class Script:
         wait_for(f"the hosts of {self.name} to settle", settled)
         return set(found)
 
-    def returns(self, host):
-        """Waits for it; for how many base times it was away."""
+    def returns(self, host, between=None):
+        """Waits for it; for how many base times it was away, or whether for some number between these."""
         wait_for(f"{self.name}: host {host} to return", lambda: host not in self.ejected())
-        away = time.monotonic() - self.since.pop(host)
-        self.events.append((f"{host} returns", int(away / self.base)))
+        times = int((time.monotonic() - self.since.pop(host)) / self.base)
+        if between is not None:
+            check(between[0] <= times <= between[1], f"{self.name} in {self.proxy.name}: away for {times}, not {between}")
+            times = between
+        self.events.append((f"{host} returns", times))
 
     def healthy_for(self, seconds):
         """A while that sweeps count; nothing else tells of them."""
@@ -75,20 +79,15 @@ class Script:
 
     def refuse(self, host):
         self.origins[host].refuse()
-
-        def closed():
-            return stats(self.proxy.admin, self.cluster)["upstream_cx_active"] <= sum(
-                len(origin.connections) for number, origin in enumerate(self.origins) if number != host
-            )
-
-        wait_for("the proxy to know that connections ended", closed)
+        address = self.addresses[host]
+        wait_for("the end of its connections", lambda: not connections(self.proxy.admin, self.cluster)[address])
 
     def listen(self, host):
         self.origins[host].listen()
 
     def counters(self):
         now = stats(self.proxy.admin, self.cluster)
-        self.events.append({name: now.get(name) for name in COUNTERS})
+        self.events.append(("counters", {name: now.get(name) for name in COUNTERS}))
 
 
 BAD, GOOD = "status/503", "ok"
@@ -105,12 +104,20 @@ def growth(script):
 
 
 def decay(script):
-    """Sweeps that find a host healthy make its next ejection shorter, but not the one right after its return."""
-    for sweeps in (None, 0.5, 1.5, 2.5, 5.5):
-        if sweeps is not None:
-            script.returns(0)
-            script.healthy_for(sweeps * DECAY_INTERVAL)
+    """Each sweep that finds a host healthy makes its next ejection shorter by one base time.
+
+    Whether the sweep right after its return does is a matter of a millisecond in Envoy, so either will do.
+    """
+    script.to(0, BAD)
+    for _ in range(2):
+        script.returns(0)
         script.to(0, BAD)
+    script.returns(0)
+    script.healthy_for(2.4 * DECAY_INTERVAL)
+    script.to(0, BAD)
+    script.returns(0, between=(2, 3))
+    script.healthy_for(5.4 * DECAY_INTERVAL)
+    script.to(0, BAD)
     script.returns(0)
 
 
@@ -120,7 +127,8 @@ def share(script):
     script.to(1, BAD, BAD)
     script.to(2, BAD, BAD, BAD, GOOD, BAD)
     script.returns(0)
-    script.to(2, BAD, BAD)
+    script.returns(1)
+    script.to(2, BAD)
     script.to(0, GOOD)
 
 
@@ -148,7 +156,14 @@ def panic(script):
 def gateway(script):
     """502, 503 and 504 count, a 500 starts their count again, 5xx are off."""
     script.to(0, "status/500", "status/500", "status/500", "status/502", "status/500", "status/503", "status/504", GOOD)
-    script.to(1, "close", "close", "close", "status/599", "status/502", "status/501", "status/502", "never", GOOD)
+    script.to(1, "status/599", "status/502", "status/501", "status/504", "status/404", "status/502", "never", GOOD)
+
+
+def gateway_resets(script):
+    """A connection that ends before the answer is a gateway error, however it ends."""
+    script.to(0, "close", "reset", GOOD)
+    script.to(1, "garbage", "half-head", GOOD)
+    script.to(2, "two-lengths", "never", GOOD)
 
 
 def both(script):
@@ -158,17 +173,35 @@ def both(script):
 
 
 def local(script):
-    """Connect errors and timeouts have a count of their own that any answer ends; 5xx are counted apart."""
+    """Connect errors have a count of their own that an answer ends, whatever it is; 5xx are counted apart."""
     script.refuse(0)
     script.to(0, GOOD, GOOD)
     script.listen(0)
     script.to(0, "status/500")
     script.refuse(0)
     script.to(0, GOOD, GOOD, GOOD, GOOD)
-    script.to(1, "never", "never", "never", GOOD)
     script.listen(0)
     script.returns(0)
-    script.to(0, GOOD, "status/500", "close", GOOD)
+    script.to(0, GOOD, "status/500", "status/500", GOOD)
+
+
+def local_after_connect(script):
+    """A connection, new or pooled, ends the count of local errors: what fails on it never adds up."""
+    script.to(0, "never", "never", "never", "never", GOOD)
+    script.to(1, "close", "close", "reset", "garbage", GOOD)
+    script.refuse(2)
+    script.to(2, GOOD, GOOD)
+    script.listen(2)
+    script.to(2, "close")
+    script.refuse(2)
+    script.to(2, GOOD, GOOD, GOOD)
+    script.listen(2)
+
+
+def local_at_once(script):
+    """With a threshold of one they do, on a new connection and on a pooled one; 5xx do not."""
+    script.to(0, "close", GOOD)
+    script.to(1, GOOD, "status/500", "status/500", "never", GOOD)
 
 
 def external(script):
@@ -184,6 +217,8 @@ def external(script):
 DECAY_INTERVAL = 0.4
 # Name, script, hosts, panic threshold, base time, and Envoy's settings; Istio's are derived from them.
 FAST = {"interval": 0.2, "base": 0.8, "percent": 100}
+STOPS = {"interval": 0.2, "base": 1.2, "percent": 100, "stops": True}
+SPLIT = {"split_external_local_origin_errors": True}
 SCENARIOS = [
     (growth, 3, FAST, {"consecutive_5xx": 3}),
     (decay, 2, {"interval": DECAY_INTERVAL, "base": 1.0, "percent": 100}, {"consecutive_5xx": 1}),
@@ -192,9 +227,12 @@ SCENARIOS = [
     (everyone, 3, {**FAST, "base": 1.6}, {"consecutive_5xx": 1}),
     (panic, 3, {**FAST, "base": 60, "panic": 50}, {"consecutive_5xx": 1}),
     (gateway, 3, {**FAST, "base": 60}, {"consecutive_5xx": 0, "consecutive_gateway_failure": 2}),
+    (gateway_resets, 4, {**FAST, "base": 60}, {"consecutive_5xx": 0, "consecutive_gateway_failure": 2}),
     (both, 3, {**FAST, "base": 60}, {"consecutive_5xx": 4, "consecutive_gateway_failure": 3}),
-    (local, 3, FAST, {"consecutive_5xx": 2, "split_external_local_origin_errors": True, "consecutive_local_origin_failure": 3}),
-    (external, 3, FAST, {"consecutive_5xx": 3}),
+    (local, 3, STOPS, {"consecutive_5xx": 2, "consecutive_local_origin_failure": 3, **SPLIT}),
+    (local_after_connect, 3, {**STOPS, "base": 60}, {"consecutive_5xx": 2, "consecutive_local_origin_failure": 3, **SPLIT}),
+    (local_at_once, 3, {**FAST, "base": 60}, {"consecutive_5xx": 5, "consecutive_local_origin_failure": 1, **SPLIT}),
+    (external, 3, STOPS, {"consecutive_5xx": 3}),
 ]
 ISTIO = {
     "consecutive_5xx": "consecutive5xxErrors",
@@ -235,51 +273,60 @@ def keys_of(proxy, name, origins):
     check(False, f"no key for a host of {name}")
 
 
-def timelines(folder, differences):
-    routes, clusters, text, scenarios = [], [], "", []
-    for script, hosts, common, settings in SCENARIOS:
-        # Each proxy has origins of its own in those scripts that stop them; the picks need the same addresses.
-        name, origins = script.__name__, [Origin() for _ in range(hosts)]
-        scenarios.append((script, name, origins, common["base"]))
-        clusters.append(envoy_cluster(name, origins, common, settings))
-        routes.append({
-            "match": {"prefix": f"/{name}/"},
-            "route": {"cluster": cluster_name(name), "timeout": "0.15s", "hash_policy": [HEADER]},
-        })
-        text += documents(name, origins, common, settings)
-    events = 0
-    with Envoy("envoy", folder, routes, clusters, ["*"]) as envoy, Outrigger("outrigger", folder, text) as ours:
-        failures = []
+class Scenario(threading.Thread):
+    """One script in both proxies, beside the others: side by side, or one after the other if it stops origins."""
 
-        def play(script, name, origins, base):
+    def __init__(self, script, hosts, common, settings):
+        super().__init__(daemon=True)
+        self.script, self.common, self.settings = script, common, settings
+        self.label = script.__name__
+        self.origins = [Origin() for _ in range(hosts)]
+        self.runs, self.failure = {}, None
+
+    def route(self):
+        action = {"cluster": cluster_name(self.label), "timeout": "0.15s", "hash_policy": [HEADER]}
+        return {"match": {"prefix": f"/{self.label}/"}, "route": action}
+
+    def between(self, proxies):
+        keys = keys_of(proxies["envoy"], self.label, self.origins)
+        for name, proxy in proxies.items():
+            self.runs[name] = Script(self.label, proxy, self.origins, keys, self.common["base"])
+        self.start()
+
+    def run(self):
+        workers = 1 if self.common.get("stops") else 2
+        with ThreadPoolExecutor(workers) as pool:
             try:
-                keys = keys_of(envoy, name, origins)
-                runs = {key: Script(name, proxy, origins, keys, base) for key, proxy in (("envoy", envoy), ("ours", ours))}
-                for one in runs.values():
-                    script(one)
-                    one.counters()
-                found[name] = runs
+                list(pool.map(self.play, self.runs.values()))
             except Exception as failure:  # pylint: disable=broad-except
-                failures.append(f"{name}: {failure!r}")
+                self.failure = failure
 
-        found = {}
-        threads = [threading.Thread(target=play, args=scenario) for scenario in scenarios]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        check(not failures, f"{failures}")
-        for name, runs in found.items():
-            expected, got = runs["envoy"].events, runs["ours"].events
-            check(len(expected) == len(got), f"{name}: {expected} {got}")
-            for number, (one, other) in enumerate(zip(expected, got)):
-                differences.compare(f"{name} {number}", "event", one, other)
-                events += 1
-    for _, _, origins, _ in scenarios:
-        for origin in origins:
+    def play(self, run_of_one):
+        self.script(run_of_one)
+        run_of_one.counters()
+
+
+def timelines(folder, differences):
+    scenarios = [Scenario(*scenario) for scenario in SCENARIOS]
+    clusters = [envoy_cluster(one.label, one.origins, one.common, one.settings) for one in scenarios]
+    text = "".join(documents(one.label, one.origins, one.common, one.settings) for one in scenarios)
+    envoy = Envoy("envoy", folder, [one.route() for one in scenarios], clusters, ["*"])
+    events = 0
+    with envoy, Outrigger("outrigger", folder, text) as ours:
+        for one in scenarios:
+            one.between({"envoy": envoy, "ours": ours})
+        for one in scenarios:
+            one.join(timeout=120)
+            check(one.failure is None and not one.is_alive(), f"{one.label}: {one.failure or 'did not end'}")
+            expected, got = one.runs["envoy"].events, one.runs["ours"].events
+            for number, (theirs, own) in enumerate(zip(expected, got, strict=True)):
+                differences.compare(f"{one.label} {number}", theirs[0], theirs, own)
+            events += len(expected)
+    for one in scenarios:
+        for origin in one.origins:
             origin.stop()
     return f"{events} events of {len(scenarios)} scenarios"
 
 
 if __name__ == "__main__":
-    run("ejection_diff", (timelines,))
+    run("ejection_diff", [timelines])
