@@ -2,7 +2,7 @@
 
 After each request: who answered, and who is ejected now (`failed_outlier_check` in /clusters). Ejection times are
 compared as multiples of the base time; both proxies round them up to their own next sweep. A ring decides which host
-a key means, so that a script can speak of hosts.
+a key means, so a script can speak of hosts.
 """
 
 import threading
@@ -14,6 +14,7 @@ from differences import run
 from envoy import Envoy, cluster, ejects
 from origins import Origin
 from processes import check, wait_for
+from ring import keys_of
 from sidecar import Outrigger, cluster_name, rule, service, virtual_service
 from stats import connections, ejected, stats
 
@@ -142,7 +143,8 @@ def everyone(script):
     for host in (0, 1, 2):
         script.to(host, BAD)
     script.to(0, GOOD, GOOD)
-    script.returns(0)
+    for host in (0, 1, 2):
+        script.returns(host)
     script.to(0, GOOD)
 
 
@@ -211,6 +213,7 @@ def external(script):
     script.listen(0)
     script.to(1, "never", "close", "status/500", GOOD)
     script.returns(0)
+    script.returns(1)
     script.to(0, GOOD)
 
 
@@ -262,17 +265,6 @@ def documents(name, origins, common, settings):
     return text + virtual_service(name, f"  - route: [{{ destination: {{ host: {name} }} }}]\n    timeout: 0.15s\n{RETRY_OFF}")
 
 
-def keys_of(proxy, name, origins):
-    """A key for each host of the ring."""
-    client, keys = KeepAlive(proxy.address), {}
-    for number in range(1000):
-        key = f"key-{number}"
-        keys.setdefault(client.origin(f"/{name}/", [("x-session-id", key)], host=name), key)
-        if len(keys) == len(origins):
-            return [keys[origin.address] for origin in origins]
-    check(False, f"no key for a host of {name}")
-
-
 class Scenario(threading.Thread):
     """One script in both proxies, beside the others: side by side, or one after the other if it stops origins."""
 
@@ -288,7 +280,7 @@ class Scenario(threading.Thread):
         return {"match": {"prefix": f"/{self.label}/"}, "route": action}
 
     def between(self, proxies):
-        keys = keys_of(proxies["envoy"], self.label, self.origins)
+        keys = keys_of([origin.address for origin in self.origins])
         for name, proxy in proxies.items():
             self.runs[name] = Script(self.label, proxy, self.origins, keys, self.common["base"])
         self.start()

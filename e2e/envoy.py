@@ -86,6 +86,13 @@ def cluster(name, endpoints, policy="LEAST_REQUEST", **more):
     return {**made, **more}
 
 
+def http2(**options):
+    """HTTP/2 to the upstream."""
+    protocol = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    explicit = {"@type": protocol, "explicit_http_config": {"http2_protocol_options": options}}
+    return {"typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": explicit}}
+
+
 def ejects(consecutive_5xx=5, **more):
     """Outlier detection as Istio writes it. Envoy merges health changes for a second, unless told so (docs/adr/0002)."""
     detection = {

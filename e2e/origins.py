@@ -94,6 +94,12 @@ class Origin:
         elif behaviour == "hold":
             self.held.wait(path[3])
             self._send(connection, "200", b"ok")
+        elif behaviour == "fail-then-hold":
+            if self.held.is_first(path[3]):
+                self._send(connection, "503", b"origin says 503")
+            else:
+                self.held.wait(path[3])
+                self._send(connection, "200", b"ok")
         elif behaviour == "never":
             # Until the proxy gives up and hangs up.
             stream.read(1)
@@ -115,23 +121,38 @@ class Origin:
 
 
 class Holder:
-    """Requests that wait, by name, in the order in which they came, until they are let go."""
+    """Requests that wait, by name, until they are let go; those that are not are after 60 s."""
 
     def __init__(self):
-        self.names = []
-        self.free = set()
+        self.came, self.left, self.free = [], [], set()
+        self.failed = set()
         self.changed = threading.Condition()
 
     def wait(self, name):
         with self.changed:
-            self.names.append(name)
-            self.changed.notify_all()
-            self.changed.wait_for(lambda: name in self.free, timeout=30)
+            self.came.append(name)
+            self.changed.wait_for(lambda: name in self.free, timeout=60)
+            self.left.append(name)
+
+    def waiting(self):
+        with self.changed:
+            return [name for name in self.came if name not in self.left]
 
     def let_go(self, name):
         with self.changed:
             self.free.add(name)
             self.changed.notify_all()
+
+    def is_first(self, name):
+        """Whether this name was not asked about before."""
+        with self.changed:
+            first = name not in self.failed
+            self.failed.add(name)
+            return first
+
+    def forget(self):
+        with self.changed:
+            self.__dict__.update(came=[], left=[], free=set(), failed=set())
 
 
 def bound(port):
