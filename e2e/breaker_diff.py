@@ -39,17 +39,19 @@ class Script:
             self.settle()
 
     def settle(self):
-        """Whoever is not answered is held by an origin or waits in line behind those that are."""
+        """Whoever is not answered is held by an origin, or waits in line while every connection is busy."""
 
         def settled():
             now = stats(self.proxy.admin, self.cluster)
+            active, waiting = now["upstream_rq_active"], now["upstream_rq_pending_active"]
             held = sum(len(origin.held.waiting()) for origin in self.origins)
-            open_ones = sum(not flight.done() for flight in self.flights.values())
-            return held == now["upstream_rq_active"] and held + now["upstream_rq_pending_active"] == open_ones
+            answered = sum(flight.done() for flight in self.flights.values())
+            busy = active == now["upstream_cx_active"] * (STREAMS if isinstance(self.origins[0], H2Origin) else 1)
+            return held == active and (busy or not waiting) and active + waiting + answered == len(self.flights)
 
         wait_for(f"{self.name} to settle", settled)
         now = stats(self.proxy.admin, self.cluster)
-        self.open.append([name for name, value in now.items() if name in GAUGES and value])
+        self.open.append([name for name in GAUGES if now[name]])
 
     def let_go(self, *names):
         for name in names:
