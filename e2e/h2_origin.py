@@ -9,7 +9,7 @@ import h2.errors
 import h2.events
 import h2.exceptions
 
-from origins import Holder
+from origins import Holder, Scripts
 
 
 class H2Origin:
@@ -18,6 +18,7 @@ class H2Origin:
     def __init__(self):
         self.seen = []
         self.held = Holder()
+        self.scripts = Scripts()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -81,10 +82,8 @@ class H2Connection:
         behaviour, argument = (path[2:4] + ["", ""])[:2]
         if behaviour == "hold":
             threading.Thread(target=self.hold, args=(stream, argument), daemon=True).start()
-        elif behaviour == "fail-then-hold" and self.origin.held.is_first(argument):
-            self.plain(stream, "503")
-        elif behaviour == "fail-then-hold":
-            threading.Thread(target=self.hold, args=(stream, argument), daemon=True).start()
+        elif behaviour == "script":
+            self.answer(stream, self.origin.scripts.step(*path[3:5], self.requests[stream]))
         elif behaviour in ("refused-stream", "reset"):
             code = h2.errors.ErrorCodes.REFUSED_STREAM if behaviour == "refused-stream" else h2.errors.ErrorCodes.INTERNAL_ERROR
             self.do(self.state.reset_stream, stream, code)

@@ -83,6 +83,8 @@ def memberships(folder, differences):
                 picks = same_picks(differences, case, clients, name, keys)
                 check(victim not in picks, f"{case}: {victim} is ejected and picked")
         several_lines(differences, clients)
+        changes = [stat(proxy.admin, cluster_name("ring0"), "membership_change") for proxy in proxies.values()]
+        differences.compare("ring0", "membership_change", *changes)
     for origin in origins:
         origin.stop()
     return f"{len(groups)} memberships with {KEYS} keys each, whole and with endpoints ejected"

@@ -1,5 +1,6 @@
 """Upstreams that misbehave as the path tells them, and say in `x-origin` who they are."""
 
+import collections
 import socket
 import struct
 import threading
@@ -12,6 +13,7 @@ class Origin:
         self.seen = []
         self.connections = set()
         self.held = Holder()
+        self.scripts = Scripts()
         # Keeps the port while nobody listens on it.
         self.kept = bound(0)
         self.address = "127.0.0.1:%d" % self.kept.getsockname()[1]
@@ -68,9 +70,9 @@ class Origin:
                 stream.read(size + 2)
             stream.readline()
         self.seen.append((line, headers))
-        return self._answer(connection, stream, line.split(" ")[1].partition("?")[0].split("/"))
+        return self._answer(connection, stream, line.split(" ")[1].partition("?")[0].split("/"), dict(headers))
 
-    def _answer(self, connection, stream, path):
+    def _answer(self, connection, stream, path, headers):
         """`/PREFIX/BEHAVIOUR/ARGUMENT`; anything unknown is a plain 200."""
         behaviour = path[2] if len(path) > 2 else ""
         if behaviour == "status":
@@ -94,12 +96,14 @@ class Origin:
         elif behaviour == "hold":
             self.held.wait(path[3])
             self._send(connection, "200", b"ok")
-        elif behaviour == "fail-then-hold":
-            if self.held.is_first(path[3]):
-                self._send(connection, "503", b"origin says 503")
-            else:
-                self.held.wait(path[3])
-                self._send(connection, "200", b"ok")
+        elif behaviour == "script":
+            return self._answer(connection, stream, self.scripts.step(*path[3:5], headers), headers)
+        elif behaviour == "empty":
+            self._send(connection, "200", b"")
+        elif behaviour == "grpc":
+            self._send(connection, "200", b"", f"content-type: application/grpc\r\ngrpc-status: {path[3]}\r\n".encode())
+        elif behaviour == "limited":
+            self._send(connection, path[3], b"slow down", b"x-envoy-ratelimited: true\r\n")
         elif behaviour == "never":
             # Until the proxy gives up and hangs up.
             stream.read(1)
@@ -125,7 +129,6 @@ class Holder:
 
     def __init__(self):
         self.came, self.left, self.free = [], [], set()
-        self.failed = set()
         self.changed = threading.Condition()
 
     def wait(self, name):
@@ -143,16 +146,25 @@ class Holder:
             self.free.add(name)
             self.changed.notify_all()
 
-    def is_first(self, name):
-        """Whether this name was not asked about before."""
-        with self.changed:
-            first = name not in self.failed
-            self.failed.add(name)
-            return first
-
     def forget(self):
         with self.changed:
-            self.__dict__.update(came=[], left=[], free=set(), failed=set())
+            self.came, self.left, self.free = [], [], set()
+
+
+class Scripts:
+    """What to do at each try of a request: `BEHAVIOUR.ARGUMENT,BEHAVIOUR.ARGUMENT,…/NAME`; the last step stays."""
+
+    def __init__(self):
+        self.tries = collections.defaultdict(list)
+        self.lock = threading.Lock()
+
+    def step(self, steps, name, headers):
+        """The path of this try; what `x-envoy-attempt-count` said is kept."""
+        steps = steps.split(",")
+        with self.lock:
+            number = len(self.tries[name])
+            self.tries[name].append(headers.get("x-envoy-attempt-count"))
+        return ["", "script", *steps[min(number, len(steps) - 1)].split(".")]
 
 
 def bound(port):
