@@ -86,11 +86,19 @@ def cluster(name, endpoints, policy="LEAST_REQUEST", **more):
     return {**made, **more}
 
 
+def http1(**common):
+    """HTTP/1 to the upstream, with options that both versions have."""
+    return protocol({"common_http_protocol_options": common, "explicit_http_config": {"http_protocol_options": {}}})
+
+
 def http2(**options):
     """HTTP/2 to the upstream."""
-    protocol = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-    explicit = {"@type": protocol, "explicit_http_config": {"http2_protocol_options": options}}
-    return {"typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": explicit}}
+    return protocol({"explicit_http_config": {"http2_protocol_options": options}})
+
+
+def protocol(options):
+    kind = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    return {"typed_extension_protocol_options": {kind: {"@type": f"type.googleapis.com/{kind}", **options}}}
 
 
 def ejects(consecutive_5xx=5, **more):
@@ -112,7 +120,8 @@ def forward(destination, timeout="0s", **more):
     return {"cluster": destination, "timeout": timeout, "max_grpc_timeout": timeout, **more}
 
 
-def bootstrap(routes, clusters, domains, log):
+def bootstrap(routes, clusters, domains, log, manager, runtime):
+    """`manager` adds to the connection manager, or replaces what is there."""
     manager = {
         "@type": HCM,
         "stat_prefix": "outbound",
@@ -143,6 +152,7 @@ def bootstrap(routes, clusters, domains, log):
             ]
             + ([ALLOW_ANY] if "*" not in domains else []),
         },
+        **manager,
     }
     any_port = {"socket_address": {"address": "127.0.0.1", "port_value": 0}}
     listener = {
@@ -154,6 +164,7 @@ def bootstrap(routes, clusters, domains, log):
     }
     return {
         "admin": {"address": any_port},
+        "layered_runtime": {"layers": [{"name": "test", "static_layer": runtime}]},
         "static_resources": {"listeners": [listener], "clusters": [*clusters, cluster("PassthroughCluster", [])]},
     }
 
@@ -161,12 +172,12 @@ def bootstrap(routes, clusters, domains, log):
 class Envoy(Program):
     """Envoy on ports of the system's choice; `address` is where it listens."""
 
-    def __init__(self, name, folder, routes, clusters, domains):
+    def __init__(self, name, folder, routes, clusters, domains, manager=None, runtime=None):
         self.log = os.path.join(folder, f"{name}.log")
         config = os.path.join(folder, f"{name}.json")
         admin = os.path.join(folder, f"{name}.admin")
         with open(config, "w", encoding="utf-8") as out:
-            json.dump(bootstrap(routes, clusters, domains, self.log), out, indent=1)
+            json.dump(bootstrap(routes, clusters, domains, self.log, manager or {}, runtime or {}), out, indent=1)
         args = [binary(), "-c", config, "--concurrency", "1", "--use-dynamic-base-id", "--admin-address-path", admin]
         args += ["--file-flush-interval-msec", "50", "--log-level", "error"]
         super().__init__(name, args, folder)

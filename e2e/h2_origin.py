@@ -16,7 +16,7 @@ class H2Origin:
     """`seen` holds (path, headers) in order."""
 
     def __init__(self):
-        self.seen = []
+        self.seen, self.bytes = [], 0
         self.held = Holder()
         self.scripts = Scripts()
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -96,6 +96,8 @@ class H2Connection:
         elif behaviour == "grpc":
             headers = [(":status", "200"), ("content-type", "application/grpc"), ("grpc-status", argument)]
             self.do(self.state.send_headers, stream, headers + self.name(), end_stream=True)
+        elif behaviour == "half":
+            threading.Thread(target=self.half, args=(stream, *path[3:5]), daemon=True).start()
         elif behaviour == "never":
             pass
         else:
@@ -107,6 +109,16 @@ class H2Connection:
             self.plain(stream, "200")
         except OSError:
             pass
+
+    def half(self, stream, then, name):
+        """Half a body, and once the test lets go the end of the stream or of the connection."""
+        self.do(self.state.send_headers, stream, [(":status", "200"), ("content-length", "10")] + self.name())
+        self.do(self.state.send_data, stream, b"half")
+        self.origin.held.wait(name)
+        if then == "reset":
+            self.do(self.state.reset_stream, stream, h2.errors.ErrorCodes.INTERNAL_ERROR)
+        else:
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def plain(self, stream, status):
         body = b"ok" if status == "200" else b"origin says " + status.encode()

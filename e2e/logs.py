@@ -3,7 +3,7 @@
 import json
 import os
 
-from processes import wait_for
+from processes import DEADLINE, wait_for
 
 # What both can be held to: no addresses of their own, no ids, no times.
 KEYS = (
@@ -32,10 +32,10 @@ def new_lines(path, since):
         return [json.loads(line) for line in file if line.endswith(b"\n")]
 
 
-def new_line(path, since, what):
+def new_line(path, since, what, deadline=DEADLINE):
     """The first one, as soon as it is there."""
-    return wait_for(what, lambda: new_lines(path, since))[0]
+    return wait_for(what, lambda: new_lines(path, since), deadline)[0]
 
 
-def normal_log(line, keys=KEYS):
-    return {key: line.get(key) for key in keys}
+def normal_log(line):
+    return {key: line.get(key) for key in KEYS}

@@ -10,7 +10,7 @@ class Origin:
     """An HTTP/1.1 server on a port of the system's choice. `seen` holds (request line, header lines) in order."""
 
     def __init__(self):
-        self.seen = []
+        self.seen, self.bytes = [], 0
         self.connections = set()
         self.held = Holder()
         self.scripts = Scripts()
@@ -56,12 +56,13 @@ class Origin:
 
     def _one(self, connection, stream):
         line = stream.readline().decode("latin-1").strip()
-        if not line:
+        if len(line.split(" ")) != 3:
             return False
         headers = []
         while (header := stream.readline().decode("latin-1").rstrip("\r\n")) != "":
             name, _, value = header.partition(":")
             headers.append((name.lower(), value.strip()))
+        self.bytes += len(line)
         lengths = dict(headers)
         if "content-length" in lengths:
             stream.read(int(lengths["content-length"]))
@@ -104,7 +105,26 @@ class Origin:
             self._send(connection, "200", b"", f"content-type: application/grpc\r\ngrpc-status: {path[3]}\r\n".encode())
         elif behaviour == "limited":
             self._send(connection, path[3], b"slow down", b"x-envoy-ratelimited: true\r\n")
-        elif behaviour == "never":
+        elif behaviour == "chunk-cut":
+            connection.sendall(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n")
+            return False
+        elif behaviour == "half":
+            # The rest never comes: the connection stays, ends, or is reset once the test lets go.
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf")
+            if path[3] == "stays":
+                stream.read(1)
+            else:
+                self.held.wait(path[4])
+            return self._answer(connection, stream, ["", "", path[3]], headers)
+        elif behaviour == "no-content":
+            connection.sendall(b"HTTP/1.1 204 No Content\r\ncontent-length: 2\r\n\r\nok")
+        elif behaviour == "two-framings":
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")
+        elif behaviour == "headers":
+            self._send(connection, "200", b"ok", b"".join(b"x-%d: 1\r\n" % number for number in range(int(path[3]))))
+        elif behaviour == "big-header":
+            self._send(connection, "200", b"ok", b"x-big: " + b"a" * int(path[3]) + b"\r\n")
+        elif behaviour in ("never", "stays"):
             # Until the proxy gives up and hangs up.
             stream.read(1)
             return False
