@@ -64,6 +64,7 @@ def exchanges():
         ("leaves", request("/web/never"), leaves),
         ("leaves h2", request("/h2/never"), leaves),
         ("half-closes", request("/web/never"), half_closes),
+        ("half-closes later", request("/web/never"), half_closes_later),
         ("leaves in the answer", request("/web/half/stays"), leaves_in_body),
         ("leaves in a retry", request("/tries/never"), leaves),
         ("leaves in the upload", upload, leaves_in_upload),
@@ -81,7 +82,7 @@ def whole(address, raw, _):
     return exchange(address, raw).comparable()
 
 
-def connect(address, raw):
+def connect(address, raw=b""):
     host, port = address.rsplit(":", 1)
     connection = socket.create_connection((host, int(port)), timeout=10)
     connection.sendall(raw)
@@ -133,8 +134,18 @@ def leaves_in_upload(address, raw, origins):
 
 
 def half_closes(address, raw, _):
-    """Sends no more, but would read."""
+    """Sends no more, but would read; the end comes in one segment with the request."""
+    with connect(address) as connection:
+        connection.send(raw, socket.MSG_MORE)
+        connection.shutdown(socket.SHUT_WR)
+        return rest(connection)
+
+
+def half_closes_later(address, raw, origins):
+    """As before, once an origin has the request."""
+    before = sum(len(origin.seen) for origin in origins)
     with connect(address, raw) as connection:
+        wait_for("an origin to see the request", lambda: sum(len(origin.seen) for origin in origins) > before)
         connection.shutdown(socket.SHUT_WR)
         return rest(connection)
 
