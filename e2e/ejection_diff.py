@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from client import KeepAlive
 from differences import run
-from envoy import Envoy, cluster, ejects
+from envoy import Envoy, cluster, ejects, http1
 from origins import Origin
 from processes import check, wait_for
 from ring import keys_of
@@ -206,6 +206,18 @@ def local_at_once(script):
     script.to(1, GOOD, "status/500", "status/500", "never", GOOD)
 
 
+def codes(script):
+    """Only the listed codes are errors, whatever their class; any other answer ends the count."""
+    script.to(0, "status/500", "status/500", "status/500", "status/429", "status/500", "status/429", "status/503", GOOD)
+    script.to(1, "close", "close", "close", GOOD)
+    script.to(2, "status/503", "never", GOOD)
+
+
+def codes_of_gateways(script):
+    """A listed code of a gateway is one; a listed 4xx is not."""
+    script.to(0, "status/429", "status/429", "status/429", "status/503", "status/429", "status/503", "status/503", GOOD)
+
+
 def external(script):
     """Not split: a refused connection is a 503, a timeout a 504, a close a 500."""
     script.refuse(0)
@@ -235,6 +247,8 @@ SCENARIOS = [
     (local, 3, STOPS, {"consecutive_5xx": 2, "consecutive_local_origin_failure": 3, **SPLIT}),
     (local_after_connect, 3, {**STOPS, "base": 60}, {"consecutive_5xx": 2, "consecutive_local_origin_failure": 3, **SPLIT}),
     (local_at_once, 3, {**FAST, "base": 60}, {"consecutive_5xx": 5, "consecutive_local_origin_failure": 1, **SPLIT}),
+    (codes, 4, {**FAST, "base": 60, "codes": [429, 503]}, {"consecutive_5xx": 2}),
+    (codes_of_gateways, 3, {**FAST, "base": 60, "codes": [429, 503]}, {"consecutive_5xx": 0, "consecutive_gateway_failure": 2}),
     (external, 3, STOPS, {"consecutive_5xx": 3}),
 ]
 ISTIO = {
@@ -251,13 +265,24 @@ def envoy_cluster(name, origins, common, settings):
         max_ejection_percent=common["percent"],
     )
     made["common_lb_config"]["healthy_panic_threshold"]["value"] = common.get("panic", 0)
+    if "codes" in common:
+        made |= http1_errors(common["codes"])
     return cluster(cluster_name(name), [origin.address for origin in origins], **RING, **made)
+
+
+def http1_errors(statuses):
+    """What Istio makes of `outlierDetectionHttpErrorCodes`."""
+    matches = [{"name": ":status", "string_match": {"exact": str(status)}} for status in statuses]
+    rules = [{"http_response_headers_match": {"headers": [match]}} for match in matches]
+    return http1(outlier={"error_matcher": {"or_match": {"rules": rules}}})
 
 
 def documents(name, origins, common, settings):
     fields = {ISTIO[key]: str(value).lower() for key, value in settings.items()}
     fields |= {"interval": f"{common['interval']}s", "baseEjectionTime": f"{common['base']}s"}
     fields |= {"maxEjectionPercent": common["percent"], "minHealthPercent": common.get("panic", 0)}
+    if "codes" in common:
+        fields["outlierDetectionHttpErrorCodes"] = common["codes"]
     outlier = ", ".join(f"{key}: {value}" for key, value in fields.items())
     balancer = "loadBalancer: { consistentHash: { httpHeaderName: x-session-id } }"
     text = service(name, [(origin.address, "v1") for origin in origins])

@@ -86,9 +86,10 @@ def cluster(name, endpoints, policy="LEAST_REQUEST", **more):
     return {**made, **more}
 
 
-def http1(**common):
+def http1(outlier=None, **common):
     """HTTP/1 to the upstream, with options that both versions have."""
-    return protocol({"common_http_protocol_options": common, "explicit_http_config": {"http_protocol_options": {}}})
+    options = {"common_http_protocol_options": common, "explicit_http_config": {"http_protocol_options": {}}}
+    return protocol({**options, "outlier_detection": outlier} if outlier else options)
 
 
 def http2(**options):
