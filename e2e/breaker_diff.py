@@ -16,7 +16,7 @@ from logs import new_lines, normal_log, position
 from origins import Origin
 from processes import wait_for
 from sidecar import Outrigger, cluster_name, rule, service, virtual_service
-from stats import stats
+from stats import named, stats
 
 GAUGES = [f"circuit_breakers_default_{name}_open" for name in ("cx", "rq", "rq_pending", "rq_retry")]
 HOLD, FAIL = "hold/{0}", "script/status.503,hold.{0}/{0}"
@@ -203,10 +203,19 @@ def overflows(folder, differences):
                 answers += 1
             for stat in sorted(name for name in their_stats.keys() & own_stats.keys() if name.startswith("upstream_")):
                 differences.compare(name, stat, their_stats[stat], own_stats[stat])
+        names(differences, envoy, ours, cluster_name(scenarios[0][0]))
     for _, _, origins, _ in scenarios:
         for origin in origins:
             origin.stop()
     return f"{answers} answers, their logs and the statistics of {len(scenarios)} scenarios"
+
+
+def names(differences, envoy, ours, cluster_of_both):
+    """What both have is called the same in /stats."""
+    theirs, own = [named(proxy.admin, cluster_of_both) for proxy in (envoy, ours)]
+    plain = {name.replace(".", "_"): name for name in theirs}
+    both = sorted(name for name in own if name.replace(".", "_") in plain)
+    differences.compare("statistics", "names", [plain[name.replace(".", "_")] for name in both], both)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,15 @@ from processes import get
 
 def stats(admin, cluster):
     """All statistics of the cluster, by the name that they have in Prometheus: underscores, no dots."""
+    return {name.replace(".", "_"): value for name, value in named(admin, cluster).items()}
+
+
+def named(admin, cluster):
+    """The same by their own names."""
     pattern = urllib.parse.quote(f"^cluster\\.{re.escape(cluster)}\\.", safe="")
     found = json.loads(get(admin, f"/stats?format=json&filter={pattern}"))["stats"]
     prefix = f"cluster.{cluster}."
-    names = {one["name"].removeprefix(prefix): one["value"] for one in found if "value" in one}
-    return {name.replace(".", "_"): int(value) for name, value in names.items()}
+    return {one["name"].removeprefix(prefix): int(one["value"]) for one in found if "value" in one}
 
 
 def stat(admin, cluster, name):
