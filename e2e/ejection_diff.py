@@ -21,6 +21,7 @@ from stats import connections, ejected, stats
 
 RING = {"policy": "RING_HASH", "ring_hash_lb_config": {"minimum_ring_size": 1024}}
 HEADER = {"header": {"header_name": "x-session-id"}}
+TIMEOUT = "0.4s"
 RETRY_OFF = "    retries: { attempts: 0 }\n"
 COUNTERS = ["membership_healthy", "lb_healthy_panic"] + [
     f"outlier_detection_ejections_{name}"
@@ -128,7 +129,7 @@ def documents(name, origins, common, settings):
     balancer = "loadBalancer: { consistentHash: { httpHeaderName: x-session-id } }"
     text = service(name, [(origin.address, "v1") for origin in origins])
     text += rule(name, f"{balancer}, outlierDetection: {{ {outlier} }}")
-    return text + virtual_service(name, f"  - route: [{{ destination: {{ host: {name} }} }}]\n    timeout: 0.15s\n{RETRY_OFF}")
+    return text + virtual_service(name, f"  - route: [{{ destination: {{ host: {name} }} }}]\n    timeout: {TIMEOUT}\n{RETRY_OFF}")
 
 
 class Scenario(threading.Thread):
@@ -139,16 +140,17 @@ class Scenario(threading.Thread):
         self.script, self.common, self.settings = script, common, settings
         self.label = script.__name__
         self.origins = [Origin() for _ in range(hosts)]
+        # Now, since it would hold up the origins of those that run.
+        self.keys = keys_of([origin.address for origin in self.origins])
         self.runs, self.failure = {}, None
 
     def route(self):
-        action = {"cluster": cluster_name(self.label), "timeout": "0.15s", "hash_policy": [HEADER]}
+        action = {"cluster": cluster_name(self.label), "timeout": TIMEOUT, "hash_policy": [HEADER]}
         return {"match": {"prefix": f"/{self.label}/"}, "route": action}
 
     def between(self, proxies):
-        keys = keys_of([origin.address for origin in self.origins])
         for name, proxy in proxies.items():
-            self.runs[name] = Script(self.label, proxy, self.origins, keys, self.common["base"])
+            self.runs[name] = Script(self.label, proxy, self.origins, self.keys, self.common["base"])
         self.start()
 
     def run(self):
