@@ -23,10 +23,10 @@ def decay(script):
         script.returns(0)
         script.to(0, BAD)
     script.returns(0)
-    script.healthy_for(2.4 * DECAY_INTERVAL)
+    script.healthy_for(2.4 * INTERVAL)
     script.to(0, BAD)
     script.returns(0, between=(2, 3))
-    script.healthy_for(5.4 * DECAY_INTERVAL)
+    script.healthy_for(5.4 * INTERVAL)
     script.to(0, BAD)
     script.returns(0)
 
@@ -138,17 +138,20 @@ def external(script):
     script.to(0, GOOD)
 
 
-DECAY_INTERVAL = 0.4
+# A script that ejects a host again right after its return has to be done before the next sweep.
+INTERVAL = 0.6
 # Name, script, hosts, panic threshold, base time, and Envoy's settings; Istio's are derived from them.
+SWEPT = {"interval": INTERVAL, "base": 1.2, "percent": 100}
 FAST = {"interval": 0.2, "base": 0.8, "percent": 100}
-STOPS = {"interval": 0.2, "base": 1.2, "percent": 100, "stops": True}
+LONG = {"interval": 0.2, "base": 4.0, "percent": 100}
+STOPS = {**LONG, "stops": True}
 SPLIT = {"split_external_local_origin_errors": True}
 SCENARIOS = [
-    (growth, 3, FAST, {"consecutive_5xx": 3}),
-    (decay, 2, {"interval": DECAY_INTERVAL, "base": 1.0, "percent": 100}, {"consecutive_5xx": 1}),
-    (share, 4, {"interval": 0.2, "base": 1.6, "percent": 50}, {"consecutive_5xx": 2}),
+    (growth, 3, SWEPT, {"consecutive_5xx": 3}),
+    (decay, 2, SWEPT, {"consecutive_5xx": 1}),
+    (share, 4, {**LONG, "percent": 50}, {"consecutive_5xx": 2}),
     (never, 3, {"interval": 0.2, "base": 0.8, "percent": 10}, {"consecutive_5xx": 1}),
-    (everyone, 3, {**FAST, "base": 1.6}, {"consecutive_5xx": 1}),
+    (everyone, 3, LONG, {"consecutive_5xx": 1}),
     (panic, 3, {**FAST, "base": 60, "panic": 50}, {"consecutive_5xx": 1}),
     (gateway, 3, {**FAST, "base": 60}, {"consecutive_5xx": 0, "consecutive_gateway_failure": 2}),
     (gateway_resets, 4, {**FAST, "base": 60}, {"consecutive_5xx": 0, "consecutive_gateway_failure": 2}),
