@@ -140,12 +140,12 @@ def external(script):
 
 # A script that ejects a host again right after its return has to be done before the next sweep.
 INTERVAL = 0.6
-# Name, script, hosts, panic threshold, base time, and Envoy's settings; Istio's are derived from them.
 SWEPT = {"interval": INTERVAL, "base": 1.2, "percent": 100}
 FAST = {"interval": 0.2, "base": 0.8, "percent": 100}
 LONG = {"interval": 0.2, "base": 4.0, "percent": 100}
 STOPS = {**LONG, "stops": True}
 SPLIT = {"split_external_local_origin_errors": True}
+# Script, hosts, what every scenario has (percent, panic threshold and error codes among it), and Envoy's settings.
 SCENARIOS = [
     (growth, 3, SWEPT, {"consecutive_5xx": 3}),
     (decay, 2, SWEPT, {"consecutive_5xx": 1}),
