@@ -159,6 +159,7 @@ def bootstrap(routes, clusters, domains, log, manager, runtime):
     listener = {
         "name": "outbound",
         "address": any_port,
+        "traffic_direction": "OUTBOUND",
         "filter_chains": [
             {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
         ],

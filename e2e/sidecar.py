@@ -13,7 +13,7 @@ UNTRACED = "enableTracing: false\n"
 class Outrigger(Program):
     """Outrigger with these documents, which have one listener, on `PORT`; where it really binds is the system's choice."""
 
-    def __init__(self, name, folder, documents, mesh=UNTRACED):
+    def __init__(self, name, folder, documents, mesh=UNTRACED, env=None):
         config = os.path.join(folder, f"{name}.yaml")
         self.log = os.path.join(folder, f"{name}.log")
         settings = os.path.join(folder, f"{name}-mesh.yaml")
@@ -25,8 +25,8 @@ class Outrigger(Program):
         args += ["--ports", "ephemeral"]
         for flag in ("--admin", "--metrics", "--health"):
             args += [flag, "127.0.0.1:0"]
-        super().__init__(name, args, folder)
-        self.address, self.admin = self.listening(f"127.0.0.1_{PORT}", "admin")
+        super().__init__(name, args, folder, env)
+        self.address, self.admin, self.metrics = self.listening(f"127.0.0.1_{PORT}", "admin", "metrics")
 
 
 def cluster_name(host, subset=""):
