@@ -7,7 +7,7 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 use crate::{
     fields::{Labels, Spanned},
     istio::{
-        Meta, cluster_local, selects,
+        Meta, cluster_local, covers, selects,
         service_entry::{Resolution, ServiceEntry, ServicePort, Workload},
     },
     report::Code,
@@ -118,6 +118,15 @@ impl Registry {
                 *other = service;
             }
         }
+    }
+
+    /// Services that a host or wildcard names, in order of the documents.
+    pub(crate) fn covered_by<'s>(&'s self, pattern: &'s str) -> impl Iterator<Item = &'s Service> {
+        let named = self.find(pattern).filter(|_| !pattern.starts_with('*'));
+        let covered = pattern
+            .starts_with('*')
+            .then(|| self.services.iter().filter(move |service| covers(pattern, &service.host)));
+        named.into_iter().chain(covered.into_iter().flatten())
     }
 
     pub(crate) fn find(&self, host: &str) -> Option<&Service> {

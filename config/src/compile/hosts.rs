@@ -1,7 +1,10 @@
 //! Which names a service answers to, and which virtual service speaks for it.
 
+use std::collections::HashMap;
+
 use crate::{
-    istio::{cluster_local, covers, sidecar::HostFilter, virtual_service::VirtualService},
+    by_host::ByHost,
+    istio::{cluster_local, sidecar::HostFilter, virtual_service::VirtualService},
     registry::Service,
     report::Code,
     sink::Sink,
@@ -12,6 +15,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct VirtualServices<'r> {
     ordered: Vec<&'r VirtualService>,
+    by_host: ByHost,
 }
 
 impl<'r> VirtualServices<'r> {
@@ -26,7 +30,11 @@ impl<'r> VirtualServices<'r> {
                 .cmp(&(!b.exports.private_to(&node.namespace), b.meta.age()))
         });
         warn_conflicts(&ordered, sink);
-        Self { ordered }
+        let mut by_host = ByHost::default();
+        for (index, vs) in ordered.iter().enumerate() {
+            vs.hosts.iter().for_each(|host| by_host.add(&host.value, index));
+        }
+        Self { ordered, by_host }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &'r VirtualService> {
@@ -35,13 +43,11 @@ impl<'r> VirtualServices<'r> {
 
     /// The most specific host wins, then the older resource.
     pub(crate) fn of(&self, service: &Service, filters: &[HostFilter]) -> Option<&'r VirtualService> {
-        let candidates = self.iter().filter(|vs| taken(filters, vs)).filter_map(|vs| {
-            let hosts = vs.hosts.iter().map(|host| &*host.value);
-            let best = hosts.filter(|host| covers(host, &service.host)).map(specificity).max()?;
-            Some((best, vs))
-        });
-        // The first of equals, so the last of the reversed order.
-        candidates.collect::<Vec<_>>().into_iter().rev().max_by_key(|(best, _)| *best).map(|(_, vs)| vs)
+        let found = self.by_host.of(&service.host);
+        let found = found.filter_map(|(host, index)| Some((host, index, *self.ordered.get(index)?)));
+        let carried = found.filter(|(.., vs)| taken(filters, vs));
+        let best = carried.max_by_key(|(host, index, _)| (specificity(host), std::cmp::Reverse(*index)));
+        best.map(|(.., vs)| vs)
     }
 }
 
@@ -56,18 +62,18 @@ fn specificity(host: &str) -> (bool, usize) {
 }
 
 fn warn_conflicts(ordered: &[&VirtualService], sink: &mut Sink) {
-    let mut claimed: Vec<(&str, &VirtualService)> = Vec::new();
+    let mut claimed: HashMap<&str, &VirtualService> = HashMap::new();
     for vs in ordered {
         for host in &vs.hosts {
-            match claimed.iter().find(|(name, other)| **name == *host.value && !std::ptr::eq(*other, *vs)) {
-                Some((_, winner)) => {
+            match claimed.get(&*host.value).filter(|other| !std::ptr::eq(**other, *vs)) {
+                Some(winner) => {
                     let message = format!("`{}` is claimed by another VirtualService", host.value);
                     let found = sink.report(Code::ConflictingHosts, host.span, message);
                     found.label("has no effect for this host");
                     found.note(format!("{} is older, or comes first by name", winner.meta.reference()));
                     found.help("put all rules of a host into one VirtualService");
                 }
-                None => claimed.push((&host.value, vs)),
+                None => drop(claimed.insert(&host.value, vs)),
             }
         }
     }

@@ -256,9 +256,7 @@ impl Compiler<'_> {
     /// Istio: hosts that no service has take effect on port 80 alone.
     fn unregistered_hosts(&mut self, egress: &Egress, table: &mut Table) {
         for vs in self.virtual_services.iter().filter(|vs| taken(&egress.hosts, vs)) {
-            let known = |host: &str| {
-                self.registry.services.iter().any(|service| crate::istio::covers(host, &service.host))
-            };
+            let known = |host: &str| self.registry.covered_by(host).next().is_some();
             let free: Vec<_> = vs.hosts.iter().filter(|host| !known(&host.value)).collect();
             if free.is_empty() {
                 continue;

@@ -1,8 +1,11 @@
 //! Which destination rule applies to a service, and what its layers add up to.
 
+use std::{collections::HashMap, sync::Arc};
+
 use crate::{
+    by_host::ByHost,
     istio::{
-        ROOT_NAMESPACE, covers,
+        ROOT_NAMESPACE,
         destination_rule::{Blocks, DestinationRule, Policy, Subset},
         selects,
     },
@@ -16,6 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Rules {
     rules: Vec<DestinationRule>,
+    by_host: ByHost,
     namespace: Box<str>,
 }
 
@@ -29,19 +33,25 @@ impl Rules {
         });
         written.sort_by(|a, b| a.meta.age().cmp(&b.meta.age()));
         let mut rules: Vec<DestinationRule> = Vec::new();
+        let mut alike: HashMap<(Arc<str>, Box<str>), Vec<usize>> = HashMap::new();
         for rule in written {
-            let same = |other: &&mut DestinationRule| {
-                other.meta.namespace == rule.meta.namespace
-                    && other.host.value == rule.host.value
-                    && other.exports == rule.exports
-                    && other.selector == rule.selector
-            };
-            match rules.iter_mut().find(same) {
+            let alike = alike.entry((rule.meta.namespace.clone(), rule.host.value.clone())).or_default();
+            let same =
+                |other: &DestinationRule| other.exports == rule.exports && other.selector == rule.selector;
+            let first = alike.iter().copied().find(|index| rules.get(*index).is_some_and(same));
+            match first.and_then(|index| rules.get_mut(index)) {
                 Some(first) => merge_into(first, rule, sink),
-                None => rules.push(rule),
+                None => {
+                    alike.push(rules.len());
+                    rules.push(rule);
+                }
             }
         }
-        Self { rules, namespace: node.namespace.as_ref().into() }
+        let mut by_host = ByHost::default();
+        for (index, rule) in rules.iter().enumerate() {
+            by_host.add(&rule.host.value, index);
+        }
+        Self { rules, by_host, namespace: node.namespace.as_ref().into() }
     }
 
     /// Istio's search: the client's namespace, the service's, the root namespace.
@@ -55,11 +65,9 @@ impl Rules {
 
     /// The selecting rule first, then the most specific host, then the oldest.
     fn best(&self, namespace: &str, service: &Service) -> Option<&DestinationRule> {
-        let here = self.rules.iter().filter(|rule| {
-            &*rule.meta.namespace == namespace
-                && rule.exports.visible(&self.namespace)
-                && covers(&rule.host.value, &service.host)
-        });
+        let found = self.by_host.of(&service.host).filter_map(|(_, index)| self.rules.get(index));
+        let here =
+            found.filter(|rule| &*rule.meta.namespace == namespace && rule.exports.visible(&self.namespace));
         here.min_by_key(|rule| {
             let host = &rule.host.value;
             (rule.selector.is_none(), host.starts_with('*'), std::cmp::Reverse(host.len()))

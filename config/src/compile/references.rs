@@ -4,8 +4,7 @@ use super::Compiler;
 use crate::{
     fields::did_you_mean,
     istio::{
-        covers, destination::Destination, destination_rule::DestinationRule, selects,
-        virtual_service::VirtualService,
+        destination::Destination, destination_rule::DestinationRule, selects, virtual_service::VirtualService,
     },
     registry::Service,
     report::Code,
@@ -28,7 +27,7 @@ impl Compiler<'_> {
 
     fn check_hosts(&mut self, vs: &VirtualService) {
         for host in &vs.hosts {
-            if !self.registry.services.iter().any(|service| covers(&host.value, &service.host)) {
+            if self.registry.covered_by(&host.value).next().is_none() {
                 let message = format!("no service has the host `{}`", host.value);
                 let help = self.similar_host(&host.value);
                 let found = self.sink.report(Code::UnknownHost, host.span, message);
@@ -80,8 +79,7 @@ impl Compiler<'_> {
     }
 
     fn check_rule(&mut self, rule: &DestinationRule) {
-        let mut services =
-            self.registry.services.iter().filter(|s| covers(&rule.host.value, &s.host)).peekable();
+        let mut services = self.registry.covered_by(&rule.host.value).peekable();
         if services.peek().is_none() {
             let message = format!("no service has the host `{}`", rule.host.value);
             let help = self.similar_host(&rule.host.value);
