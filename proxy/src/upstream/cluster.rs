@@ -45,7 +45,7 @@ impl ClusterState {
         let hosts: Vec<_> =
             config.endpoints.iter().map(|endpoint| Arc::new(Host::new(endpoint.clone()))).collect();
         let stats = ClusterStats::default();
-        let set = HostSet::new(&config, hosts.into(), &stats);
+        let set = HostSet::new(&config, hosts.into(), &stats, false);
         Self {
             name: config.name.clone(),
             stats,
@@ -223,7 +223,8 @@ impl ClusterState {
     fn rebuild(&self, config: &Cluster, all: Arc<[Arc<Host>]>) {
         self.stale.store(false, Relaxed);
         self.stats.membership_change.inc();
-        self.hosts.store(Arc::new(HostSet::new(config, all, &self.stats)));
+        let used = self.hosts.load().picker.is_used();
+        self.hosts.store(Arc::new(HostSet::new(config, all, &self.stats, used)));
     }
 
     fn changing(&self) -> MutexGuard<'_, Ticks> {
@@ -236,8 +237,9 @@ fn interval(config: &Cluster) -> Option<std::time::Duration> {
 }
 
 impl HostSet {
-    /// Healthy hosts only; in panic all of them. Envoy compares healthy percent < threshold.
-    fn new(config: &Cluster, all: Arc<[Arc<Host>]>, stats: &ClusterStats) -> Self {
+    /// Healthy hosts only; in panic all of them. Envoy compares healthy percent < threshold. `used` says that requests
+    /// have asked for the set before.
+    fn new(config: &Cluster, all: Arc<[Arc<Host>]>, stats: &ClusterStats, used: bool) -> Self {
         static VERSION: AtomicU64 = AtomicU64::new(0);
         let healthy: Vec<_> = all.iter().filter(|host| !host.is_ejected()).cloned().collect();
         let share = 100.0 * healthy.len() as f64 / all.len() as f64;
@@ -248,7 +250,7 @@ impl HostSet {
         let candidates: Arc<[Arc<Host>]> = if panic { all.clone() } else { healthy.into() };
         Self {
             version: VERSION.fetch_add(1, Relaxed),
-            picker: Picker::new(&config.balancer, &candidates),
+            picker: Picker::new(&config.balancer, &candidates, used),
             candidates,
             all,
             healthy: healthy_count,

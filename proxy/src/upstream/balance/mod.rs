@@ -13,7 +13,7 @@ mod round_robin;
 use std::{
     cell::RefCell,
     collections::HashMap,
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
 };
 
 use outrigger_config::snapshot::Balancer;
@@ -40,36 +40,61 @@ pub struct HostSet {
 /// The balancing policy with what it prepares once for all workers.
 #[derive(Debug)]
 pub(super) enum Picker {
-    RoundRobin { weighted: bool },
-    LeastRequest { weighted: bool },
+    RoundRobin {
+        weighted: bool,
+    },
+    LeastRequest {
+        weighted: bool,
+    },
     Random,
-    Ring(Ring),
+    /// Made when the first request needs it: a mesh has many clusters that nobody asks.
+    Ring {
+        made: OnceLock<Ring>,
+        minimum: u64,
+        maximum: u64,
+    },
     Maglev(Maglev),
 }
 
+/// A larger ring is never left to a worker, whose other requests would wait for a millisecond and more.
+const LARGEST_ON_WORKER: u64 = 8 * 1024;
+
 impl Picker {
-    pub(super) fn new(balancer: &Balancer, hosts: &[Arc<Host>]) -> Self {
+    /// `used` says that requests came before, and more will.
+    pub(super) fn new(balancer: &Balancer, hosts: &[Arc<Host>], used: bool) -> Self {
         let weighted = hosts.windows(2).any(|pair| match pair {
             [a, b] => a.endpoint.weight != b.endpoint.weight,
             _ => false,
         });
-        let weights =
-            || hosts.iter().map(|host| (&*host.endpoint.key, host.endpoint.weight)).collect::<Vec<_>>();
         match *balancer {
             Balancer::RoundRobin => Self::RoundRobin { weighted },
             Balancer::LeastRequest => Self::LeastRequest { weighted },
             Balancer::Random => Self::Random,
             Balancer::RingHash { minimum_ring_size, maximum_ring_size } => {
-                Self::Ring(Ring::new(&weights(), minimum_ring_size, maximum_ring_size))
+                let (minimum, maximum) = (minimum_ring_size, maximum_ring_size);
+                let made = OnceLock::new();
+                if used || Ring::size(&weights(hosts), minimum, maximum) > LARGEST_ON_WORKER as f64 {
+                    made.get_or_init(|| Ring::new(&weights(hosts), minimum, maximum));
+                }
+                Self::Ring { made, minimum, maximum }
             }
-            Balancer::Maglev { table_size } => Self::Maglev(Maglev::new(&weights(), table_size)),
+            Balancer::Maglev { table_size } => Self::Maglev(Maglev::new(&weights(hosts), table_size)),
         }
     }
 
     /// Whether building it is worth another thread.
     pub(super) fn is_table(&self) -> bool {
-        matches!(self, Self::Ring(_) | Self::Maglev(_))
+        matches!(self, Self::Ring { .. } | Self::Maglev(_))
     }
+
+    /// Whether requests have asked for it, as far as that can be told.
+    pub(super) fn is_used(&self) -> bool {
+        matches!(self, Self::Ring { made, .. } if made.get().is_some())
+    }
+}
+
+fn weights(hosts: &[Arc<Host>]) -> Vec<(&str, u32)> {
+    hosts.iter().map(|host| (&*host.endpoint.key, host.endpoint.weight)).collect()
 }
 
 /// The schedules of one worker.
@@ -136,7 +161,9 @@ impl Balancers {
     ) -> usize {
         let hosts = &*set.candidates;
         match &set.picker {
-            Picker::Ring(ring) => ring.pick(hash, attempt),
+            Picker::Ring { made, minimum, maximum } => {
+                made.get_or_init(|| Ring::new(&weights(hosts), *minimum, *maximum)).pick(hash, attempt)
+            }
             Picker::Maglev(maglev) => maglev.pick(hash, attempt),
             Picker::Random => random::pick(hosts.len(), rng),
             Picker::LeastRequest { weighted: false } => {

@@ -15,10 +15,9 @@ impl Ring {
     pub(super) fn new(hosts: &[(&str, u32)], minimum: u64, maximum: u64) -> Self {
         let total: f64 = hosts.iter().map(|(_, weight)| f64::from(*weight)).sum();
         let shares: Vec<f64> = hosts.iter().map(|(_, weight)| f64::from(*weight) / total).collect();
-        let least = shares.iter().copied().fold(1.0, f64::min);
-        let scale = ((least * minimum as f64).ceil() / least).min(maximum as f64);
+        let scale = Self::size(hosts, minimum, maximum);
 
-        let mut points = Vec::new();
+        let mut points = Vec::with_capacity(scale as usize + 1);
         let (mut current, mut target) = (0.0, 0.0);
         let mut name = String::new();
         for (index, ((key, _), share)) in hosts.iter().zip(&shares).enumerate() {
@@ -39,6 +38,13 @@ impl Ring {
         }
         points.sort_unstable();
         Self { points: points.into() }
+    }
+
+    /// How many points there will be, about.
+    pub(super) fn size(hosts: &[(&str, u32)], minimum: u64, maximum: u64) -> f64 {
+        let total: f64 = hosts.iter().map(|(_, weight)| f64::from(*weight)).sum();
+        let least = hosts.iter().map(|(_, weight)| f64::from(*weight) / total).fold(1.0, f64::min);
+        ((least * minimum as f64).ceil() / least).min(maximum as f64)
     }
 
     /// Index of the host; each further attempt moves one point on.

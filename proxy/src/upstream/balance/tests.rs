@@ -264,12 +264,35 @@ fn a_host_to_avoid_is_picked_again_five_times_at_most() {
     }
 }
 
+fn ring(set: &HostSet) -> Option<&Ring> {
+    match &set.picker {
+        Picker::Ring { made, .. } => made.get(),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_ring_is_made_when_it_is_asked_for_and_ready_from_then_on() {
+    let cluster = state(ClusterBuilder::new(4).balancer(RING).outlier(outlier(1)));
+    assert!(ring(&cluster.hosts()).is_none(), "nobody asked");
+    Balancers::new().pick(&cluster, Some(7), &[], &mut rng()).unwrap();
+    assert!(ring(&cluster.hosts()).is_some());
+    let victim = cluster.hosts().all[0].clone();
+    cluster.report(&victim, Outcome::Status(500), Instant::now());
+    cluster.refresh();
+    let set = cluster.hosts();
+    assert!(set.healthy == 3 && ring(&set).is_some(), "the next one is made off the workers");
+    let large = Balancer::RingHash { minimum_ring_size: 100_000, maximum_ring_size: 8 << 20 };
+    assert!(ring(&state(ClusterBuilder::new(4).balancer(large)).hosts()).is_some(), "too large for a worker");
+}
+
 #[test]
 fn the_re_picks_of_a_ring_are_its_next_points() {
     let cluster = weighted(RING, &[1, 1, 1, 1]);
     let set = cluster.hosts();
-    let Picker::Ring(ring) = &set.picker else { panic!("no ring") };
     let (balancers, mut rng) = (Balancers::new(), rng());
+    balancers.pick(&cluster, Some(0), &[], &mut rng).unwrap();
+    let ring = ring(&set).unwrap();
     for key in 0..200_u64 {
         let hash = XxHash64::oneshot(0, &key.to_le_bytes());
         let first = set.all[ring.pick(hash, 0)].clone();
