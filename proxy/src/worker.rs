@@ -9,7 +9,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -44,6 +44,17 @@ impl Default for Settings {
 pub struct WorkerStats {
     /// Requests and connections that ended in a panic; each failed alone.
     pub panics: AtomicU64,
+    /// HTTP/1 connections that wait for a request and hold next to nothing.
+    pub parked: AtomicUsize,
+}
+
+/// Held while a connection is parked.
+pub(crate) struct Parked(Arc<WorkerStats>);
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        self.0.parked.fetch_sub(1, Relaxed);
+    }
 }
 
 /// What the requests of one thread share.
@@ -125,6 +136,12 @@ impl Worker {
 
     pub(crate) fn replay(&self) -> &Rc<ReplayBudget> {
         &self.replay
+    }
+
+    /// Counts one connection as parked.
+    pub(crate) fn park(&self) -> Parked {
+        self.stats.parked.fetch_add(1, Relaxed);
+        Parked(Arc::clone(&self.stats))
     }
 
     pub(crate) fn count_panic(&self) {

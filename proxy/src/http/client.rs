@@ -6,7 +6,7 @@ use outrigger_config::snapshot::{Direction, RouteTableId, Snapshot};
 use tokio::time::Instant;
 
 use crate::{
-    net::{head::Violation, listen::ListenerInfo, socket::Refusal},
+    net::{head::Violation, listen::ListenerInfo, socket::SocketView},
     upstream::Published,
     worker::Worker,
 };
@@ -17,7 +17,7 @@ pub(crate) struct ConnInfo {
     peer: SocketAddr,
     local: SocketAddr,
     listener: Arc<ListenerInfo>,
-    refusal: Arc<Refusal>,
+    socket: Arc<SocketView>,
     /// Requests that began.
     begun: Cell<u64>,
     active: Cell<usize>,
@@ -31,13 +31,13 @@ impl ConnInfo {
         peer: SocketAddr,
         local: SocketAddr,
         listener: Arc<ListenerInfo>,
-        refusal: Arc<Refusal>,
+        socket: Arc<SocketView>,
     ) -> Self {
         Self {
             peer,
             local,
             listener,
-            refusal,
+            socket,
             begun: Cell::new(0),
             active: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
@@ -84,7 +84,7 @@ impl ConnInfo {
     /// Why the request that begins now is a stand-in for one that was refused. HTTP/1 only; counts the requests.
     pub(crate) fn next_violation(&self) -> Option<Violation> {
         let index = self.begun.replace(self.begun.get() + 1);
-        self.refusal.violation(index)
+        self.socket.violation(index)
     }
 
     pub(crate) fn enter(&self) {
@@ -94,6 +94,16 @@ impl ConnInfo {
     pub(crate) fn leave(&self) {
         self.active.set(self.active.get().saturating_sub(1));
         self.idle_since.set(Instant::now());
+    }
+
+    /// What is known of its socket.
+    pub(crate) fn socket(&self) -> &SocketView {
+        &self.socket
+    }
+
+    /// Whether no request is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.active.get() == 0
     }
 
     /// When the connection will have been idle for `limit`; `None` if it is now.

@@ -13,27 +13,20 @@ use std::{
 
 use futures_util::FutureExt;
 use http::{HeaderValue, Request, Response, Version, header::CONNECTION, request::Parts};
-use hyper::{
-    body::Incoming,
-    rt::Executor,
-    server::conn::{http1, http2},
-    service::service_fn,
-};
+use hyper::{body::Incoming, rt::Executor, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{Aborted, body::ResponseBody, client::ConnInfo, handle};
+use super::{Aborted, body::ResponseBody, client::ConnInfo, handle, http1};
 use crate::{
     drain::Phase,
     net::{batched::Batched, head::MAX_HEAD, listen::Accepted, sniff::sniff, socket::Socket},
     worker::Worker,
 };
 
-/// Holds a whole head and a little more.
-const READ_BUFFER: usize = MAX_HEAD + 4096;
 const STREAMS: u32 = 100;
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
@@ -73,32 +66,14 @@ async fn serve_io(accepted: Accepted, worker: Rc<Worker>) -> Result<(), Box<dyn 
     };
     let Some((version, bytes)) = sniffed else { return Ok(()) };
     let socket = Socket::new(stream, bytes, version == Version::HTTP_11);
-    let conn = Rc::new(ConnInfo::new(peer, local, listener, socket.refusal()));
+    let conn = Rc::new(ConnInfo::new(peer, local, listener, socket.view()));
     if version == Version::HTTP_2 {
-        serve_http2(socket, conn, worker).await
+        // Boxed, since it is large, and the other kind of connection is small when it waits.
+        Box::pin(serve_http2(socket, conn, worker)).await
     } else {
-        serve_http1(socket, conn, worker).await
+        http1::serve(socket, conn, worker).await
     }
     .map_err(Into::into)
-}
-
-async fn serve_http1(socket: Socket, conn: Rc<ConnInfo>, worker: Rc<Worker>) -> hyper::Result<()> {
-    let service = service_fn(|request: Request<Incoming>| {
-        let (parts, incoming) = request.into_parts();
-        contained(Rc::clone(&worker), Rc::clone(&conn), Box::new(parts), incoming)
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        // hyper's would close idle connections as well: the socket's gate has one that does not.
-        .header_read_timeout(None)
-        // `max_headers` is hyper's own number unless it is set, and cheaper then: nothing is zeroed for each head.
-        .max_buf_size(READ_BUFFER)
-        .serve_connection(TokioIo::new(socket), service);
-    let mut connection = pin!(connection);
-    // Announced by `Connection: close` on answers.
-    let mut drain = worker.drain().clone();
-    let leave = drain.reached(Phase::Closing);
-    drive(connection.as_mut(), http1::Connection::graceful_shutdown, leave, &conn, &worker).await
 }
 
 async fn serve_http2(socket: Socket, conn: Rc<ConnInfo>, worker: Rc<Worker>) -> hyper::Result<()> {
@@ -166,7 +141,7 @@ where
 }
 
 /// A panic fails its own request only.
-async fn contained(
+pub(super) async fn contained(
     worker: Rc<Worker>,
     conn: Rc<ConnInfo>,
     parts: Box<Parts>,

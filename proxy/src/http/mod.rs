@@ -11,6 +11,7 @@ mod context;
 mod format;
 mod forward;
 mod headers;
+mod http1;
 mod limits;
 pub(crate) mod replay;
 mod reply;

@@ -55,6 +55,11 @@ impl Gate {
         self.heads
     }
 
+    /// Whether the next byte begins a head: every body so far was whole.
+    pub(crate) fn is_between_requests(&self) -> bool {
+        matches!(self.state, State::Head)
+    }
+
     /// Judges the next bytes of the connection.
     pub(crate) fn admit(&mut self, data: &[u8]) -> Verdict {
         let mut at = 0;

@@ -7,7 +7,10 @@
 use std::{
     io,
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -35,7 +38,7 @@ const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\n\r\n";
 /// A downstream connection as hyper sees it.
 pub(crate) struct Socket {
     stream: TcpStream,
-    refusal: Arc<Refusal>,
+    view: Arc<SocketView>,
     /// Bytes that may be read next: sniffed, or released by the gate.
     ready: BytesMut,
     /// An incomplete head.
@@ -44,26 +47,43 @@ pub(crate) struct Socket {
     head_timer: Option<Pin<Box<Sleep>>>,
     lingering: Option<Pin<Box<Sleep>>>,
     ended: bool,
+    /// Something was written since the last flush.
+    unflushed: bool,
 }
 
-/// Which request of a connection was refused by its gate, if any: what the service sees of the socket.
+/// What is known of a socket while hyper has it.
 #[derive(Debug, Default)]
-pub(crate) struct Refusal(OnceLock<(u64, Violation)>);
+pub(crate) struct SocketView {
+    /// Which request was refused by the gate.
+    refusal: OnceLock<(u64, Violation)>,
+    quiet: AtomicBool,
+}
 
-impl Refusal {
+impl SocketView {
     /// Why request number `index` (from 0) of the connection is a stand-in.
     pub(crate) fn violation(&self, index: u64) -> Option<Violation> {
-        self.0.get().filter(|(at, _)| *at == index).map(|(_, violation)| *violation)
+        self.refusal.get().filter(|(at, _)| *at == index).map(|(_, violation)| *violation)
+    }
+
+    /// Whether the last thing that hyper did was to wait for the next head, with nothing left to send. That is HTTP/1
+    /// between two requests, if none is under way: within a body, and behind a refused head, it is not.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet.load(Relaxed)
+    }
+
+    /// Forgets what hyper did last.
+    pub(crate) fn forget(&self) {
+        self.quiet.store(false, Relaxed);
     }
 }
 
 impl Socket {
     /// Wraps a stream of which `sniffed` was read already.
     pub(crate) fn new(stream: TcpStream, sniffed: BytesMut, http1: bool) -> Self {
-        let refusal = Arc::new(Refusal::default());
         let mut socket = Self {
             stream,
-            refusal,
+            view: Arc::default(),
+            unflushed: false,
             ready: BytesMut::new(),
             held: BytesMut::new(),
             gate: http1.then(Gate::default),
@@ -81,8 +101,25 @@ impl Socket {
     }
 
     /// For the service.
-    pub(crate) fn refusal(&self) -> Arc<Refusal> {
-        Arc::clone(&self.refusal)
+    pub(crate) fn view(&self) -> Arc<SocketView> {
+        Arc::clone(&self.view)
+    }
+
+    /// Waits until the client sends something or closes.
+    pub(crate) async fn readable(&self) {
+        // An error is seen by the read that follows.
+        let _ = self.stream.readable().await;
+    }
+
+    /// hyper waits for bytes: is it between two requests?
+    fn note_waiting(&self) {
+        let between = self.gate.as_ref().is_some_and(Gate::is_between_requests);
+        self.view.quiet.store(between && self.held.is_empty() && !self.unflushed, Relaxed);
+    }
+
+    fn note_write(&mut self) {
+        self.unflushed = true;
+        self.view.forget();
     }
 
     /// Judges what is held back.
@@ -112,7 +149,7 @@ impl Socket {
     fn refuse(&mut self, violation: Violation) {
         let index = self.gate.as_ref().map_or(0, Gate::heads);
         // Only one head is ever refused: nothing passes behind it.
-        let _ = self.refusal.0.set((index, violation));
+        let _ = self.view.refusal.set((index, violation));
         self.ready.extend_from_slice(STAND_IN);
         self.held = BytesMut::new();
         self.head_timer = None;
@@ -178,7 +215,7 @@ impl AsyncRead for Socket {
                 }
                 return Poll::Ready(Ok(()));
             }
-            if this.refusal.0.get().is_some() {
+            if this.view.refusal.get().is_some() {
                 return this.poll_discard(cx);
             }
             let start = buffer.filled().len();
@@ -193,6 +230,7 @@ impl AsyncRead for Socket {
                     }
                 }
                 Poll::Pending => {
+                    this.note_waiting();
                     let Some(timer) = &mut this.head_timer else { return Poll::Pending };
                     ready!(timer.as_mut().poll(cx));
                     this.refuse(Violation::Timeout);
@@ -204,6 +242,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.note_write();
         Pin::new(&mut self.stream).poll_write(cx, data)
     }
 
@@ -212,6 +251,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.note_write();
         Pin::new(&mut self.stream).poll_write_vectored(cx, data)
     }
 
@@ -220,12 +260,15 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.unflushed = false;
+        Poll::Ready(Ok(()))
     }
 
     /// Ends the sending side, then reads until the client has closed as well, but no longer than [`LINGER`].
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        this.view.forget();
         if this.lingering.is_none() {
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
             this.lingering = Some(Box::pin(sleep(LINGER)));
@@ -239,3 +282,6 @@ impl AsyncWrite for Socket {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests;

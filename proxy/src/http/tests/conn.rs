@@ -1,5 +1,7 @@
 //! The life of client connections: idle, draining, panicking.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use outrigger_config::snapshot::Action;
 
 use super::*;
@@ -25,6 +27,81 @@ async fn an_idle_connection_is_closed_and_a_used_one_lives_on() {
         tokio::time::sleep(Duration::from_millis(60)).await;
     }
     assert_eq!(busy.rest().await, "");
+}
+
+/// Waits until so many connections are parked.
+async fn parked(bench: &Bench, count: usize) {
+    eventually(|| (bench.stats.parked.load(Relaxed) == count).then_some(())).await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_connection_that_waits_is_parked_and_serves_on() {
+    let bench = Bench::start(direct());
+    let mut client = bench.client().await;
+    for _ in 0..3 {
+        client.send(&GET.repeat(2)).await;
+        let text = client.until("\r\n\r\n").await;
+        if text.matches("HTTP/1.1 204").count() < 2 {
+            client.until("\r\n\r\n").await;
+        }
+        assert_eq!(bench.stats.parked.load(Relaxed), 0);
+        parked(&bench, 1).await;
+    }
+    client.send("GET /x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n").await;
+    assert!(client.rest().await.starts_with("HTTP/1.1 400"), "its requests are counted on");
+    parked(&bench, 0).await;
+    assert_eq!(bench.log(7).await.len(), 7);
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_parked_connection_ends_with_its_client_its_idle_time_and_the_drain() {
+    let bench = Bench::with_settings(direct(), Settings { idle_timeout: Duration::from_millis(700) });
+    let (mut leaver, mut idler) = (bench.client().await, bench.client().await);
+    for client in [&mut leaver, &mut idler] {
+        client.send(GET).await;
+        client.until("\r\n\r\n").await;
+    }
+    parked(&bench, 2).await;
+    drop(leaver);
+    parked(&bench, 1).await;
+    assert_eq!(idler.rest().await, "");
+    let mut last = bench.client().await;
+    last.send(GET).await;
+    last.until("\r\n\r\n").await;
+    parked(&bench, 1).await;
+    bench.drain.enter(Phase::Closing);
+    assert_eq!(last.rest().await, "");
+    drop((idler, last));
+    timeout(PATIENCE, bench.workers.idle()).await.expect("nothing is open");
+}
+
+#[tokio::test(flavor = "local")]
+async fn half_a_head_and_half_a_body_are_never_parked() {
+    let origin = raw_origin(|_, head| match head.starts_with("POST") {
+        true => "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok~".into(),
+        false => "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok".into(),
+    })
+    .await;
+    let bench = Bench::start(to(&[origin], forward()));
+    let mut head = bench.client().await;
+    head.send("GET / HTTP/1.1\r\nHo").await;
+    // It is answered at once, with its upload under way.
+    let mut body = bench.client().await;
+    body.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 60\r\n\r\nGET /smuggled HTTP/1.1\r\n").await;
+    body.until("ok").await;
+    let mut whole = bench.client().await;
+    whole.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    whole.until("ok").await;
+    parked(&bench, 1).await;
+    // The input of this test is two clients that pause for longer than a parked one has to.
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert_eq!(bench.stats.parked.load(Relaxed), 1);
+    head.send("st: a\r\n\r\n").await;
+    head.until("ok").await;
+    let _ = body.0.write_all(b"Host: a\r\n\r\n").await;
+    drop(body);
+    parked(&bench, 2).await;
+    assert!(bench.log(3).await.iter().all(|line| !line.contains("smuggled")));
 }
 
 #[tokio::test(flavor = "local")]
