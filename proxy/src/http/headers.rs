@@ -134,11 +134,8 @@ pub(crate) fn clean_response(headers: &mut HeaderMap) {
 
 /// Removes from trailers what would change framing, routing or the connection if someone merged them into headers.
 pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
-    for name in
-        [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, UPGRADE, TRANSFER_ENCODING, CONTENT_LENGTH, HOST]
-    {
-        trailers.remove(name);
-    }
+    let passes = |name: &HeaderName| !is_hop_by_hop(name) && ![TE, CONTENT_LENGTH, HOST].contains(name);
+    retain(trailers, passes);
 }
 
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
@@ -345,6 +342,24 @@ mod tests {
             headers(&[("connection", "close, x-kept"), ("x-kept", "1"), ("keep-alive", "timeout=1")]);
         clean_response(&mut map);
         assert_eq!(names(&map), ["x-kept"]);
+    }
+
+    #[test]
+    fn trailers_keep_what_has_no_meaning_for_the_connection() {
+        let mut map = headers(&[
+            ("grpc-status", "0"),
+            ("host", "a"),
+            ("te", "trailers"),
+            ("content-length", "1"),
+            ("transfer-encoding", "chunked"),
+            ("connection", "x"),
+            ("keep-alive", "1"),
+            ("proxy-connection", "x"),
+            ("upgrade", "x"),
+            ("x", "1"),
+        ]);
+        clean_trailers(&mut map);
+        assert_eq!(names(&map), ["grpc-status", "x"]);
     }
 
     #[test]
