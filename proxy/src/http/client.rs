@@ -1,6 +1,11 @@
 //! A client's connection as its requests see it. Served it is in [`conn`](super::conn).
 
-use std::{cell::Cell, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    net::SocketAddr,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use outrigger_config::snapshot::{Direction, RouteTableId, Snapshot};
 use tokio::time::Instant;
@@ -18,6 +23,9 @@ pub(crate) struct ConnInfo {
     local: SocketAddr,
     listener: Arc<ListenerInfo>,
     socket: Arc<SocketView>,
+    /// The configuration that was looked at last, and what was found. Held weakly: a connection that waits keeps no old
+    /// configuration, and its address is not used again as long as this points to it.
+    routes: RefCell<(Weak<Snapshot>, Option<RouteTableId>)>,
     /// Requests that began.
     begun: Cell<u64>,
     active: Cell<usize>,
@@ -38,6 +46,7 @@ impl ConnInfo {
             local,
             listener,
             socket,
+            routes: RefCell::default(),
             begun: Cell::new(0),
             active: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
@@ -75,10 +84,14 @@ impl ConnInfo {
         self.listener.departure.left().await;
     }
 
-    /// The routes of this listener; `None` if the configuration no longer has it.
-    pub(crate) fn routes(&self, snapshot: &Snapshot) -> Option<RouteTableId> {
-        let listener = snapshot.listeners.iter().find(|listener| listener.name == self.listener.name);
-        listener.map(|listener| listener.routes)
+    /// The routes of this listener; `None` if the configuration no longer has it. It is looked for once a configuration.
+    pub(crate) fn routes(&self, snapshot: &Arc<Snapshot>) -> Option<RouteTableId> {
+        let mut found = self.routes.borrow_mut();
+        if !std::ptr::eq(found.0.as_ptr(), Arc::as_ptr(snapshot)) {
+            let listener = snapshot.listeners.iter().find(|listener| listener.name == self.listener.name);
+            *found = (Arc::downgrade(snapshot), listener.map(|listener| listener.routes));
+        }
+        found.1
     }
 
     /// Why the request that begins now is a stand-in for one that was refused. HTTP/1 only; counts the requests.
