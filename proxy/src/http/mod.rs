@@ -164,7 +164,7 @@ async fn outcome<'p>(
     let upload = Upload::new(incoming, retry.is_some(), Rc::clone(worker.replay()));
     context.receive(&upload);
     let mut outbound = Outbound {
-        wire: forward::wire(cluster.config().protocol, parts.version),
+        wire: forward::wire(cluster.protocol(), parts.version),
         cluster: Arc::clone(cluster),
         method: parts.method,
         authority,

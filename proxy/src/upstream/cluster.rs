@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use outrigger_config::snapshot::{Cluster, Outlier};
+use outrigger_config::snapshot::{Cluster, Outlier, Protocol};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
@@ -74,6 +74,16 @@ impl ClusterState {
     /// The latest description.
     pub fn config(&self) -> Arc<Cluster> {
         self.config.load_full()
+    }
+
+    /// What the endpoints speak, without a count of the description's users: workers share that.
+    pub fn protocol(&self) -> Protocol {
+        self.config.load().protocol
+    }
+
+    /// The most requests that one HTTP/2 connection gets.
+    pub(super) fn max_concurrent_streams(&self) -> u32 {
+        self.config.load().max_concurrent_streams
     }
 
     /// The hosts, and which of them take requests now.

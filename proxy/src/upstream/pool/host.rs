@@ -99,7 +99,7 @@ impl<B: Payload> HostPool<B> {
         let over =
             state.shared.extract_if(.., |connection| connection.is_closed() || connection.life.is_over(now));
         let over: Vec<_> = over.collect();
-        let most = self.cluster.config().max_concurrent_streams;
+        let most = self.cluster.max_concurrent_streams();
         let found = state.shared.iter().find(|connection| connection.has_room(most)).cloned();
         drop(state);
         drop(over);
