@@ -28,10 +28,10 @@ use crate::{
 /// Holds a whole head and a little more.
 const READ_BUFFER: usize = MAX_HEAD + 4096;
 /// A connection without a request is parked after this time. A busy one never is, and looks at its clock this often.
-const PARK_AFTER: Duration = Duration::from_millis(250);
+const PARK_AFTER: Duration = Duration::from_millis(100);
 
 /// Distance of the moments at which connections look at their clocks.
-const GRID: Duration = Duration::from_millis(50);
+const GRID: Duration = Duration::from_millis(100);
 
 /// Serves a connection to its end.
 pub(super) async fn serve(mut socket: Socket, conn: Rc<ConnInfo>, worker: Rc<Worker>) -> hyper::Result<()> {
@@ -108,10 +108,22 @@ pub(super) async fn serve(mut socket: Socket, conn: Rc<ConnInfo>, worker: Rc<Wor
 /// The next of the moments at which all connections look at their clocks: one wake-up of the thread serves them all.
 fn on_grid(deadline: Instant) -> Instant {
     static FIRST: OnceLock<Instant> = OnceLock::new();
-    let since = deadline.saturating_duration_since(*FIRST.get_or_init(Instant::now)).as_millis();
-    let over = since % GRID.as_millis();
-    match u64::try_from(GRID.as_millis() - over) {
-        Ok(wait) if over > 0 => deadline + Duration::from_millis(wait),
-        _ => deadline,
+    let first = *FIRST.get_or_init(Instant::now);
+    let cells = deadline.saturating_duration_since(first).as_nanos().div_ceil(GRID.as_nanos());
+    u32::try_from(cells).map_or(deadline, |cells| first + GRID * cells)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_look_at_their_clocks_together_and_never_early() {
+        let first = on_grid(Instant::now());
+        for ms in 1..=GRID.as_millis() as u64 {
+            let deadline = first + Duration::from_millis(ms);
+            assert_eq!(on_grid(deadline), first + GRID, "{ms}");
+            assert!(on_grid(deadline) >= deadline);
+        }
     }
 }
