@@ -165,7 +165,7 @@ pub(crate) fn is_authority(value: &[u8]) -> bool {
             }
             (&b""[..], after.get(1..).unwrap_or_default())
         }
-        _ => value.split_at(value.iter().position(|byte| *byte == b':').unwrap_or(value.len())),
+        _ => value.split_at(memchr(b':', value).unwrap_or(value.len())),
     };
     let host_is_name = host.iter().all(|byte| is_name_byte(*byte));
     let port_is_number = match port {
