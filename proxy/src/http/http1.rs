@@ -2,7 +2,8 @@
 //!
 //! hyper's state with its buffers is ten times the size of a connection that only waits. It is dropped once the
 //! connection has been idle for a moment, and made anew when bytes come: hyper keeps nothing from one request to the
-//! next. It cannot be asked whether it is idle, so [`SocketView::is_quiet`] tells what it last did with its socket.
+//! next. It cannot be asked whether it is idle: the [socket's view](crate::net::socket::SocketView::is_quiet) tells what
+//! it did last.
 
 use std::{
     future::poll_fn,
