@@ -97,6 +97,7 @@ impl Outbound {
                 Ok(lease) => lease,
                 Err(error) => return Err(refused(&error, record)),
             };
+            host.connected();
             record.upstream_local = lease.local_address();
             self.busy.replace(Some(Arc::clone(host)));
             let reused = lease.is_reused();

@@ -92,6 +92,11 @@ impl Host {
         &self.state.health
     }
 
+    /// A request has one of its connections.
+    pub(crate) fn connected(&self) {
+        self.state.health.connected();
+    }
+
     /// Whether no snapshot names it any more: its idle connections are to be closed.
     pub fn is_removed(&self) -> bool {
         self.state.removed.load(Relaxed)

@@ -121,20 +121,21 @@ impl Health {
     /// Counts an outcome. The answer names the counters that just reached their thresholds, in Envoy's order.
     pub(super) fn observe(&self, outcome: Outcome, policy: &Outlier) -> [Option<Reason>; 2] {
         match (outcome, policy.split_local_origin) {
-            (Outcome::Status(status), split) => {
-                if split {
-                    reset(&self.consecutive_local);
-                }
+            (Outcome::Status(status), _) => {
                 self.observe_status(seen_as(status, policy.error_codes.as_deref()), policy)
             }
-            (Outcome::Reset, _) => self.observe_status(500, policy),
             (_, true) => {
                 let reached = reaches(&self.consecutive_local, policy.consecutive_local_origin);
                 [reached.then_some(Reason::ConsecutiveLocalOriginFailure), None]
             }
-            (Outcome::ConnectFailure | Outcome::ConnectTimeout, false) => self.observe_status(503, policy),
             (Outcome::Timeout, false) => self.observe_status(504, policy),
+            (_, false) => self.observe_status(503, policy),
         }
+    }
+
+    /// A request got a connection, new or pooled: that ends a row of local failures, whatever comes of the request.
+    pub(super) fn connected(&self) {
+        reset(&self.consecutive_local);
     }
 
     fn observe_status(&self, status: u16, policy: &Outlier) -> [Option<Reason>; 2] {

@@ -80,8 +80,9 @@ fn gateway_errors_have_their_own_count() {
     assert_eq!(cluster.stats.outlier_detection_ejections_enforced_consecutive_gateway_failure.get(), 1);
 
     let other = self::cluster(2, policy);
-    assert!(!report(&other, &[Outcome::Reset; 4]), "a reset is a 500, no gateway error");
-    assert!(report(&other, &[gateway]), "and counts as 5xx together with gateway errors");
+    assert!(!report(&other, &[Outcome::Reset, BAD, Outcome::ConnectTimeout]));
+    assert!(report(&other, &[Outcome::Reset]), "a reset is a gateway error, as a failed connect is");
+    assert_eq!(other.stats.outlier_detection_ejections_detected_consecutive_gateway_failure.get(), 1);
 }
 
 #[test]
@@ -89,14 +90,27 @@ fn split_local_failures_are_counted_apart() {
     let policy = Outlier { split_local_origin: true, consecutive_local_origin: 3, ..outlier(2) };
     let cluster = cluster(2, policy);
     let failure = Outcome::ConnectFailure;
-    assert!(
-        !report(&cluster, &[failure, BAD, failure, failure]),
-        "an answer, even a 500, ends the local count"
-    );
+    assert!(!report(&cluster, &[failure, failure, BAD]), "a 500 is none of them");
+    host(&cluster, 0).connected();
+    assert!(!report(&cluster, &[failure, failure]), "a connection ends their count");
     assert!(report(&cluster, &[failure]));
     assert_eq!(host(&cluster, 0).ejection().now.unwrap().reason, Reason::ConsecutiveLocalOriginFailure);
     let stats = &cluster.stats;
     assert_eq!(stats.outlier_detection_ejections_enforced_consecutive_local_origin_failure.get(), 1);
+}
+
+#[test]
+fn split_failures_on_a_connection_are_local_and_add_up_to_one() {
+    let policy = Outlier { split_local_origin: true, consecutive_local_origin: 2, ..outlier(1) };
+    let of_two = cluster(2, policy.clone());
+    for failure in [Outcome::Reset, Outcome::Timeout, Outcome::Reset] {
+        host(&of_two, 0).connected();
+        assert!(!report(&of_two, &[failure]), "no 5xx either");
+    }
+    let of_one = cluster(2, Outlier { consecutive_local_origin: 1, ..policy });
+    host(&of_one, 0).connected();
+    assert!(report(&of_one, &[Outcome::Reset]));
+    assert_eq!(host(&of_one, 0).ejection().now.unwrap().reason, Reason::ConsecutiveLocalOriginFailure);
 }
 
 #[test]
