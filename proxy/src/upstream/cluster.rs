@@ -46,6 +46,7 @@ impl ClusterState {
             config.endpoints.iter().map(|endpoint| Arc::new(Host::new(endpoint.clone()))).collect();
         let stats = ClusterStats::default();
         let set = HostSet::new(&config, hosts.into(), &stats, false);
+        stats.membership_change.add(u64::from(!config.endpoints.is_empty()));
         Self {
             name: config.name.clone(),
             stats,
@@ -164,14 +165,20 @@ impl ClusterState {
             })
             .collect();
         let mut acquitted = false;
+        let mut stayed = 0;
         for host in old.all.iter() {
             let stays = hosts.iter().any(|other| other.id() == host.id());
-            if !stays {
+            if stays {
+                stayed += 1;
+            } else {
                 host.remove();
             }
             if !stays || config.outlier.is_none() {
                 acquitted |= host.health().acquit(&self.stats);
             }
+        }
+        if stayed < hosts.len().max(old.all.len()) {
+            self.stats.membership_change.inc();
         }
         let before = self.config.load_full();
         if interval(&before) != interval(config) {
@@ -232,7 +239,6 @@ impl ClusterState {
 
     fn rebuild(&self, config: &Cluster, all: Arc<[Arc<Host>]>) {
         self.stale.store(false, Relaxed);
-        self.stats.membership_change.inc();
         let used = self.hosts.load().picker.is_used();
         self.hosts.store(Arc::new(HostSet::new(config, all, &self.stats, used)));
     }

@@ -62,6 +62,29 @@ fn an_unchanged_cluster_keeps_its_host_set() {
 }
 
 #[test]
+fn membership_changes_when_endpoints_come_or_leave_and_not_with_health_or_weight() {
+    let upstreams = Upstreams::new();
+    let publish = |endpoints: &[(&str, u32)]| {
+        let cluster = ClusterBuilder::new(0).endpoints(endpoints.iter().copied()).outlier(outlier(1));
+        upstreams.publish(snapshot([cluster])).cluster(FIRST).clone()
+    };
+    let (one, heavy, two) = (("10.0.0.1:80", 1), ("10.0.0.1:80", 5), ("10.0.0.2:80", 1));
+    let cluster = publish(&[one]);
+    let changes = || cluster.stats.membership_change.get();
+    assert_eq!(changes(), 1);
+    cluster.report(&cluster.hosts().all[0].clone(), Outcome::Status(503), Instant::now());
+    publish(&[heavy]);
+    assert_eq!((changes(), cluster.hosts().healthy), (1, 0));
+    publish(&[heavy, two]);
+    publish(&[two, heavy]);
+    assert_eq!(changes(), 2);
+    publish(&[two]);
+    assert_eq!(changes(), 3);
+    publish(&[one]);
+    assert_eq!(changes(), 4);
+}
+
+#[test]
 fn an_endpoint_that_left_counts_as_ejected_no_more() {
     let upstreams = Upstreams::new();
     let host = ejected(&upstreams);
