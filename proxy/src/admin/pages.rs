@@ -1,6 +1,7 @@
 //! The admin pages by their paths.
 
 use std::{
+    borrow::Cow,
     fmt::Write as _,
     net::SocketAddr,
     sync::{
@@ -235,7 +236,7 @@ fn decoded(text: &str) -> String {
 fn stat_name(sample: &Sample) -> String {
     let name = &*sample.name;
     let label = |key: &str| sample.labels.iter().find(|(name, _)| *name == key).map(|(_, value)| &**value);
-    match (name.strip_prefix("envoy_cluster_"), label("cluster_name")) {
+    match (name.strip_prefix("envoy_cluster_").map(dotted), label("cluster_name")) {
         (Some(stat), Some(cluster)) => match label("response_code_class") {
             Some(class) => format!("cluster.{cluster}.{stat}_{class}"),
             None => format!("cluster.{cluster}.{stat}"),
@@ -245,6 +246,19 @@ fn stat_name(sample: &Sample) -> String {
             None => name.to_owned(),
         },
     }
+}
+
+/// The statistics that Envoy groups have a dot where Prometheus has an underscore.
+fn dotted(stat: &str) -> Cow<'_, str> {
+    for (group, named) in [
+        ("circuit_breakers_default_", "circuit_breakers.default."),
+        ("outlier_detection_", "outlier_detection."),
+    ] {
+        if let Some(rest) = stat.strip_prefix(group) {
+            return format!("{named}{rest}").into();
+        }
+    }
+    stat.into()
 }
 
 fn listener_status(name: &str, address: SocketAddr) -> Value {
@@ -264,6 +278,21 @@ fn help() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::Kind;
+
+    #[test]
+    fn statistics_of_a_group_have_its_name_and_a_dot() {
+        for (name, expected) in [
+            ("circuit_breakers_default_rq_pending_open", "circuit_breakers.default.rq_pending_open"),
+            ("outlier_detection_ejections_active", "outlier_detection.ejections_active"),
+            ("upstream_cx_total", "upstream_cx_total"),
+        ] {
+            let name = format!("envoy_cluster_{name}").into();
+            let labels = vec![("cluster_name", "outbound|80||a".into())];
+            let sample = Sample { name, help: "", kind: Kind::Gauge, labels, value: 0.0 };
+            assert_eq!(stat_name(&sample), format!("cluster.outbound|80||a.{expected}"));
+        }
+    }
 
     #[test]
     fn a_filter_is_decoded() {
