@@ -219,9 +219,15 @@ impl AsyncRead for Socket {
                 return this.poll_discard(cx);
             }
             let start = buffer.filled().len();
+            let ended = this.ended;
             match this.poll_stream(cx, buffer) {
                 Poll::Ready(read) => {
                     if read? == 0 {
+                        if !ended {
+                            // hyper looks for the end before it hands on a request, which may have come with it.
+                            cx.waker().wake_by_ref();
+                            return Poll::Pending;
+                        }
                         return Poll::Ready(Ok(()));
                     }
                     this.admit(buffer, start);

@@ -1,8 +1,11 @@
 //! Bodies to their true end: cut answers stay cut, a client that leaves is logged and gives everything back.
 
+use std::net::Shutdown;
+
 use http::Request;
 use http_body_util::Full;
 use outrigger_config::snapshot::Protocol;
+use socket2::SockRef;
 
 use super::*;
 
@@ -42,6 +45,23 @@ async fn a_client_that_leaves_is_logged_and_gives_its_permit_back() {
     let cluster = bench.cluster(0);
     eventually(|| (cluster.breaker.requests.used() == 0).then_some(())).await;
     assert_eq!(cluster.stats.upstream_rq_cancelled.get(), 1);
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_request_whose_end_comes_with_it_is_logged() {
+    let origin = raw_origin(|_, _| "~".to_owned()).await;
+    let bench = Bench::start(to(&[origin], forward()));
+    let client = bench.client().await;
+    // Nobody reads in between: there is no await.
+    client.0.try_write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    SockRef::from(&client.0).shutdown(Shutdown::Write).unwrap();
+    assert_eq!(bench.log(1).await, [format!("0 DC downstream_remote_disconnect {origin} c 0 0 1")]);
+    let direct = Action::Direct { status: http::StatusCode::NO_CONTENT };
+    bench.publish(snapshot_of(Vec::new(), vec![route("/", direct)]));
+    let mut client = bench.client().await;
+    client.0.try_write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    SockRef::from(&client.0).shutdown(Shutdown::Write).unwrap();
+    assert!(client.rest().await.starts_with("HTTP/1.1 204"), "what can be answered at once is");
 }
 
 #[tokio::test(flavor = "local")]
