@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::span::{Parent, Text, Trace, low, parse};
+use super::span::{Parent, Text, Trace};
 
 const B3: HeaderName = HeaderName::from_static("b3");
 const X_B3_TRACEID: HeaderName = HeaderName::from_static("x-b3-traceid");
@@ -17,12 +17,14 @@ pub(super) fn read(headers: &HeaderMap) -> (Parent, bool) {
     }
     let sampled = headers.get(&X_B3_SAMPLED).map(|flag| flag == "1" || flag == "true");
     let parent = match (headers.get(&X_B3_TRACEID), headers.get(&X_B3_SPANID)) {
-        (Some(trace), Some(span)) => match (trace_id(trace.as_bytes()), parse(span.as_bytes(), 16)) {
-            (Some((trace_id, short)), Some(span)) => {
-                Parent::Span { trace_id, short, span_id: low(span), sampled }
+        (Some(trace), Some(span)) => {
+            let grandparent = headers.get(&X_B3_PARENTSPANID).filter(|id| !id.is_empty());
+            let readable = grandparent.is_none_or(|id| number(id.as_bytes()).is_some());
+            match (trace_id(trace.as_bytes()), number(span.as_bytes())) {
+                (Some(trace_id), Some(span_id)) if readable => Parent::Span { trace_id, span_id, sampled },
+                _ => Parent::Unreadable,
             }
-            _ => Parent::Unreadable,
-        },
+        }
         _ => Parent::None { sampled },
     };
     (parent, false)
@@ -30,35 +32,37 @@ pub(super) fn read(headers: &HeaderMap) -> (Parent, bool) {
 
 /// `{16|32 hex}-{16 hex}[-{0|1|d}[-{16 hex}]]`, or the flag alone.
 fn parse_single(text: &[u8]) -> Option<Parent> {
-    if text.len() > 68 {
-        return None;
-    }
     if let [flag] = text {
-        return Some(Parent::None { sampled: Some(single_flag(&[*flag])?) });
+        return Some(Parent::None { sampled: Some(single_flag(*flag)?) });
     }
-    let mut parts = text.split(|byte| *byte == b'-');
-    let (trace_id, short) = trace_id(parts.next()?)?;
-    let span_id = low(parse(parts.next()?, 16)?);
-    let sampled = parts.next().map(|flag| single_flag(flag).ok_or(())).transpose().ok()?;
-    if let Some(parent) = parts.next() {
-        parse(parent, 16)?;
+    let (trace, rest) = text.split_at_checked(if text.get(32) == Some(&b'-') { 32 } else { 16 })?;
+    let (span, rest) = rest.strip_prefix(b"-")?.split_at_checked(16)?;
+    let (sampled, rest) = match rest {
+        [] => (None, rest),
+        [b'-', flag, rest @ ..] => (Some(single_flag(*flag)?), rest),
+        _ => return None,
+    };
+    match rest {
+        [] => {}
+        [b'-', grandparent @ ..] if grandparent.len() == 16 => drop(number(grandparent)?),
+        _ => return None,
     }
-    parts.next().is_none().then_some(Parent::Span { trace_id, short, span_id, sampled })
+    Some(Parent::Span { trace_id: trace_id(trace)?, span_id: number(span)?, sampled })
 }
 
-fn single_flag(flag: &[u8]) -> Option<bool> {
+fn single_flag(flag: u8) -> Option<bool> {
     match flag {
-        b"1" | b"d" => Some(true),
-        b"0" => Some(false),
+        b'1' | b'd' => Some(true),
+        b'0' => Some(false),
         _ => None,
     }
 }
 
 pub(super) fn write(trace: &Trace, headers: &mut HeaderMap) {
     let span = &trace.span;
-    let trace_id = match trace.short {
-        true => Text::new().hex64(low(span.trace_id)),
-        false => Text::new().hex128(span.trace_id),
+    let trace_id = match u64::try_from(span.trace_id) {
+        Ok(short) => Text::new().hex64(short),
+        Err(_) => Text::new().hex128(span.trace_id),
     };
     if trace.single_b3 {
         let flag: &[u8] = if span.sampled { b"-1" } else { b"-0" };
@@ -71,16 +75,29 @@ pub(super) fn write(trace: &Trace, headers: &mut HeaderMap) {
     }
     trace_id.insert(headers, X_B3_TRACEID);
     Text::new().hex64(span.span_id).insert(headers, X_B3_SPANID);
-    match span.parent_id {
-        Some(parent) => Text::new().hex64(parent).insert(headers, X_B3_PARENTSPANID),
-        None => drop(headers.remove(X_B3_PARENTSPANID)),
+    if let Some(parent) = span.parent_id {
+        Text::new().hex64(parent).insert(headers, X_B3_PARENTSPANID);
     }
     headers.insert(X_B3_SAMPLED, HeaderValue::from_static(if span.sampled { "1" } else { "0" }));
 }
 
-fn trace_id(digits: &[u8]) -> Option<(u128, bool)> {
-    match digits.len() {
-        16 => Some((parse(digits, 16)?, true)),
-        _ => Some((parse(digits, 32)?, false)),
+/// Two halves of 16 digits, or one number.
+fn trace_id(digits: &[u8]) -> Option<u128> {
+    match digits.split_at_checked(16) {
+        Some((high, low)) if low.len() == 16 => {
+            Some(u128::from(number(high)?) << 64 | u128::from(number(low)?))
+        }
+        _ => number(digits).map(u128::from),
     }
+}
+
+/// Any number of hex digits whose value fits, as Envoy reads ids.
+fn number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |value, digit| {
+        let digit = char::from(*digit).to_digit(16)?;
+        Some(value.checked_mul(16)? | u64::from(digit))
+    })
 }

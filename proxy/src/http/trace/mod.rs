@@ -31,10 +31,18 @@ pub(crate) fn begin(tracing: &Tracing, headers: &mut HeaderMap, rng: &mut SmallR
         Propagation::Off => return None,
         Propagation::B3 => b3::read(headers),
         Propagation::B3AndW3c => match b3::read(headers) {
-            // A readable decision without ids does not hide a traceparent; a bad traceparent is ignored.
-            (Parent::None { sampled }, single) => match w3c::read(headers) {
-                parent @ Parent::Span { .. } => (parent, single),
-                _ => (Parent::None { sampled }, single),
+            // Ids without a decision take that of a traceparent, and a decision without ids does not hide one. Both
+            // only if they came in several headers; a bad traceparent is ignored.
+            (Parent::Span { trace_id, span_id, sampled: None }, false) => {
+                let sampled = match w3c::read(headers) {
+                    Parent::Span { sampled, .. } => sampled,
+                    _ => None,
+                };
+                (Parent::Span { trace_id, span_id, sampled }, false)
+            }
+            (none @ Parent::None { .. }, false) => match w3c::read(headers) {
+                parent @ Parent::Span { .. } => (parent, false),
+                _ => (none, false),
             },
             found => found,
         },
@@ -48,19 +56,15 @@ pub(crate) fn begin(tracing: &Tracing, headers: &mut HeaderMap, rng: &mut SmallR
             let span_id =
                 if tracing.propagation == Propagation::W3c { nonzero64(rng) } else { low(trace_id) };
             let sampled = stated(sampled).unwrap_or(local);
-            Trace {
-                span: SpanContext { trace_id, span_id, parent_id: None, sampled },
-                short: false,
-                single_b3,
-            }
+            Trace { span: SpanContext { trace_id, span_id, parent_id: None, sampled }, single_b3 }
         }
-        Parent::Span { trace_id, short, span_id, sampled } => {
+        Parent::Span { trace_id, span_id, sampled } => {
             let sampled = match (stated(sampled), tracing.propagation) {
                 (Some(sampled), Propagation::W3c) => sampled && local,
                 (sampled, _) => sampled.unwrap_or(local),
             };
             let span = SpanContext { trace_id, span_id: nonzero64(rng), parent_id: Some(span_id), sampled };
-            Trace { span, short, single_b3 }
+            Trace { span, single_b3 }
         }
     };
     Some(trace)

@@ -8,8 +8,6 @@ use crate::telemetry::SpanContext;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Trace {
     pub(crate) span: SpanContext,
-    /// The trace id came, and goes on, as 16 digits.
-    pub(super) short: bool,
     /// It came, and goes on, in one header.
     pub(super) single_b3: bool,
 }
@@ -22,7 +20,6 @@ pub(super) enum Parent {
     },
     Span {
         trace_id: u128,
-        short: bool,
         span_id: u64,
         sampled: Option<bool>,
     },

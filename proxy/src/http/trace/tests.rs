@@ -120,6 +120,40 @@ fn an_unreadable_context_passes_unchanged_without_a_span() {
     }
 }
 
+/// Observed with Envoy.
+#[test]
+fn b3_ids_may_have_any_length_whose_value_fits() {
+    let b3 = |trace: &str, span: &str| {
+        hop(Propagation::B3, 0, &[("x-b3-traceid", trace), ("x-b3-spanid", span), ("x-b3-sampled", "1")])
+    };
+    for (trace, expected) in [
+        ("d", "000000000000000d"),
+        ("0", "0000000000000000"),
+        (&"0".repeat(40), "0000000000000000"),
+        (&format!("{:032}", 7), "0000000000000007"),
+        (TRACE, TRACE),
+    ] {
+        let hop = b3(trace, "00200000000000010");
+        assert_eq!(hop.text("x-b3-traceid"), Some(expected), "{trace}");
+        assert_eq!(hop.text("x-b3-parentspanid"), Some("0200000000000010"));
+    }
+    for (trace, span) in [("", SPAN), ("-1", SPAN), (&TRACE[1..], SPAN), (TRACE, ""), (TRACE, &TRACE[..17])] {
+        assert!(b3(trace, span).context.is_none(), "{trace} {span}");
+    }
+}
+
+#[test]
+fn a_parents_parent_has_to_be_readable_where_there_is_a_parent() {
+    let ids = [("x-b3-traceid", TRACE), ("x-b3-spanid", SPAN)];
+    for (value, readable) in [("zz", false), ("", true), ("1", true)] {
+        let hop = hop(Propagation::B3, 0, &[ids[0], ids[1], ("x-b3-parentspanid", value)]);
+        assert_eq!(hop.context.is_some(), readable, "{value}");
+        assert_eq!(hop.text("x-b3-parentspanid"), Some(if readable { SPAN } else { value }));
+    }
+    let stray = hop(Propagation::B3, 0, &[ids[1], ("x-b3-parentspanid", "zz")]);
+    assert_eq!(stray.text("x-b3-parentspanid"), Some("zz"), "of a new trace it passes, as in Envoy");
+}
+
 #[test]
 fn w3c_is_sampled_only_if_parent_and_hop_agree() {
     for (flags, sampling, expected) in
@@ -152,6 +186,11 @@ fn both_formats_are_written_and_w3c_is_the_fallback() {
         &[("traceparent", &parent), ("x-b3-traceid", short), ("x-b3-spanid", SPAN)],
     );
     assert!(first.text("traceparent").unwrap().starts_with(&format!("00-{short:0>32}-")));
+    let undecided = [("traceparent", parent.as_str()), ("x-b3-traceid", short), ("x-b3-spanid", SPAN)];
+    assert_eq!(hop(Propagation::B3AndW3c, 0, &undecided).text("x-b3-sampled"), Some("1"), "its flag holds");
+    let single = hop(Propagation::B3AndW3c, 10_000, &[("traceparent", &parent), ("b3", "0")]);
+    assert_eq!(single.context.unwrap().span.parent_id, None, "a single b3 hides it");
+    assert!(single.text("b3").unwrap().ends_with("-0"));
     let bad = hop(Propagation::B3AndW3c, 0, &[("traceparent", "x")]);
     assert!(bad.context.is_some() && bad.text("traceparent").unwrap().starts_with("00-"));
 }

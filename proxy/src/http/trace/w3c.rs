@@ -24,12 +24,7 @@ fn parse_traceparent(text: &[u8]) -> Option<Parent> {
     let span_id = parse(parts.next()?, 16).filter(|id| *id != 0)?;
     let flags = parse(parts.next()?, 2)?;
     let span_id = low(span_id);
-    parts.next().is_none().then_some(Parent::Span {
-        trace_id,
-        short: false,
-        span_id,
-        sampled: Some(flags & 1 == 1),
-    })
+    parts.next().is_none().then_some(Parent::Span { trace_id, span_id, sampled: Some(flags & 1 == 1) })
 }
 
 /// Passes the caller's state on; without a parent it belongs to no trace.
