@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
 };
@@ -21,16 +21,29 @@ use tokio::{
 
 use super::ConnectionPermit;
 
-/// Counts the bytes that came over one connection: whether a failed request was answered at all.
+/// Counts the bytes that came over one connection, and sees its end: whether a failed request was answered at all, and
+/// whose end it was.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
     received: AtomicU64,
+    hung_up: AtomicBool,
     first: AtomicWaker,
 }
 
 impl Meter {
     pub(super) fn received(&self) -> u64 {
         self.received.load(Relaxed)
+    }
+
+    /// Whether the peer has closed or reset the connection, as far as anybody looked.
+    pub(super) fn hung_up(&self) -> bool {
+        self.hung_up.load(Relaxed)
+    }
+
+    fn wrote(&self, written: &Poll<io::Result<usize>>) {
+        if matches!(written, Poll::Ready(Err(_))) {
+            self.hung_up.store(true, Relaxed);
+        }
     }
 
     /// Whether anything has come yet; if not, the task is woken by the first bytes.
@@ -96,8 +109,12 @@ impl AsyncRead for Socket {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let result = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
         let bytes = (buf.filled().len() - before) as u64;
+        if bytes == 0 {
+            self.meter.hung_up.store(true, Relaxed);
+        }
+        result?;
         if self.meter.received.fetch_add(bytes, Relaxed) == 0 {
             self.meter.first.wake();
         }
@@ -107,7 +124,9 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.meter.wrote(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -115,7 +134,9 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.meter.wrote(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -69,7 +69,10 @@ impl<B: Payload> Driver<B> {
     pub(super) async fn settled(&mut self) -> Option<()> {
         std::future::poll_fn(|cx| {
             if let Poll::Ready(result) = Pin::new(&mut self.connection).poll(cx) {
-                self.life.failure.set(result.err().map(|error| ResetReason::of_h2(&error)));
+                let failure = result.err().map(|error| ResetReason::of_h2(&error));
+                // After GOAWAY the end is ours, as that of garbage is.
+                self.life.ended_here.set(failure != Some(ResetReason::ConnectionTermination));
+                self.life.failure.set(failure);
                 return Poll::Ready(None);
             }
             if self.peer_streams.get().is_some() || self.life.meter.poll_first(cx).is_ready() {

@@ -1,20 +1,18 @@
 //! The connections of one worker to one endpoint, and the requests that wait for one.
 
+mod dial;
+
 use std::{cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc};
 
-use tokio::{
-    sync::oneshot,
-    task::spawn_local,
-    time::{Instant, timeout_at},
-};
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    Payload, PoolError, ResetReason, Wire,
+    Payload, PoolError, Wire,
     h1::{self, H1Connection},
     h2::{self, H2Connection},
     life::Life,
 };
-use crate::upstream::{ClusterState, ConnectionPermit, Host, PendingPermit, connect::Socket};
+use crate::upstream::{ClusterState, Host, PendingPermit};
 
 #[derive(Debug)]
 pub(super) struct HostPool<B: Payload> {
@@ -172,14 +170,17 @@ impl<B: Payload> HostPool<B> {
     fn end<D>(self: &Rc<Self>, life: &Life, driver: D) {
         self.forget(life.id);
         drop(driver);
-        let stats = &self.cluster.stats;
-        if life.ended_here.get() {
-            stats.upstream_cx_destroy_local.inc();
-        } else {
-            stats.upstream_cx_destroy_remote.inc();
-        }
+        self.count_end(life.ended_by_peer());
         self.state.borrow_mut().open -= 1;
         self.dial_for_waiting();
+    }
+
+    fn count_end(&self, by_peer: bool) {
+        if by_peer {
+            self.cluster.stats.upstream_cx_destroy_remote.inc();
+        } else {
+            self.cluster.stats.upstream_cx_destroy_local.inc();
+        }
     }
 
     pub(super) fn close_idle(&self) {
@@ -216,102 +217,6 @@ impl<B: Payload> HostPool<B> {
         let mut state = self.state.borrow_mut();
         state.waiting.retain(|turn| !turn.is_closed());
         !state.waiting.is_empty()
-    }
-
-    /// HTTP/1 opens one connection for each waiting request, HTTP/2 one at a time.
-    fn dial_for_waiting(self: &Rc<Self>) {
-        while self.has_waiting() {
-            let mut state = self.state.borrow_mut();
-            let enough = match self.wire {
-                Wire::Http1 => state.connecting >= state.waiting.len(),
-                Wire::Http2 => state.connecting > 0,
-            };
-            if enough {
-                return;
-            }
-            let first = state.open + state.connecting == 0;
-            let Some(permit) = ConnectionPermit::acquire(&self.cluster, &self.host, first) else { return };
-            state.connecting += 1;
-            drop(state);
-            spawn_local(self.clone().dial(permit));
-        }
-    }
-
-    async fn dial(self: Rc<Self>, permit: ConnectionPermit) {
-        let result = self.open(permit).await;
-        self.state.borrow_mut().connecting -= 1;
-        match result {
-            // Ended already, or willing to take nothing: another one would be no better, and there would be no end.
-            Ok(()) if !self.hand_out() => {
-                self.fail_waiting(&PoolError::Reset(ResetReason::ConnectionTermination));
-            }
-            Ok(()) => self.dial_for_waiting(),
-            Err(error) => self.fail_waiting(&error),
-        }
-    }
-
-    async fn open(self: &Rc<Self>, permit: ConnectionPermit) -> Result<(), PoolError> {
-        let config = self.cluster.config();
-        let deadline = Instant::now() + config.connect_timeout;
-        let connect = Socket::connect(self.host.address(), config.keepalive, permit);
-        let socket = match timeout_at(deadline, connect).await {
-            Ok(connected) => connected?,
-            Err(_) => return Err(PoolError::ConnectTimeout),
-        };
-        let id = {
-            let mut state = self.state.borrow_mut();
-            state.next_id += 1;
-            state.next_id
-        };
-        let life = Rc::new(Life::new(id, socket.local_address()?, socket.meter(), &config));
-        // Counted before its driver runs, which may see its end before anybody else sees its beginning.
-        match self.wire {
-            Wire::Http1 => {
-                let (mut connection, driver) = h1::handshake(&self.cluster, socket, life).await?;
-                self.state.borrow_mut().open += 1;
-                spawn_local(self.clone().drive_h1(driver));
-                connection.ready().await?;
-                self.state.borrow_mut().idle.push(connection);
-                self.cluster.stats.upstream_cx_http1_total.inc();
-            }
-            Wire::Http2 => {
-                let (connection, mut driver) = h2::handshake(&self.cluster, socket, life).await?;
-                // The peer's settings are part of it: a request on a connection that never gets to speak would wait for
-                // ever, and all others behind it.
-                match timeout_at(deadline, driver.settled()).await {
-                    Ok(Some(())) => {}
-                    Ok(None) => return Err(PoolError::Reset(driver.life.end())),
-                    Err(_) => return Err(PoolError::ConnectTimeout),
-                }
-                self.state.borrow_mut().open += 1;
-                spawn_local(self.clone().drive_h2(driver));
-                self.state.borrow_mut().shared.push(connection);
-                self.cluster.stats.upstream_cx_http2_total.inc();
-            }
-        }
-        Ok(())
-    }
-
-    /// Envoy fails the whole line when a connection fails: the retry policy knows better what to do with each.
-    fn fail_waiting(&self, error: &PoolError) {
-        let stats = &self.cluster.stats;
-        if let PoolError::Reset(reason) = error {
-            if *reason == ResetReason::ProtocolError {
-                stats.upstream_cx_protocol_error.inc();
-            }
-        } else {
-            stats.upstream_cx_connect_fail.inc();
-            self.host.stats().cx_connect_fail.inc();
-        }
-        if matches!(error, PoolError::ConnectTimeout) {
-            stats.upstream_cx_connect_timeout.inc();
-        }
-        let waiting = std::mem::take(&mut self.state.borrow_mut().waiting);
-        for turn in waiting {
-            if turn.send(Err(error.clone())).is_ok() {
-                self.cluster.stats.upstream_rq_pending_failure_eject.inc();
-            }
-        }
     }
 }
 

@@ -65,6 +65,7 @@ impl<B: Payload> Lease<B> {
                 let answered = connection.life.meter.received() > before;
                 match result {
                     Ok(response) if h1::is_malformed(&response) => {
+                        connection.life.ended_here.set(true);
                         Err(SendError::Reset(ResetReason::ProtocolError))
                     }
                     Ok(response) => Ok(response),
@@ -159,14 +160,22 @@ impl<B: Payload> Flight<B> {
     /// The endpoint failed the request.
     pub(super) fn fail(mut self, reason: ResetReason) {
         let stats = &self.pool.cluster.stats;
-        match reason {
-            ResetReason::ProtocolError => stats.upstream_cx_protocol_error.inc(),
-            ResetReason::RemoteReset | ResetReason::RemoteRefusedStream => stats.upstream_rq_rx_reset.inc(),
-            ResetReason::ConnectionTermination => {
-                stats.upstream_cx_destroy_with_active_rq.inc();
-                stats.upstream_cx_destroy_remote_with_active_rq.inc();
+        if reason == ResetReason::ProtocolError {
+            stats.upstream_cx_protocol_error.inc();
+        }
+        match (&self.connection, reason) {
+            (Some(Connection::H1(connection)), _) => {
+                connection.life.count_cut(connection.life.ended_by_peer(), stats);
             }
-            ResetReason::LocalReset => stats.upstream_rq_tx_reset.inc(),
+            (Some(Connection::H2(connection)), ResetReason::ConnectionTermination) => {
+                stats.upstream_rq_pending_failure_eject.inc();
+                connection.life.count_cut(true, stats);
+            }
+            (Some(Connection::H2(_)), ResetReason::RemoteReset) => stats.upstream_rq_rx_reset.inc(),
+            (Some(Connection::H2(_)), ResetReason::LocalReset | ResetReason::ProtocolError) => {
+                stats.upstream_rq_tx_reset.inc();
+            }
+            (Some(Connection::H2(_)), ResetReason::RemoteRefusedStream) | (None, _) => {}
         }
         self.close();
     }
@@ -193,10 +202,7 @@ impl<B: Payload> Drop for Flight<B> {
     fn drop(&mut self) {
         let stats = &self.pool.cluster.stats;
         match &self.connection {
-            Some(Connection::H1(_)) => {
-                stats.upstream_cx_destroy_with_active_rq.inc();
-                stats.upstream_cx_destroy_local_with_active_rq.inc();
-            }
+            Some(Connection::H1(connection)) => connection.life.count_cut(false, stats),
             Some(Connection::H2(_)) => stats.upstream_rq_tx_reset.inc(),
             None => {}
         }

@@ -13,7 +13,7 @@ use outrigger_config::snapshot::Cluster;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::ResetReason;
-use crate::upstream::connect::Meter;
+use crate::upstream::{ClusterStats, connect::Meter};
 
 /// The life of one connection; shared by its driver and its users.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub(super) struct Life {
     pub(super) active: Cell<u32>,
     /// We end it, rather than the peer.
     pub(super) ended_here: Cell<bool>,
+    /// It ended under a request.
+    cut: Cell<bool>,
     /// How it failed, for a request that it never sent.
     pub(super) failure: Cell<Option<ResetReason>>,
     idle_since: Cell<Instant>,
@@ -46,6 +48,7 @@ impl Life {
             served: Cell::new(0),
             active: Cell::new(0),
             ended_here: Cell::new(false),
+            cut: Cell::new(false),
             failure: Cell::new(None),
             idle_since: Cell::new(now),
             born: now,
@@ -76,6 +79,24 @@ impl Life {
     /// How the connection ended, once it has.
     pub(super) fn end(&self) -> ResetReason {
         self.failure.get().unwrap_or(ResetReason::ConnectionTermination)
+    }
+
+    /// Whether its end was the peer's doing; garbage is ended here.
+    pub(super) fn ended_by_peer(&self) -> bool {
+        !self.ended_here.get() && self.meter.hung_up()
+    }
+
+    /// Counts its end under a request, or under several at once.
+    pub(super) fn count_cut(&self, by_peer: bool, stats: &ClusterStats) {
+        if self.cut.replace(true) {
+            return;
+        }
+        stats.upstream_cx_destroy_with_active_rq.inc();
+        if by_peer {
+            stats.upstream_cx_destroy_remote_with_active_rq.inc();
+        } else {
+            stats.upstream_cx_destroy_local_with_active_rq.inc();
+        }
     }
 
     /// `maxRequestsPerConnection` is reached.

@@ -356,6 +356,34 @@ async fn failures_of_the_origin_have_envoys_reasons() {
 }
 
 #[tokio::test(flavor = "local")]
+async fn whoever_ends_a_connection_under_a_request_is_counted() {
+    // The origin closes after what it says, but for a hang-up in the middle it is we who see no use in going on.
+    for (answer, by_peer) in [
+        ("", true),
+        ("HTTP/1.1 200 OK\r\ncontent-", true),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nok", true),
+        ("this is not HTTP\r\n\r\n", false),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 2\r\n\r\nok", false),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nno length\r\n", false),
+    ] {
+        let origin = Origin::start(move |_, mut stream| async move {
+            head(&mut stream).await;
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            if !by_peer {
+                head(&mut stream).await;
+            }
+        })
+        .await;
+        let cluster = origin.cluster(|c| c);
+        if let Ok(sent) = lease(&Pools::new(), &cluster, H1).await.send(get("/")).await {
+            whole(sent.response.into_body()).await.unwrap_err();
+        }
+        all_given_back(&cluster, 0).await;
+        assert_eq!(ends(&cluster), if by_peer { [0, 0, 1, 1] } else { [1, 1, 0, 0] }, "{answer}");
+    }
+}
+
+#[tokio::test(flavor = "local")]
 async fn connections_to_an_endpoint_that_left_are_closed() {
     use crate::upstream::{Upstreams, testing::snapshot};
     use outrigger_config::snapshot::ClusterId;

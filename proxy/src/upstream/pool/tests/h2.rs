@@ -194,7 +194,8 @@ async fn a_reset_stream_has_the_peers_reason() {
             tokio::join!(send(&pools, &cluster), async { streams.next().await.1.send_reset(code) });
         let Err(SendError::Reset(reason)) = result else { panic!("no reset") };
         assert_eq!(reason, expected);
-        assert_eq!(cluster.stats.upstream_rq_rx_reset.get(), 1);
+        let counted = u64::from(expected == ResetReason::RemoteReset);
+        assert_eq!(cluster.stats.upstream_rq_rx_reset.get(), counted, "{code:?}");
         all_given_back(&cluster, 1).await;
     }
 }
@@ -251,6 +252,42 @@ async fn going_away_ends_no_stream_under_way() {
     answer(&mut last, "old");
     assert_eq!(whole(sending.await.unwrap().response.into_body()).await.unwrap(), "old");
     all_given_back(&cluster, 1).await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_connection_that_goes_away_is_ended_here_and_a_lost_one_by_the_peer() {
+    // GOAWAY before the first stream, without an error.
+    let farewell: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    for goes_away in [true, false] {
+        let origin = Origin::start(move |_, mut stream| async move {
+            stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+            stream.read_exact(&mut [0; 24]).await.unwrap();
+            let mut requests = 0;
+            while requests < 2 {
+                let [high, middle, low, kind] = stream.read_u32().await.unwrap().to_be_bytes();
+                let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+                stream.read_exact(&mut vec![0; 5 + length]).await.unwrap();
+                requests += usize::from(kind == 1);
+            }
+            if goes_away {
+                stream.write_all(&farewell).await.unwrap();
+            }
+        })
+        .await;
+        let cluster = origin.cluster(|c| c);
+        let pools = Pools::new();
+        let (one, two) = tokio::join!(send(&pools, &cluster), send(&pools, &cluster));
+        assert!(one.is_err() && two.is_err());
+        until("counted", || ends(&cluster) != [0; 4]).await;
+        let stats = &cluster.stats;
+        assert_eq!(ends(&cluster), if goes_away { [1, 0, 0, 0] } else { [0, 0, 1, 1] });
+        let failed = if goes_away { 0 } else { 2 };
+        assert_eq!(
+            (stats.upstream_rq_pending_failure_eject.get(), stats.upstream_rq_rx_reset.get()),
+            (failed, 0)
+        );
+        all_given_back(&cluster, 0).await;
+    }
 }
 
 #[tokio::test(flavor = "local")]

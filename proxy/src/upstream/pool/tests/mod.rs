@@ -100,6 +100,17 @@ async fn always(mut stream: TcpStream, answer: &'static str) {
     }
 }
 
+/// Connections that we ended, also those under a request, and the same of the peer.
+fn ends(cluster: &ClusterState) -> [u64; 4] {
+    let stats = &cluster.stats;
+    [
+        stats.upstream_cx_destroy_local.get(),
+        stats.upstream_cx_destroy_local_with_active_rq.get(),
+        stats.upstream_cx_destroy_remote.get(),
+        stats.upstream_cx_destroy_remote_with_active_rq.get(),
+    ]
+}
+
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 /// Waits until the condition holds, for at most 5 s.
@@ -137,6 +148,9 @@ async fn a_refused_connection_fails_all_that_wait() {
         }
         assert_eq!(cluster.stats.upstream_rq_pending_failure_eject.get(), 2);
         assert!(cluster.stats.upstream_cx_connect_fail.get() > 0 && host.stats().cx_connect_fail.get() > 0);
+        let stats = &cluster.stats;
+        let opened = stats.upstream_cx_http1_total.get() + stats.upstream_cx_http2_total.get();
+        assert_eq!((opened, ends(&cluster)), (stats.upstream_cx_total.get(), [0, 0, opened, 0]));
         all_given_back(&cluster, 0).await;
     }
 }
@@ -163,5 +177,6 @@ async fn a_connection_that_is_not_established_in_time_is_given_up() {
         (cluster.stats.upstream_cx_connect_timeout.get(), cluster.stats.upstream_cx_connect_fail.get()),
         (1, 1)
     );
+    assert_eq!(ends(&cluster), [1, 0, 0, 0]);
     all_given_back(&cluster, 0).await;
 }
