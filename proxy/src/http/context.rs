@@ -146,11 +146,6 @@ impl Drop for RequestContext {
         }
         record.flags.raise(Flag::DownstreamConnectionTermination);
         record.details = Some(Details::fixed("downstream_remote_disconnect"));
-        if record.status == 0
-            && let Some(cluster) = &self.cluster
-        {
-            cluster.stats.upstream_rq_cancelled.inc();
-        }
         self.finish();
     }
 }

@@ -163,7 +163,7 @@ async fn a_client_that_leaves_in_its_upload_is_logged_as_gone() {
         }
     }
     let web = "outbound|8080||web.default.svc.cluster.local";
-    proxy.metric("envoy_cluster_upstream_rq_cancelled", &[web], 4.0).await;
+    proxy.metric("envoy_cluster_upstream_cx_destroy_local_with_active_rq", &[web], 4.0).await;
 }
 
 #[tokio::test]
