@@ -1,6 +1,6 @@
 //! What is to be reached: ratios within one run, from the comparison of peers.
 
-use crate::{measure::Metric, programs::Kind};
+use crate::{metric::Metric, programs::Kind};
 
 /// A bound for a ratio of Outrigger to another.
 #[derive(Debug, Clone, Copy)]

@@ -14,6 +14,7 @@ mod istio;
 mod load;
 mod machine;
 mod measure;
+mod metric;
 mod process;
 mod programs;
 mod proxy;

@@ -11,6 +11,7 @@ use crate::{
         Load, Running, Tally,
         h1::{Connection, Requests},
     },
+    metric::Metric,
     process::{CpuTime, Memory},
     programs::{Kind, Programs},
     proxy::{Proxy, Run},
@@ -18,51 +19,6 @@ use crate::{
     sink::Sink,
     stats,
 };
-
-/// What is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Metric {
-    Cpu,
-    User,
-    System,
-    Rate,
-    Spans,
-    Log,
-    Median,
-    P99,
-    AddedMedian,
-    Rss,
-    Anonymous,
-    Connection1000,
-    Connection5000,
-    Start,
-    StartFilled,
-    RssFilled,
-}
-
-impl Metric {
-    /// Name and unit, for people and for the file.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => "CPU us/req",
-            Self::User => "user us/req",
-            Self::System => "system us/req",
-            Self::Rate => "req/s",
-            Self::Spans => "spans/req",
-            Self::Log => "log B/req",
-            Self::Median => "p50 us",
-            Self::P99 => "p99 us",
-            Self::AddedMedian => "added p50 us",
-            Self::Rss => "idle RSS MiB",
-            Self::Anonymous => "idle anonymous MiB",
-            Self::Connection1000 => "KiB/conn at 1,000",
-            Self::Connection5000 => "KiB/conn at 5,000",
-            Self::Start => "start ms",
-            Self::StartFilled => "start ms, 1,000 services",
-            Self::RssFilled => "RSS MiB, 1,000 services",
-        }
-    }
-}
 
 /// The values of one measurement.
 pub(crate) type Values = BTreeMap<Metric, f64>;

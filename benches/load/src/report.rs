@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     goals::Goal,
-    measure::Metric,
+    metric::Metric,
     programs::Kind,
     rounds::Results,
     scenario::Scenario,

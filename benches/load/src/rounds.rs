@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    measure::{Bench, Metric, Values},
+    measure::{Bench, Values},
+    metric::Metric,
     programs::Kind,
     scenario::{Scenario, Work},
 };

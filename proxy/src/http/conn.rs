@@ -1,18 +1,17 @@
 //! The life of one client connection: sniffed, served by hyper, closed when idle for too long or when the proxy
 //! drains.
 //!
-//! A drain is announced first, and so is the end of a single listener: HTTP/1 answers say `Connection: close`, HTTP/2 gets GOAWAY. Idle HTTP/1 connections
-//! are closed only at the closing phase, since hyper closes them at once and a request may be on its way.
+//! A drain is announced first, and so is the end of a single listener: HTTP/1 answers say `Connection: close`, HTTP/2
+//! gets GOAWAY. Idle HTTP/1 connections are closed only at the closing phase, since hyper closes them at once and a
+//! request may be on its way.
 
 use std::{
-    panic::AssertUnwindSafe,
     pin::{Pin, pin},
     rc::Rc,
     time::Duration,
 };
 
-use futures_util::FutureExt;
-use http::{HeaderValue, Request, Response, Version, header::CONNECTION, request::Parts};
+use http::{Request, Version};
 use hyper::{body::Incoming, rt::Executor, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -20,7 +19,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{Aborted, body::ResponseBody, client::ConnInfo, handle, http1};
+use super::{client::ConnInfo, http1, service::contained};
 use crate::{
     drain::Phase,
     net::{batched::Batched, head::MAX_HEAD, listen::Accepted, sniff::sniff, socket::Socket},
@@ -136,27 +135,6 @@ where
                     shut_down(connection.as_mut());
                 }
             },
-        }
-    }
-}
-
-/// A panic fails its own request only.
-pub(super) async fn contained(
-    worker: Rc<Worker>,
-    conn: Rc<ConnInfo>,
-    parts: Box<Parts>,
-    incoming: Incoming,
-) -> Result<Response<ResponseBody>, Aborted> {
-    let version = parts.version;
-    match AssertUnwindSafe(handle(&worker, &conn, parts, incoming)).catch_unwind().await {
-        Ok(Ok(mut answer)) if conn.departed() && version != Version::HTTP_2 => {
-            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            Ok(answer)
-        }
-        Ok(answer) => answer,
-        Err(_panic) => {
-            worker.count_panic();
-            Err(Aborted)
         }
     }
 }

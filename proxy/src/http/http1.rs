@@ -19,7 +19,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, sleep_until};
 
-use super::{client::ConnInfo, conn::contained};
+use super::{client::ConnInfo, service::contained};
 use crate::{
     drain::Phase,
     net::{head::MAX_HEAD, socket::Socket},

@@ -17,6 +17,7 @@ pub(crate) mod replay;
 mod reply;
 mod request_id;
 mod retry;
+mod service;
 mod timeout;
 pub mod trace;
 pub(crate) mod upload;

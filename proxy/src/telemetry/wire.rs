@@ -3,6 +3,8 @@
 //! Spans and log records are encoded by the worker that saw the request end, once, straight into the bytes that leave
 //! the process (docs/adr/0005). A message type with owned strings in between would cost some fifty allocations a span.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 const VARINT: u32 = 0;
 const FIXED64: u32 = 1;
 const LENGTH: u32 = 2;
@@ -109,6 +111,12 @@ pub(crate) fn attribute(field: u32, name: &str, value: Any<'_>, out: &mut Vec<u8
             }
         });
     });
+}
+
+/// A point in time as OTLP has it: since the epoch.
+pub(crate) fn nanoseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Bytes that a field of this length takes with its prefix, where the field's number is below 16.

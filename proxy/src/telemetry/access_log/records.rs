@@ -3,7 +3,6 @@
 use super::{End, Field, render::Shown};
 use crate::telemetry::{
     Record,
-    span::nanoseconds,
     wire::{self, Any, attribute},
 };
 
@@ -13,7 +12,7 @@ const ERROR: u64 = 17;
 
 /// Appends all but the attributes.
 pub(super) fn encode(record: &Record, body: &[u8], out: &mut Vec<u8>) {
-    let time = nanoseconds(record.started);
+    let time = wire::nanoseconds(record.started);
     wire::fixed64(1, time, out);
     let (number, name) =
         if record.status >= 500 || record.status == 0 { (ERROR, "ERROR") } else { (INFO, "INFO") };

@@ -112,7 +112,7 @@ fn all_plain(bytes: &[u8]) -> bool {
 }
 
 fn is_plain(byte: u8) -> bool {
-    (byte >= 0x20) & (byte <= 0x7e) & (byte != b'"') & (byte != b'\\')
+    (0x20..=0x7e).contains(&byte) & (byte != b'"') & (byte != b'\\')
 }
 
 /// The inside of a JSON string: control characters are escaped, and bytes that are no UTF-8 become U+FFFD.

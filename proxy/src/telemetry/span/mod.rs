@@ -3,17 +3,16 @@
 //! Written only for requests that are sampled, at the end of their stream. What does not change from request to request
 //! is encoded once. (Trace headers are the business of `http::trace`.)
 
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+mod tags;
 
-use http::{HeaderName, HeaderValue, Method, Version, header::USER_AGENT};
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, header::USER_AGENT};
 use outrigger_config::snapshot::{Direction, Node, TagValue, Tracing};
 
 use super::{
     Environment, Record, Target,
-    access_log::{self, End, Steps},
+    access_log::{End, Steps},
     capture::{Captures, Part, Slot},
     wire::{self, Any, attribute},
 };
@@ -160,8 +159,8 @@ impl SpanPlan {
         }
         wire::lossy(5, self.name(record), out);
         wire::uint(6, self.kind as u64, out);
-        wire::fixed64(7, nanoseconds(record.started), out);
-        wire::fixed64(8, nanoseconds(record.started + end.took), out);
+        wire::fixed64(7, wire::nanoseconds(record.started), out);
+        wire::fixed64(8, wire::nanoseconds(record.started + end.took), out);
         out.extend_from_slice(&self.fixed);
         self.envoy_tags(record, out);
         self.conventions(record, scratch, out);
@@ -182,116 +181,6 @@ impl SpanPlan {
 
     fn header<'r>(&self, record: &'r Record, slot: Slot) -> Option<&'r [u8]> {
         record.captured.get(slot).map(HeaderValue::as_bytes)
-    }
-
-    /// Envoy `HttpTracerUtility::setCommonTags` and `finalizeDownstreamSpan`: all of them are text.
-    fn envoy_tags(&self, record: &Record, out: &mut Vec<u8>) {
-        let mut number = itoa::Buffer::new();
-        let mut tag = |name, value: &[u8]| attribute(ATTRIBUTES, name, Any::Lossy(value), out);
-        if let Some(id) = self.header(record, self.seen.request_id) {
-            tag("guid:x-request-id", id);
-        }
-        tag("http.method", method(record).as_bytes());
-        tag("http.protocol", protocol(record.version).as_bytes());
-        tag("user_agent", self.header(record, self.seen.user_agent).unwrap_or(b"-"));
-        tag("downstream_cluster", self.header(record, self.seen.downstream_cluster).unwrap_or(b"-"));
-        if let Some(id) = self.header(record, self.seen.client_trace_id) {
-            tag("guid:x-client-trace-id", id);
-        }
-        tag("request_size", number.format(record.body_received).as_bytes());
-        tag("response_size", number.format(record.body_sent).as_bytes());
-        tag("http.status_code", number.format(record.status).as_bytes());
-        if let Some(cluster) = &record.cluster {
-            tag("upstream_cluster", cluster.name.as_bytes());
-            tag("upstream_cluster.name", cluster.name.as_bytes());
-        }
-        if let Some(endpoint) = &record.endpoint {
-            tag("upstream_address", endpoint.key.as_bytes());
-        }
-        if record.grpc {
-            tag("grpc.path", path(record).as_bytes());
-            if let Some(authority) = &record.authority {
-                tag("grpc.authority", authority.as_bytes());
-            }
-            if let Some(kind) = self.header(record, self.seen.content_type) {
-                tag("grpc.content_type", kind);
-            }
-            if let Some(timeout) = self.header(record, self.seen.grpc_timeout) {
-                tag("grpc.timeout", timeout);
-            }
-            if let Some(status) = record.grpc_status {
-                tag("grpc.status_code", number.format(status).as_bytes());
-            }
-            let mut messages = self.seen.grpc_messages.into_iter().rev();
-            if let Some(message) = messages.find_map(|slot| self.header(record, slot)) {
-                tag("grpc.message", message);
-            }
-        }
-        if is_envoy_error(record) {
-            tag("error", b"true");
-        }
-    }
-
-    /// OpenTelemetry's conventions for HTTP and RPC spans, and the tags that have to be put together.
-    fn conventions(&self, record: &Record, scratch: &mut Vec<u8>, out: &mut Vec<u8>) {
-        let path = path(record);
-        let cut = path.get(..self.max_path_length).unwrap_or(path);
-        let authority = record.authority.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
-        scratch.clear();
-        scratch.extend_from_slice(b"http://");
-        scratch.extend_from_slice(authority);
-        scratch.extend_from_slice(cut.as_bytes());
-        attribute(ATTRIBUTES, "http.url", Any::Lossy(scratch), out);
-        match self.kind {
-            Kind::Client => attribute(ATTRIBUTES, "url.full", Any::Lossy(scratch), out),
-            Kind::Server => {
-                let (path, query) = cut.split_once('?').unwrap_or((cut, ""));
-                attribute(ATTRIBUTES, "url.scheme", Any::Text("http"), out);
-                attribute(ATTRIBUTES, "url.path", Any::Text(path), out);
-                if !query.is_empty() {
-                    attribute(ATTRIBUTES, "url.query", Any::Text(query), out);
-                }
-            }
-        }
-        if record.flags.is_empty() {
-            attribute(ATTRIBUTES, "response_flags", Any::Text("-"), out);
-        } else {
-            text(scratch, format_args!("{}", record.flags));
-            attribute(ATTRIBUTES, "response_flags", Any::Lossy(scratch), out);
-        }
-        if let Some(peer) = record.downstream_remote {
-            scratch.clear();
-            access_log::ip(peer.ip(), scratch);
-            attribute(ATTRIBUTES, "peer.address", Any::Lossy(scratch), out);
-        }
-        attribute(ATTRIBUTES, "http.request.method", Any::Text(method(record)), out);
-        if record.status != 0 {
-            attribute(ATTRIBUTES, "http.response.status_code", Any::Int(record.status.into()), out);
-        }
-        attribute(ATTRIBUTES, "network.protocol.version", Any::Text(protocol_version(record.version)), out);
-        let (host, port) = split_port(authority);
-        attribute(ATTRIBUTES, "server.address", Any::Lossy(host), out);
-        if let Some(port) = port {
-            attribute(ATTRIBUTES, "server.port", Any::Int(port.into()), out);
-        }
-        if record.grpc {
-            attribute(ATTRIBUTES, "rpc.system", Any::Text("grpc"), out);
-            let (service, call) = path.trim_start_matches('/').split_once('/').unwrap_or((path, ""));
-            attribute(ATTRIBUTES, "rpc.service", Any::Text(service), out);
-            attribute(ATTRIBUTES, "rpc.method", Any::Text(call), out);
-            if let Some(status) = record.grpc_status {
-                attribute(ATTRIBUTES, "rpc.grpc.status_code", Any::Int(status.into()), out);
-            }
-        }
-        if self.is_error(record) {
-            match record.details.as_ref().filter(|_| record.status == 0 || !record.flags.is_empty()) {
-                Some(details) => attribute(ATTRIBUTES, "error.type", Any::Text(details.as_str()), out),
-                None => {
-                    text(scratch, format_args!("{}", record.status));
-                    attribute(ATTRIBUTES, "error.type", Any::Lossy(scratch), out);
-                }
-            }
-        }
     }
 
     fn custom_tags(&self, record: &Record, end: &End, scratch: &mut Vec<u8>, out: &mut Vec<u8>) {
@@ -315,18 +204,12 @@ impl SpanPlan {
     /// The conventions: a client's span fails from 400 on, a server's from 500 on, and a request that got no answer.
     fn is_error(&self, record: &Record) -> bool {
         let client = self.kind == Kind::Client;
-        is_envoy_error(record) || record.status == 0 || (client && record.status >= 400)
+        tags::is_envoy_error(record) || record.status == 0 || (client && record.status >= 400)
     }
 }
 
 /// Field of a span.
 const ATTRIBUTES: u32 = 9;
-
-/// Envoy's tag `error`: a 5xx, or one of the gRPC codes that are the server's fault.
-fn is_envoy_error(record: &Record) -> bool {
-    let grpc = matches!(record.grpc_status, Some(2 | 4 | 8 | 12..=15));
-    record.status >= 500 || (record.grpc && grpc)
-}
 
 /// Istio's, with its words for what is unknown.
 fn istio_tags(node: &Node) -> [(&'static str, String); 5] {
@@ -344,49 +227,4 @@ fn istio_tags(node: &Node) -> [(&'static str, String); 5] {
         ("istio.namespace", or(&node.namespace, "default")),
         ("istio.cluster_id", or(&node.cluster, "unknown")),
     ]
-}
-
-fn text(scratch: &mut Vec<u8>, what: std::fmt::Arguments<'_>) {
-    scratch.clear();
-    // A vector takes every write.
-    let _ = std::io::Write::write_fmt(scratch, what);
-}
-
-fn method(record: &Record) -> &str {
-    record.method.as_ref().map_or("", Method::as_str)
-}
-
-fn path(record: &Record) -> &str {
-    record.path.as_ref().map_or("", |path| path.as_str())
-}
-
-fn protocol(version: Option<Version>) -> &'static str {
-    match version {
-        Some(Version::HTTP_10) => "HTTP/1.0",
-        Some(Version::HTTP_2) => "HTTP/2",
-        _ => "HTTP/1.1",
-    }
-}
-
-fn protocol_version(version: Option<Version>) -> &'static str {
-    match version {
-        Some(Version::HTTP_10) => "1.0",
-        Some(Version::HTTP_2) => "2",
-        _ => "1.1",
-    }
-}
-
-/// Host and port of an authority; an IPv6 address stands in brackets.
-fn split_port(authority: &[u8]) -> (&[u8], Option<u16>) {
-    let Some(colon) = authority.iter().rposition(|byte| *byte == b':') else { return (authority, None) };
-    let (host, port) = authority.split_at(colon);
-    match std::str::from_utf8(port).ok().and_then(|port| port.get(1..)?.parse().ok()) {
-        Some(port) => (host, Some(port)),
-        None => (authority, None),
-    }
-}
-
-pub(super) fn nanoseconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
