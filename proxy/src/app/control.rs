@@ -311,12 +311,13 @@ impl Process {
 
     /// Drains, unless that is cut short by another command, and waits for the threads.
     async fn end(mut self, commands: &mut mpsc::Receiver<Command>) {
-        if self.drain.phase() < Phase::Forced {
+        let mut at_once = self.drain.phase() == Phase::Forced;
+        if !at_once {
             tracing::info!("draining");
-            tokio::select! {
-                () = self.drain_connections() => {}
-                () = cut_short(commands) => {}
-            }
+            at_once = tokio::select! {
+                () = self.drain_connections() => false,
+                () = cut_short(commands) => true,
+            };
         }
         self.drain.enter(Phase::Forced);
         self.listeners.close_all();
@@ -326,7 +327,7 @@ impl Process {
             }
         }
         // The workers are done: nothing more is told.
-        self.exporter.finish().await;
+        self.exporter.finish(at_once).await;
         // Whoever reads the log may have stopped reading: that must not keep the process alive.
         let writer = self.log_writer;
         let last_lines = tokio::task::spawn_blocking(move || writer.join());

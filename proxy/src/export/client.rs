@@ -19,7 +19,7 @@ use outrigger_config::snapshot::{
     Balancer, Cluster, Destination, Discovery, Endpoint, Limits, Origin, OtlpProtocol, Protocol, Service,
 };
 use rand::{SeedableRng, rngs::SmallRng};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     answer::{self, Verdict},
@@ -89,7 +89,7 @@ impl Client {
         Ok(request::framed(to, message, to.gzip))
     }
 
-    /// Sends a packed message once.
+    /// Sends a packed message once. What the endpoint is to blame for is reported to outlier detection.
     pub(super) async fn send(
         &self,
         target: &Target,
@@ -115,7 +115,9 @@ impl Client {
         };
         let picked = self.balancers.pick(&cluster, None, &[], &mut self.rng.borrow_mut());
         let Some(host) = picked else { return Verdict::again("no healthy endpoint") };
-        let (outcome, verdict) = match self.exchange(&cluster, &host, request, to).await {
+        let exchange = timeout_at(deadline, self.exchange(&cluster, &host, request, to)).await;
+        let late = |_| Err((Some(Outcome::Timeout), format!("no answer in {:?}", to.timeout)));
+        let (outcome, verdict) = match exchange.unwrap_or_else(late) {
             Ok(answer) => {
                 let (head, trailers, body) = &answer;
                 let (status, headers) = (head.status(), head.headers());

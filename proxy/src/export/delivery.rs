@@ -6,7 +6,7 @@ use bytes::Bytes;
 use rand::RngExt;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep},
 };
 
 use super::{answer::Verdict, batch, client::Client};
@@ -79,11 +79,7 @@ impl Delivery {
         };
         let mut backoff = BACKOFF;
         loop {
-            let send = self.client.send(target, self.signal, body.clone(), deadline);
-            let verdict = match timeout_at(deadline, send).await {
-                Ok(verdict) => verdict,
-                Err(_) => return Verdict::again(format!("no answer in {:?}", target.destination.timeout)),
-            };
+            let verdict = self.client.send(target, self.signal, body.clone(), deadline).await;
             let Verdict::Again { after, .. } = &verdict else { return verdict };
             let wait = after.unwrap_or_else(|| backoff.mul_f64(0.5 + rand::rng().random::<f64>() / 2.0));
             backoff = (backoff * 2).min(LONGEST_BACKOFF);

@@ -73,8 +73,9 @@ impl Default for MetricInterval {
     }
 }
 
-/// How long the end of the process waits for the last exports.
+/// How long the end of the process waits for the last exports, and how long where it is to end at once.
 const LAST_EXPORTS: Duration = Duration::from_secs(3);
+const AT_ONCE: Duration = Duration::from_millis(200);
 
 /// What became of everything that was to be exported.
 #[derive(Debug, Clone)]
@@ -175,9 +176,9 @@ impl Exporter {
     }
 
     /// Exports what is left, for a moment; what then remains counts as lost.
-    pub(crate) async fn finish(mut self) {
+    pub(crate) async fn finish(mut self, at_once: bool) {
         let _ = self.stop.send(true);
-        let deadline = Instant::now() + LAST_EXPORTS;
+        let deadline = Instant::now() + if at_once { AT_ONCE } else { LAST_EXPORTS };
         while let Ok(Some(_)) = timeout_at(deadline, self.tasks.join_next()).await {}
         self.tasks.abort_all();
         for (signal, account) in &self.accounts.0 {

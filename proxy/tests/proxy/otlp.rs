@@ -307,6 +307,18 @@ async fn a_receiver_that_hangs_fills_the_queue_and_no_more() {
 }
 
 #[tokio::test]
+async fn a_receiver_that_hangs_is_blamed_as_any_endpoint_is() {
+    let (web, otel) = (Origin::named("web").await, Origin::h2c(|_| Reply::never()).await);
+    let provider = PROVIDER.replace("port: 9090 }", "port: 9090, grpc: { timeout: 200ms } }");
+    let mesh = Mesh::web(&web).grpc("otel", &[(otel.address(), "v1")]).settings(&provider);
+    let proxy = mesh.otel(soon(TelemetryDefaults::default())).start().await;
+    get(&proxy, 1).await;
+    assert_eq!(settled(&proxy, "traces", 1.0).await, (0.0, 1.0));
+    let cluster = "outbound|9090||otel.default.svc.cluster.local";
+    assert_eq!(proxy.cluster(cluster, Some(otel.address()), "rq_timeout").await, Some("1".to_owned()));
+}
+
+#[tokio::test]
 async fn what_is_queued_at_the_end_is_exported_first() {
     let (web, otel) = (Origin::named("web").await, receiver().await);
     let bounds = Bounds::default();
