@@ -11,7 +11,7 @@ use std::{
 use crate::support::{
     client::{self, Client},
     mesh::{Mesh, Proxy},
-    origin::{Origin, Reply},
+    origin::{Origin, Reply, Step},
     wait::eventually,
 };
 
@@ -162,6 +162,27 @@ async fn refused_connections_and_timeouts_count() {
         assert_eq!(proxy.get("web", "/").await.status, 504);
     }
     assert_eq!(flags(&proxy, silent.address()).await, "/failed_outlier_check");
+}
+
+#[tokio::test]
+async fn resets_are_gateway_errors_and_split_ones_never_add_up() {
+    let common = "interval: 100s, baseEjectionTime: 100s, maxEjectionPercent: 100";
+    for (counts, ejects) in [
+        ("consecutive5xxErrors: 0, consecutiveGatewayErrors: 2", true),
+        (
+            "splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 2, consecutive5xxErrors: 1",
+            false,
+        ),
+        ("splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 1", true),
+    ] {
+        let closing = Origin::http1(|_| Reply::default().then(Step::Close)).await;
+        let proxy = mesh(&[(closing.address(), "v1")], &format!("{counts}, {common}")).await;
+        for _ in 0..2 {
+            assert_eq!(proxy.get("web", "/").await.status, 503);
+        }
+        let expected = if ejects { "/failed_outlier_check" } else { "healthy" };
+        assert_eq!(flags(&proxy, closing.address()).await, expected, "{counts}");
+    }
 }
 
 #[tokio::test]
