@@ -78,7 +78,11 @@ impl<B: Payload> HostPool<B> {
                 match timeout_at(deadline, driver.settled()).await {
                     Ok(Some(())) => {}
                     Ok(None) => {
-                        self.count_end(driver.life.ended_by_peer());
+                        let by_peer = driver.life.ended_by_peer();
+                        self.count_end(by_peer);
+                        if by_peer && self.has_waiting() {
+                            driver.life.count_cut(by_peer, &self.cluster.stats);
+                        }
                         return Err(PoolError::Reset(driver.life.end()));
                     }
                     Err(_) => return Err(self.out_of_time()),
@@ -96,7 +100,8 @@ impl<B: Payload> HostPool<B> {
         PoolError::ConnectTimeout
     }
 
-    /// Envoy fails the whole line when a connection fails: the retry policy knows better what to do with each.
+    /// Envoy fails the whole line when a connection fails: the retry policy knows better what to do with each. What
+    /// waits for HTTP/2 settings here is on its connection there, and counted so.
     fn fail_waiting(&self, error: &PoolError) {
         let stats = &self.cluster.stats;
         if let PoolError::Reset(reason) = error {
@@ -112,8 +117,16 @@ impl<B: Payload> HostPool<B> {
         }
         let waiting = std::mem::take(&mut self.state.borrow_mut().waiting);
         for turn in waiting {
-            if turn.send(Err(error.clone())).is_ok() {
-                self.cluster.stats.upstream_rq_pending_failure_eject.inc();
+            if turn.send(Err(error.clone())).is_err() {
+                continue;
+            }
+            if matches!(error, PoolError::Reset(_)) {
+                stats.upstream_rq_total.inc();
+                self.host.stats().rq_total.inc();
+            }
+            match error {
+                PoolError::Reset(ResetReason::ProtocolError) => stats.upstream_rq_tx_reset.inc(),
+                _ => stats.upstream_rq_pending_failure_eject.inc(),
             }
         }
     }

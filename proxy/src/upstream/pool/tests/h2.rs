@@ -316,6 +316,12 @@ async fn what_is_no_http2_is_a_protocol_error_and_a_lost_connection_a_terminatio
             },
         };
         assert_eq!(reset, Some(expected));
+        let stats = &cluster.stats;
+        let counted = (stats.upstream_rq_tx_reset.get(), stats.upstream_rq_pending_failure_eject.get());
+        assert_eq!(counted, if expected == ResetReason::ProtocolError { (1, 0) } else { (0, 1) });
+        let ended = if expected == ResetReason::ProtocolError { [1, 0, 0, 0] } else { [0, 0, 1, 1] };
+        until("its end is counted", || ends(&cluster) == ended).await;
+        assert_eq!((stats.upstream_rq_total.get(), host(&cluster).stats().rq_total.get()), (1, 1));
         all_given_back(&cluster, 0).await;
     }
 }
