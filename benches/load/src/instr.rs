@@ -20,6 +20,7 @@ use crate::{
     proxy::{Proxy, Run},
     serve,
     sink::Sink,
+    stages,
 };
 
 #[derive(Debug, Parser)]
@@ -40,7 +41,15 @@ struct Cli {
     /// Another Outrigger, to see what a change does.
     #[arg(long, value_name = "PATH")]
     baseline: Option<PathBuf>,
+    /// What this program does under valgrind.
+    #[arg(long, hide = true)]
+    stages: Option<u64>,
+    #[arg(long, hide = true, action = clap::ArgAction::Set, default_value_t = false)]
+    traced: bool,
 }
+
+/// The stages alone, without sockets: name, whether every request is traced.
+const STAGES: [(&str, bool); 2] = [("stages", false), ("stages-t100", true)];
 
 /// Name, load, percentage of requests that are traced.
 const SCENARIOS: [(&str, Load, u8); 5] = [
@@ -54,7 +63,12 @@ const SCENARIOS: [(&str, Load, u8); 5] = [
 /// `cargo bench-instr`.
 #[must_use]
 pub fn bench_instr() -> ExitCode {
-    match count(&Cli::parse()) {
+    let cli = Cli::parse();
+    let outcome = match cli.stages {
+        Some(requests) => stages::run(requests, cli.traced),
+        None => count(&cli),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench-instr: {error}");
@@ -66,10 +80,22 @@ pub fn bench_instr() -> ExitCode {
 fn count(cli: &Cli) -> Outcome<()> {
     let valgrind =
         programs::in_path("valgrind").ok_or("*** NO VALGRIND: nothing is counted. Install valgrind ***")?;
-    if let Some(name) = cli.scenarios.iter().find(|name| !SCENARIOS.iter().any(|(known, ..)| known == *name))
-    {
-        let known = SCENARIOS.map(|(name, ..)| name).join(", ");
+    let known = || STAGES.iter().map(|(name, _)| *name).chain(SCENARIOS.iter().map(|(name, ..)| *name));
+    if let Some(name) = cli.scenarios.iter().find(|name| !known().any(|known| known == *name)) {
+        let known = known().collect::<Vec<_>>().join(", ");
         return Err(format!("there is no scenario `{name}`: there are {known}").into());
+    }
+    let wanted = |name: &str| cli.scenarios.is_empty() || cli.scenarios.iter().any(|wanted| wanted == name);
+    println!("instructions of a request outside the kernel, {} requests", cli.requests);
+    for (name, traced) in STAGES.into_iter().filter(|(name, _)| wanted(name)) {
+        let [short, long] =
+            [cli.requests, 2 * cli.requests].map(|requests| count_stages(&valgrind, requests, traced));
+        let costs = callgrind::difference(long?, &short?);
+        println!("{name:<14} {:>8.0}", costs.values().sum::<i64>() as f64 / cli.requests as f64);
+        top(&costs, cli.top, cli.requests);
+    }
+    if !SCENARIOS.iter().any(|(name, ..)| wanted(name)) {
+        return Ok(());
     }
     let outrigger = match &cli.outrigger {
         Some(path) => programs::existing(path.clone())?,
@@ -79,10 +105,9 @@ fn count(cli: &Cli) -> Outcome<()> {
     machine::pin(machine::LOAD_CPU)?;
     let counter =
         Counter { valgrind, backend: backend::start()?, sink: Sink::start()?, requests: cli.requests };
-    println!("instructions of a request outside the kernel, {} requests", cli.requests);
     serve::runtime()?.block_on(async {
         for (name, load, sampling) in SCENARIOS {
-            if !cli.scenarios.is_empty() && !cli.scenarios.iter().any(|wanted| wanted == name) {
+            if !wanted(name) {
                 continue;
             }
             let before = match &baseline {
@@ -102,6 +127,23 @@ fn count(cli: &Cli) -> Outcome<()> {
         }
         Ok(())
     })
+}
+
+/// Runs this very program under valgrind.
+fn count_stages(valgrind: &Path, requests: u64, traced: bool) -> Outcome<Costs> {
+    let folder = tempfile::Builder::new().prefix("outrigger-instr-").tempdir()?;
+    let written = folder.path().join("callgrind.out");
+    let mut file = OsString::from("--callgrind-out-file=");
+    file.push(&written);
+    let output = std::process::Command::new(valgrind)
+        .args(["--tool=callgrind".into(), file])
+        .arg(stages::program()?.as_os_str())
+        .args(stages::arguments(requests, traced))
+        .output()?;
+    if !output.status.success() {
+        return Err(format!("the stages failed: {}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    callgrind::read(&written)
 }
 
 struct Counter {

@@ -23,6 +23,7 @@ mod rounds;
 mod scenario;
 mod serve;
 mod sink;
+mod stages;
 mod stats;
 
 pub use cli::bench_load;
