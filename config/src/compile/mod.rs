@@ -12,12 +12,13 @@ mod telemetry;
 
 use std::{collections::HashMap, num::NonZeroU32, sync::Arc};
 
+use bytes::Bytes;
 use http::StatusCode;
 
 use clusters::Clusters;
 use hosts::{VirtualServices, domains, taken};
 use policy::Rules;
-use routes::{everything, operation, plain_route};
+use routes::{operation, plain_route};
 
 use crate::{
     LoadOptions,
@@ -35,8 +36,9 @@ use crate::{
     report::Code,
     sink::{Sink, Span},
     snapshot::{
-        Action, Destination, Direction, HeaderOps, HostMap, Listener, Node, Origin, RetryOn, RetryPolicy,
-        Route, RouteTable, RouteTableId, Snapshot, TelemetryDefaults, Version, VirtualHost,
+        Action, Destination, DirectResponse, Direction, HostMap, Listener, Node, Origin, RetryOn,
+        RetryPolicy, Route, RouteMatch, RouteTable, RouteTableId, Snapshot, TelemetryDefaults, Version,
+        VirtualHost,
     },
 };
 
@@ -285,7 +287,7 @@ impl Compiler<'_> {
             ..default_retry()
         });
         let route = Route {
-            operation: operation(&called, &everything()),
+            operation: operation(&called, &RouteMatch::always()),
             ..plain_route("default", cluster, retry, Box::default(), origin.clone())
         };
         let mut table = Table::default();
@@ -344,13 +346,6 @@ impl Table {
 }
 
 fn direct(name: &str, status: StatusCode, origin: &Origin) -> Route {
-    Route {
-        name: Arc::from(name),
-        when: everything(),
-        action: Action::Direct { status },
-        operation: None,
-        request_headers: HeaderOps::default(),
-        response_headers: HeaderOps::default(),
-        origin: origin.clone(),
-    }
+    let response = DirectResponse { status, body: Bytes::new() };
+    Route::always(name, Action::Direct(Box::new(response)), origin.clone())
 }

@@ -1,7 +1,5 @@
 //! Rules of a virtual service become routes of one port, in Istio's order.
 
-use std::sync::Arc;
-
 use http::HeaderValue;
 
 use super::{Compiler, policy::layered};
@@ -9,7 +7,7 @@ use crate::{
     istio::{
         destination::Destination,
         headers::Headers,
-        http_match::{Match, all_paths, takes_all},
+        http_match::{Match, takes_all},
         retries::{Retries, default_retry},
         selects,
         virtual_service::{HttpRule, VirtualService},
@@ -71,7 +69,7 @@ impl Compiler<'_> {
             ),
             None => (rule.headers.request.clone(), rule.headers.response.clone()),
         };
-        let when = block.map_or_else(everything, |block| block.when.clone());
+        let when = block.map_or_else(RouteMatch::always, |block| block.when.clone());
         Route {
             name: name.into(),
             operation: operation(&self.called(vs, lone, port), &when),
@@ -79,6 +77,8 @@ impl Compiler<'_> {
             action: Action::Forward(Box::new(self.forward(rule, lone.is_some(), port))),
             request_headers: request,
             response_headers: response,
+            fault: None,
+            cors: None,
             origin: vs.meta.origin(block.map_or(rule.span, |block| block.span)),
         }
     }
@@ -113,10 +113,12 @@ impl Compiler<'_> {
         Forward {
             total_weight: clusters.iter().map(|entry| u64::from(entry.weight)).sum(),
             authority: authority.map(|authority| authority.value.clone()),
+            rewrite: None,
             timeout: rule.timeout,
             retry: self.retry(rule, lone && !hash.is_empty()),
             clusters: clusters.into(),
             hash: hash.into(),
+            mirrors: Box::default(),
         }
     }
 
@@ -164,7 +166,7 @@ impl Compiler<'_> {
             ..policy
         });
         Route {
-            operation: operation(&format!("{}:{port}", service.host), &everything()),
+            operation: operation(&format!("{}:{port}", service.host), &RouteMatch::always()),
             ..plain_route("default", cluster, retry, hash.into_iter().collect(), service.origin.clone())
         }
     }
@@ -187,23 +189,8 @@ pub(crate) fn plain_route(
     hash: Box<[HashPolicy]>,
     origin: Origin,
 ) -> Route {
-    let entry = WeightedCluster {
-        cluster,
-        weight: 1,
-        request_headers: HeaderOps::default(),
-        response_headers: HeaderOps::default(),
-    };
-    let forward =
-        Forward { clusters: [entry].into(), total_weight: 1, authority: None, timeout: None, retry, hash };
-    Route {
-        name: Arc::from(name),
-        when: everything(),
-        action: Action::Forward(Box::new(forward)),
-        operation: None,
-        request_headers: HeaderOps::default(),
-        response_headers: HeaderOps::default(),
-        origin,
-    }
+    let forward = Forward { retry, hash, ..Forward::to(cluster) };
+    Route::always(name, Action::Forward(Box::new(forward)), origin)
 }
 
 /// What is called, and the path as the route matches it.
@@ -217,10 +204,6 @@ pub(crate) fn operation(called: &str, when: &RouteMatch) -> Option<HeaderValue> 
         }
     };
     HeaderValue::from_str(&format!("{called}{path}")).ok()
-}
-
-pub(crate) fn everything() -> RouteMatch {
-    RouteMatch { path: all_paths(), headers: Box::default(), query: Box::default() }
 }
 
 /// With one destination Istio appends its operations behind the route's, in one list: there the destination wins. (With

@@ -7,12 +7,14 @@ mod hosts;
 mod matching;
 mod path;
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method};
 
 pub use hash::{Hashed, Peers, hash_key, xxh64};
 pub use path::{InvalidPath, normalize_path};
 
-use crate::snapshot::{Action, Forward, Route, RouteTable, VirtualHost, WeightedCluster};
+use crate::snapshot::{
+    Action, DirectResponse, Forward, Redirect, Route, RouteTable, VirtualHost, WeightedCluster,
+};
 
 /// What the decision sees of a request: after normalisation, before any rewriting.
 #[derive(Debug, Clone, Copy)]
@@ -52,8 +54,15 @@ pub enum Decision<'s> {
     Direct {
         /// The route that matched.
         route: &'s Route,
-        /// Status of the answer.
-        status: StatusCode,
+        /// The answer.
+        response: &'s DirectResponse,
+    },
+    /// Answer here with another place to ask.
+    Redirect {
+        /// The route that matched.
+        route: &'s Route,
+        /// What is other about the place.
+        redirect: &'s Redirect,
     },
     /// Forward to one destination, which retries keep.
     Forward {
@@ -77,7 +86,8 @@ pub fn decide<'s>(
         return Decision::NoRoute;
     };
     match &route.action {
-        Action::Direct { status } => Decision::Direct { route, status: *status },
+        Action::Direct(response) => Decision::Direct { route, response },
+        Action::Redirect(redirect) => Decision::Redirect { route, redirect },
         Action::Forward(forward) => match split(forward, draw) {
             Some(destination) => Decision::Forward { route, forward, destination },
             None => Decision::NoRoute,
@@ -117,21 +127,16 @@ mod tests {
     use crate::snapshot::{ClusterRef, HeaderOps};
 
     fn weighted(weights: &[u32]) -> Forward {
+        let entry = |weight: &u32| WeightedCluster {
+            cluster: ClusterRef::Missing(weight.to_string().into()),
+            weight: *weight,
+            request_headers: HeaderOps::default(),
+            response_headers: HeaderOps::default(),
+        };
         Forward {
-            clusters: weights
-                .iter()
-                .map(|weight| WeightedCluster {
-                    cluster: ClusterRef::Missing(weight.to_string().into()),
-                    weight: *weight,
-                    request_headers: HeaderOps::default(),
-                    response_headers: HeaderOps::default(),
-                })
-                .collect(),
+            clusters: weights.iter().map(entry).collect(),
             total_weight: weights.iter().map(|weight| u64::from(*weight)).sum(),
-            authority: None,
-            timeout: None,
-            retry: None,
-            hash: Box::default(),
+            ..Forward::to(ClusterRef::Missing("".into()))
         }
     }
 

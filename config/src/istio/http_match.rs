@@ -97,13 +97,9 @@ fn path_match(block: &Object<'_>, sink: &mut Sink) -> PathMatch {
     match block.get("uri").and_then(|node| one_form(node, sink)) {
         Some(("exact", text)) => PathMatch::Exact { value: text.value.into(), ignore_case },
         Some(("prefix", text)) => PathMatch::Prefix { value: text.value.into(), ignore_case },
-        Some((_, text)) => full_match(&text, sink).map_or_else(all_paths, PathMatch::Regex),
-        None => all_paths(),
+        Some((_, text)) => full_match(&text, sink).map_or_else(PathMatch::all, PathMatch::Regex),
+        None => PathMatch::all(),
     }
-}
-
-pub(crate) fn all_paths() -> PathMatch {
-    PathMatch::Prefix { value: "/".into(), ignore_case: false }
 }
 
 fn header_matches(entries: &[Entry], invert: bool, sink: &mut Sink) -> Vec<HeaderMatch> {

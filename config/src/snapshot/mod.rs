@@ -4,23 +4,29 @@
 //! fill them as the Istio compiler does. No Istio YAML type appears here, and nothing that changes while traffic
 //! flows: health, ejection, connections and counters live in the proxy, keyed by cluster name and endpoint address.
 
+mod action;
 mod cluster;
 mod destination;
+mod filter;
 mod origin;
 mod route;
 mod settings;
 
 use std::{collections::BTreeMap, fmt, ops::Index, sync::Arc};
 
+pub use action::{
+    Action, ClusterRef, DirectResponse, Forward, HashCookie, HashPolicy, HeaderOps, Mirror, PathRewrite,
+    Redirect, RedirectScheme, RetryOn, RetryPolicy, WeightedCluster,
+};
 pub use cluster::{
     Balancer, Cluster, ClusterId, Discovery, Endpoint, Keepalive, Limits, Outlier, Protocol, Service,
 };
 pub use destination::{Destination, OtlpProtocol, TelemetryDefaults};
+pub use filter::{AbortStatus, Cors, Fault, FaultAbort, FaultDelay, Share};
 pub use origin::Origin;
 pub use route::{
-    Action, ClusterRef, Direction, Forward, HashCookie, HashPolicy, HeaderKey, HeaderMatch, HeaderOps,
-    HostMap, Listener, PathMatch, QueryMatch, RetryOn, RetryPolicy, Route, RouteMatch, RouteTable,
-    RouteTableId, ValueMatch, VirtualHost, WeightedCluster,
+    Direction, HeaderKey, HeaderMatch, HostMap, Listener, PathMatch, QueryMatch, Route, RouteMatch,
+    RouteTable, RouteTableId, ValueMatch, VirtualHost,
 };
 pub use settings::{AccessLog, CustomTag, LogEncoding, LogSink, Observation, Propagation, TagValue, Tracing};
 

@@ -1,12 +1,16 @@
-//! Where requests come in and what is to happen with them: listeners, route tables and routes.
+//! Where requests come in and which route takes them: listeners, route tables, conditions. What routes do is in
+//! `action` and `filter`.
 
-use std::{collections::HashMap, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use http::{HeaderName, HeaderValue};
 use regex::Regex;
 
-use super::{cluster::ClusterId, origin::Origin};
-use crate::format::Format;
+use super::{
+    action::{Action, HeaderOps},
+    filter::{Cors, Fault},
+    origin::Origin,
+};
 
 /// Index of a [`RouteTable`] in its snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -87,8 +91,30 @@ pub struct Route {
     pub request_headers: HeaderOps,
     /// Operations on the response, after the destination's own.
     pub response_headers: HeaderOps,
+    /// Injected before anything is sent.
+    pub fault: Option<Box<Fault>>,
+    /// Who may call from a web page of another origin.
+    pub cors: Option<Box<Cors>>,
     /// The match block or rule.
     pub origin: Origin,
+}
+
+impl Route {
+    /// A route for every request that does nothing beside its action.
+    #[must_use]
+    pub fn always(name: impl Into<Arc<str>>, action: Action, origin: Origin) -> Self {
+        Self {
+            name: name.into(),
+            when: RouteMatch::always(),
+            action,
+            operation: None,
+            request_headers: HeaderOps::default(),
+            response_headers: HeaderOps::default(),
+            fault: None,
+            cors: None,
+            origin,
+        }
+    }
 }
 
 /// All conditions hold, or the route does not apply.
@@ -100,6 +126,14 @@ pub struct RouteMatch {
     pub headers: Box<[HeaderMatch]>,
     /// Query parameter conditions.
     pub query: Box<[QueryMatch]>,
+}
+
+impl RouteMatch {
+    /// Every request.
+    #[must_use]
+    pub fn always() -> Self {
+        Self { path: PathMatch::all(), headers: Box::default(), query: Box::default() }
+    }
 }
 
 /// Condition on the path, the query string excluded.
@@ -121,6 +155,14 @@ pub enum PathMatch {
     },
     /// Matches the whole path; anchored when compiled.
     Regex(Regex),
+}
+
+impl PathMatch {
+    /// Every path.
+    #[must_use]
+    pub fn all() -> Self {
+        Self::Prefix { value: "/".into(), ignore_case: false }
+    }
 }
 
 /// Which header a condition looks at.
@@ -170,127 +212,4 @@ pub enum ValueMatch {
     Prefix(Box<str>),
     /// Matches the whole value; anchored when compiled.
     Regex(Regex),
-}
-
-/// What a route does with a request.
-#[derive(Debug)]
-pub enum Action {
-    /// Send it to one of the clusters.
-    Forward(Box<Forward>),
-    /// Answer it here, with an empty body.
-    Direct {
-        /// Status of the answer.
-        status: http::StatusCode,
-    },
-}
-
-/// Where and how to forward.
-#[derive(Debug)]
-pub struct Forward {
-    /// At least one; weights are positive.
-    pub clusters: Box<[WeightedCluster]>,
-    /// Sum of the weights.
-    pub total_weight: u64,
-    /// Replaces the authority, from a `host` or `:authority` header operation.
-    pub authority: Option<HeaderValue>,
-    /// From the end of the request to the end of the response headers, all tries together.
-    pub timeout: Option<Duration>,
-    /// `None`: a failed try is final.
-    pub retry: Option<RetryPolicy>,
-    /// All policies combine into one key (Envoy's `hash_policy` list).
-    pub hash: Box<[HashPolicy]>,
-}
-
-/// One destination of a route with its share.
-#[derive(Debug)]
-pub struct WeightedCluster {
-    /// The cluster, if there is one.
-    pub cluster: ClusterRef,
-    /// Share of [`Forward::total_weight`]; 1 for a lone destination.
-    pub weight: u32,
-    /// Operations on the request, before the route's own.
-    pub request_headers: HeaderOps,
-    /// Operations on the response, before the route's own.
-    pub response_headers: HeaderOps,
-}
-
-/// A destination: a dangling one loads, and answers 503 NC.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ClusterRef {
-    /// Exists in this snapshot.
-    Known(ClusterId),
-    /// The subset, host or port is unknown; the name it would have.
-    Missing(Arc<str>),
-}
-
-/// Istio `headers.request` or `headers.response`: removals first, then `set`, then `add`, each in order of the names.
-#[derive(Debug, Clone, Default)]
-pub struct HeaderOps {
-    /// Names to remove.
-    pub remove: Box<[HeaderName]>,
-    /// Overwrite or add.
-    pub set: Box<[(HeaderName, Format)]>,
-    /// Append a line.
-    pub add: Box<[(HeaderName, Format)]>,
-}
-
-/// Istio `VirtualService.http.retries`, or the mesh default (2 attempts).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RetryPolicy {
-    /// Retries, not tries. Never zero.
-    pub attempts: NonZeroU32,
-    /// What is worth another try.
-    pub on: RetryOn,
-    /// Deadline of one try.
-    pub per_try_timeout: Option<Duration>,
-    /// The delay before retry N is uniform in [0, min(2^(N-1) base, 10 base)).
-    pub backoff: Duration,
-    /// Hosts tried before are avoided, with at most 5 re-picks.
-    pub avoid_previous_hosts: bool,
-}
-
-/// The words of `retryOn` (Envoy `x-envoy-retry-on` and `x-envoy-retry-grpc-on`).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each field is Envoy's word of the same name")]
-#[expect(clippy::struct_excessive_bools, reason = "a set of words")]
-pub struct RetryOn {
-    pub server_error: bool,
-    pub gateway_error: bool,
-    pub reset: bool,
-    pub reset_before_request: bool,
-    pub connect_failure: bool,
-    pub retriable_4xx: bool,
-    pub refused_stream: bool,
-    pub envoy_ratelimited: bool,
-    pub cancelled: bool,
-    pub deadline_exceeded: bool,
-    pub internal: bool,
-    pub resource_exhausted: bool,
-    pub unavailable: bool,
-    /// Status codes of `retriable-status-codes`.
-    pub statuses: Box<[u16]>,
-}
-
-/// One part of the key for ring hash and Maglev (Envoy `RouteAction.HashPolicy`).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HashPolicy {
-    /// All values of a header, sorted.
-    Header(HeaderName),
-    /// A cookie, made by the proxy when it is absent and has a ttl.
-    Cookie(Box<HashCookie>),
-    /// The client's address without port.
-    SourceIp,
-    /// First value of a query parameter, not decoded.
-    Query(Box<str>),
-}
-
-/// Istio `consistentHash.httpCookie`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HashCookie {
-    /// Case-sensitive name.
-    pub name: Box<str>,
-    /// `Path` of a generated cookie.
-    pub path: Option<Box<str>>,
-    /// `Max-Age` of a generated cookie; zero is a session cookie; `None` never generates one.
-    pub ttl: Option<Duration>,
 }

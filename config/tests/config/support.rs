@@ -122,7 +122,8 @@ impl Request {
     pub(crate) fn answer(&self, snapshot: &Snapshot, port: &str, draw: u64) -> String {
         match self.decided(table(snapshot, port), draw) {
             Decision::NoRoute => "404".to_owned(),
-            Decision::Direct { status, .. } => status.as_u16().to_string(),
+            Decision::Direct { response, .. } => response.status.as_u16().to_string(),
+            Decision::Redirect { redirect, .. } => redirect.status.as_u16().to_string(),
             Decision::Forward { destination, .. } => match &destination.cluster {
                 ClusterRef::Known(id) => snapshot[*id].name.to_string(),
                 ClusterRef::Missing(name) => format!("missing {name}"),
@@ -134,7 +135,9 @@ impl Request {
     pub(crate) fn route<'s>(&self, table: &'s RouteTable) -> Option<&'s str> {
         match self.decided(table, 0) {
             Decision::NoRoute => None,
-            Decision::Direct { route, .. } | Decision::Forward { route, .. } => Some(&route.name),
+            Decision::Direct { route, .. }
+            | Decision::Redirect { route, .. }
+            | Decision::Forward { route, .. } => Some(&route.name),
         }
     }
 }
@@ -203,7 +206,9 @@ pub(crate) fn outbound(port: u16, subset: &str, host: &str) -> String {
 /// The first route that a request to `reviews` on port 8080 takes.
 pub(crate) fn first_route(snapshot: &Snapshot) -> &outrigger_config::snapshot::Route {
     match Request::to("reviews").decided(table(snapshot, "8080"), 0) {
-        Decision::Direct { route, .. } | Decision::Forward { route, .. } => route,
+        Decision::Direct { route, .. }
+        | Decision::Redirect { route, .. }
+        | Decision::Forward { route, .. } => route,
         Decision::NoRoute => panic!("no route"),
     }
 }
@@ -211,7 +216,7 @@ pub(crate) fn first_route(snapshot: &Snapshot) -> &outrigger_config::snapshot::R
 pub(crate) fn first_forward(snapshot: &Snapshot) -> &outrigger_config::snapshot::Forward {
     match &first_route(snapshot).action {
         outrigger_config::snapshot::Action::Forward(forward) => forward,
-        outrigger_config::snapshot::Action::Direct { .. } => panic!("a direct answer"),
+        _ => panic!("it answers by itself"),
     }
 }
 

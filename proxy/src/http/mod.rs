@@ -64,8 +64,8 @@ pub(crate) async fn handle(
     let mut context = RequestContext::begin(worker, conn, &published, &parts);
     match outcome(worker, conn, &published, &mut context, parts, incoming).await {
         Ok(Outcome::Answer(answer)) => Ok(relay(worker, context, answer)),
-        Ok(Outcome::Direct { status, request, ops }) => {
-            Ok(reply_with(worker, context, &Reply::direct(status), &method, Some((ops, &request))))
+        Ok(Outcome::Direct { reply, request, ops }) => {
+            Ok(reply_with(worker, context, &reply, &method, Some((ops, &request))))
         }
         // Dropped unfinished, the context says what happened.
         Err(Failure::ClientLeft) => Err(Aborted),
@@ -88,7 +88,7 @@ pub(crate) struct Aborted;
 /// What becomes of a request that does not fail.
 enum Outcome<'p> {
     Answer(Answer<'p>),
-    Direct { status: StatusCode, request: HeaderMap, ops: &'p HeaderOps },
+    Direct { reply: Box<Reply>, request: HeaderMap, ops: &'p HeaderOps },
 }
 
 /// An upstream's answer with what its way back needs.
@@ -128,11 +128,14 @@ async fn outcome<'p>(
                 context.sending(&parts.headers);
                 return Err(Failure::NoRoute);
             }
-            Decision::Direct { route, status } => {
+            Decision::Direct { route, response } => {
                 context.sending(&parts.headers);
                 context.record().route = Some(Arc::clone(&route.name));
-                return Ok(Outcome::Direct { status, request: parts.headers, ops: &route.response_headers });
+                let reply = Box::new(Reply::direct(response));
+                return Ok(Outcome::Direct { reply, request: parts.headers, ops: &route.response_headers });
             }
+            // No configuration can hold one yet: the compiler refuses `redirect`.
+            Decision::Redirect { .. } => return Err(Failure::NoRoute),
             Decision::Forward { route, forward, destination } => (route, forward, destination),
         };
     context.record().route = Some(Arc::clone(&route.name));

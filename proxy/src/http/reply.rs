@@ -8,6 +8,8 @@ use http::{
     header::{CONTENT_LENGTH, CONTENT_TYPE},
 };
 
+use outrigger_config::snapshot::DirectResponse;
+
 use super::headers::{GRPC_MESSAGE, GRPC_STATUS, X_ENVOY_OVERLOADED};
 use crate::{
     net::head::Violation,
@@ -60,7 +62,7 @@ pub(crate) enum Failure {
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
-    pub(crate) body: Cow<'static, str>,
+    pub(crate) body: Bytes,
     pub(crate) flag: Option<Flag>,
     pub(crate) details: Details,
     pub(crate) overloaded: bool,
@@ -69,10 +71,10 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    fn new(status: StatusCode, body: impl Into<Cow<'static, str>>, details: &'static str) -> Self {
+    fn new(status: StatusCode, body: &'static str, details: &'static str) -> Self {
         Self {
             status,
-            body: body.into(),
+            body: Bytes::from_static(body.as_bytes()),
             flag: None,
             details: Details::fixed(details),
             overloaded: false,
@@ -91,8 +93,8 @@ impl Reply {
     }
 
     /// The configured answer of a route.
-    pub(crate) fn direct(status: StatusCode) -> Self {
-        Self::new(status, "", "direct_response")
+    pub(crate) fn direct(response: &DirectResponse) -> Self {
+        Self { body: response.body.clone(), ..Self::new(response.status, "", "direct_response") }
     }
 
     /// The answer to a failure; `retried` is whether it was not the first try.
@@ -168,7 +170,7 @@ impl Reply {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(self.body.len()));
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         }
-        (self.status, headers, Bytes::copy_from_slice(self.body.as_bytes()))
+        (self.status, headers, self.body.clone())
     }
 }
 
@@ -237,8 +239,8 @@ fn grpc_status(status: StatusCode) -> &'static str {
 }
 
 /// Our bodies are plain text without `%`, so that they need no escaping as a grpc-message.
-fn text_value(text: &str) -> Option<HeaderValue> {
-    HeaderValue::from_str(text).ok()
+fn text_value(text: &[u8]) -> Option<HeaderValue> {
+    HeaderValue::from_bytes(text).ok()
 }
 
 #[cfg(test)]
@@ -248,7 +250,12 @@ mod tests {
     fn shown(failure: &Failure, retried: bool) -> (u16, String, Option<&'static str>, String) {
         let reply = Reply::to(failure, retried);
         let flag = reply.flag.map(Flag::as_str);
-        (reply.status.as_u16(), reply.body.to_string(), flag, reply.details.as_str().to_owned())
+        (
+            reply.status.as_u16(),
+            String::from_utf8(reply.body.to_vec()).unwrap(),
+            flag,
+            reply.details.as_str().to_owned(),
+        )
     }
 
     #[test]

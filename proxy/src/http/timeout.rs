@@ -108,15 +108,12 @@ impl Future for Deadline {
 mod tests {
     use std::num::NonZeroU32;
 
-    use outrigger_config::snapshot::{RetryOn, RetryPolicy};
+    use outrigger_config::snapshot::{ClusterRef, RetryOn, RetryPolicy};
 
     use super::*;
 
     fn forward(timeout: Option<u64>, per_try: Option<u64>) -> Forward {
         Forward {
-            clusters: Box::default(),
-            total_weight: 0,
-            authority: None,
             timeout: timeout.map(Duration::from_millis),
             retry: Some(RetryPolicy {
                 attempts: NonZeroU32::MIN,
@@ -125,7 +122,7 @@ mod tests {
                 backoff: Duration::from_millis(25),
                 avoid_previous_hosts: true,
             }),
-            hash: Box::default(),
+            ..Forward::to(ClusterRef::Missing("".into()))
         }
     }
 

@@ -61,7 +61,7 @@ async fn a_request_whose_end_comes_with_it_is_logged() {
     client.0.try_write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     SockRef::from(&client.0).shutdown(Shutdown::Write).unwrap();
     assert_eq!(bench.log(1).await, [format!("0 DC downstream_remote_disconnect {origin} c 0 0 1")]);
-    let direct = Action::Direct { status: http::StatusCode::NO_CONTENT };
+    let direct = answers(http::StatusCode::NO_CONTENT);
     bench.publish(snapshot_of(Vec::new(), vec![route("/", direct)]));
     let mut client = bench.client().await;
     client.0.try_write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();

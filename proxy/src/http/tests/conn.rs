@@ -2,13 +2,11 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use outrigger_config::snapshot::Action;
-
 use super::*;
 use crate::drain::Phase;
 
 fn direct() -> Snapshot {
-    snapshot_of(Vec::new(), vec![route("/", Action::Direct { status: http::StatusCode::NO_CONTENT })])
+    snapshot_of(Vec::new(), vec![route("/", answers(http::StatusCode::NO_CONTENT))])
 }
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";

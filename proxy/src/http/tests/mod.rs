@@ -13,17 +13,17 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use outrigger_config::{
     format::Format,
     snapshot::{
-        AccessLog, Action, Balancer, Cluster, ClusterId, ClusterRef, Direction, Discovery, Endpoint, Forward,
-        HeaderOps, HostMap, Limits, Listener, LogEncoding, LogSink, Node, Observation, Origin, PathMatch,
-        Protocol, RetryOn, RetryPolicy, Route, RouteMatch, RouteTable, RouteTableId, Service, Snapshot,
-        Version, VirtualHost, WeightedCluster,
+        AccessLog, Action, Balancer, Cluster, ClusterId, ClusterRef, DirectResponse, Direction, Discovery,
+        Endpoint, Forward, HeaderOps, HostMap, Limits, Listener, LogEncoding, LogSink, Node, Observation,
+        Origin, PathMatch, Protocol, RetryOn, RetryPolicy, Route, RouteMatch, RouteTable, RouteTableId,
+        Service, Snapshot, Version, VirtualHost, WeightedCluster,
     },
 };
 use tokio::{
@@ -346,30 +346,20 @@ fn weighted(index: u32, weight: u32) -> WeightedCluster {
 
 /// Forwards to cluster 0, without retries.
 fn forward() -> Forward {
-    Forward {
-        clusters: [weighted(0, 1)].into(),
-        total_weight: 1,
-        authority: None,
-        timeout: None,
-        retry: None,
-        hash: Box::default(),
-    }
+    Forward::to(ClusterRef::Known(ClusterId(0)))
+}
+
+/// An answer without a body.
+fn answers(status: StatusCode) -> Action {
+    Action::Direct(Box::new(DirectResponse { status, body: Bytes::new() }))
 }
 
 fn route(prefix: &str, action: Action) -> Route {
-    Route {
-        name: "test".into(),
-        when: RouteMatch {
-            path: PathMatch::Prefix { value: prefix.into(), ignore_case: false },
-            headers: Box::default(),
-            query: Box::default(),
-        },
-        action,
-        operation: None,
-        request_headers: HeaderOps::default(),
-        response_headers: HeaderOps::default(),
-        origin: made_here(),
-    }
+    let when = RouteMatch {
+        path: PathMatch::Prefix { value: prefix.into(), ignore_case: false },
+        ..RouteMatch::always()
+    };
+    Route { when, ..Route::always("test", action, made_here()) }
 }
 
 /// One listener with these routes for every host.

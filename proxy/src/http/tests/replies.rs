@@ -107,7 +107,7 @@ async fn routing_failures_have_their_flags() {
     dangling.clusters[0].cluster = ClusterRef::Missing("gone".into());
     let routes = vec![
         route("/nc", Action::Forward(Box::new(dangling))),
-        route("/direct", Action::Direct { status: http::StatusCode::BAD_GATEWAY }),
+        route("/direct", answers(http::StatusCode::BAD_GATEWAY)),
         route("/uh", Action::Forward(Box::new(forward()))),
     ];
     let bench = Bench::start(snapshot_of(vec![cluster("c", Protocol::Http1, &[])], routes));

@@ -1,0 +1,85 @@
+//! Clusters and their endpoints.
+
+use serde_json::{Map, Value, json};
+
+use super::{duration, object, put, texts};
+use crate::snapshot::{Balancer, Cluster, Discovery, Protocol};
+
+impl Cluster {
+    /// One cluster, its defaults written out.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let limit = |number: u32| if number == u32::MAX { Value::Null } else { number.into() };
+        let mut out = object(json!({
+            "name": &*self.name,
+            "type": match self.discovery {
+                Discovery::Static => "STATIC",
+                Discovery::OriginalDestination => "ORIGINAL_DST",
+            },
+            "lb_policy": balancer(&self.balancer),
+            "protocol": match self.protocol {
+                Protocol::Http1 => "HTTP1",
+                Protocol::Http2 => "HTTP2",
+                Protocol::Client => "CLIENT",
+            },
+            "service": {
+                "host": &*self.service.host,
+                "name": &*self.service.name,
+                "namespace": &*self.service.namespace,
+            },
+            "endpoints": self.endpoints.iter().map(|endpoint| json!({
+                "address": &*endpoint.key,
+                "weight": endpoint.weight,
+                "labels": texts(endpoint.labels.iter()),
+            })).collect::<Vec<_>>(),
+            "connect_timeout": duration(self.connect_timeout),
+            "idle_timeout": self.idle_timeout.map(duration),
+            "origin": self.origin.to_string(),
+        }));
+        let mut limits = Map::new();
+        put(&mut limits, "max_connections", limit(self.limits.max_connections));
+        put(&mut limits, "max_pending_requests", limit(self.limits.max_pending_requests));
+        put(&mut limits, "max_requests", limit(self.limits.max_requests));
+        put(&mut limits, "max_retries", limit(self.limits.max_retries));
+        put(&mut out, "circuit_breakers", Value::Object(limits));
+        put(&mut out, "max_requests_per_connection", self.max_requests_per_connection.map(u32::from).into());
+        put(&mut out, "max_connection_duration", self.max_connection_duration.map_or(Value::Null, duration));
+        let streams = Some(self.max_concurrent_streams).filter(|n| *n != i32::MAX.unsigned_abs());
+        put(&mut out, "max_concurrent_streams", streams.into());
+        if let Some(keepalive) = &self.keepalive {
+            let mut inner = Map::new();
+            put(&mut inner, "keepalive_probes", keepalive.probes.into());
+            put(&mut inner, "keepalive_time", keepalive.time.map_or(Value::Null, duration));
+            put(&mut inner, "keepalive_interval", keepalive.interval.map_or(Value::Null, duration));
+            put(&mut out, "tcp_keepalive", Value::Object(inner));
+        }
+        if let Some(outlier) = &self.outlier {
+            let mut inner = object(json!({
+                "consecutive_5xx": outlier.consecutive_5xx,
+                "interval": duration(outlier.interval),
+                "base_ejection_time": duration(outlier.base_ejection_time),
+                "max_ejection_percent": outlier.max_ejection_percent,
+                "healthy_panic_threshold": self.panic_threshold,
+            }));
+            let gateway = Some(outlier.consecutive_gateway).filter(|n| *n > 0);
+            put(&mut inner, "consecutive_gateway_failure", gateway.into());
+            let local = outlier.split_local_origin.then_some(outlier.consecutive_local_origin);
+            put(&mut inner, "consecutive_local_origin_failure", local.into());
+            put(&mut inner, "http_error_codes", outlier.error_codes.as_deref().into());
+            put(&mut out, "outlier_detection", Value::Object(inner));
+        }
+        Value::Object(out)
+    }
+}
+
+fn balancer(balancer: &Balancer) -> Value {
+    match balancer {
+        Balancer::RoundRobin => "ROUND_ROBIN".into(),
+        Balancer::LeastRequest => "LEAST_REQUEST".into(),
+        Balancer::Random => "RANDOM".into(),
+        Balancer::RingHash { minimum_ring_size, maximum_ring_size } => {
+            json!({ "RING_HASH": { "minimum_ring_size": minimum_ring_size, "maximum_ring_size": maximum_ring_size } })
+        }
+        Balancer::Maglev { table_size } => json!({ "MAGLEV": { "table_size": table_size } }),
+    }
+}

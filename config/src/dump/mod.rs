@@ -1,0 +1,81 @@
+//! The snapshot as JSON, for `/config_dump` and for golden tests. Keys are those of Envoy's dump where there is one.
+//!
+//! A dump is for people and scripts; nothing reads it back.
+
+mod action;
+mod cluster;
+mod observation;
+mod route;
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::snapshot::{Direction, Snapshot};
+use observation::{destination, observation};
+use route::domains;
+
+impl Snapshot {
+    /// Everything, with the origin of every part.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        json!({
+            "version": self.version.to_string(),
+            "node": {
+                "namespace": &*self.node.namespace,
+                "name": &*self.node.name,
+                "labels": texts(self.node.labels.iter()),
+            },
+            "listeners": self.listeners.iter().map(|listener| json!({
+                "name": &*listener.name,
+                "address": listener.bind.to_string(),
+                "traffic_direction": match listener.direction {
+                    Direction::Inbound => "INBOUND",
+                    Direction::Outbound => "OUTBOUND",
+                },
+                "route_config_name": &*self[listener.routes].name,
+                "origin": listener.origin.to_string(),
+            })).collect::<Vec<_>>(),
+            "routes": self.route_tables.iter().map(|table| json!({
+                "name": &*table.name,
+                "virtual_hosts": (0_u32..).zip(&table.virtual_hosts).map(|(index, host)| {
+                    self.virtual_host(host, &domains(&table.hosts, index))
+                }).collect::<Vec<_>>(),
+            })).collect::<Vec<_>>(),
+            "clusters": self.clusters.iter().map(|cluster| cluster.to_json()).collect::<Vec<_>>(),
+            "outbound": observation(&self.outbound),
+            "inbound": observation(&self.inbound),
+            "metrics": self.metrics.as_deref().map(destination),
+        })
+    }
+}
+
+/// Leaves out what is unset: a dump of defaults hides what was written.
+fn put(out: &mut Map<String, Value>, key: &str, value: Value) {
+    let empty = match &value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(entries) => entries.is_empty(),
+        _ => false,
+    };
+    if !empty {
+        out.insert(key.to_owned(), value);
+    }
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+fn texts<'a>(
+    pairs: impl Iterator<Item = (&'a std::sync::Arc<str>, &'a std::sync::Arc<str>)>,
+) -> Map<String, Value> {
+    pairs.map(|(key, value)| (key.to_string(), (**value).into())).collect()
+}
+
+fn duration(duration: Duration) -> Value {
+    format!("{duration:?}").into()
+}
