@@ -17,6 +17,7 @@ pub mod balance;
 mod breaker;
 mod cluster;
 mod connect;
+mod dns;
 mod host;
 mod outlier;
 pub mod pool;
