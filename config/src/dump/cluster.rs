@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{duration, object, put, texts};
-use crate::snapshot::{Balancer, Cluster, Discovery, Protocol};
+use crate::snapshot::{Balancer, Cluster, Discovery, Protocol, Target};
 
 impl Cluster {
     /// One cluster, its defaults written out.
@@ -12,8 +12,10 @@ impl Cluster {
         let limit = |number: u32| if number == u32::MAX { Value::Null } else { number.into() };
         let mut out = object(json!({
             "name": &*self.name,
-            "type": match self.discovery {
+            "type": match &self.discovery {
                 Discovery::Static => "STATIC",
+                Discovery::Dns(dns) if dns.first_only => "LOGICAL_DNS",
+                Discovery::Dns(_) => "STRICT_DNS",
                 Discovery::OriginalDestination => "ORIGINAL_DST",
             },
             "lb_policy": balancer(&self.balancer),
@@ -36,6 +38,18 @@ impl Cluster {
             "idle_timeout": self.idle_timeout.map(duration),
             "origin": self.origin.to_string(),
         }));
+        if let Discovery::Dns(dns) = &self.discovery {
+            let names = dns.targets.iter().filter_map(|target| match target {
+                Target::Name(named) => Some(json!({
+                    "address": format!("{}:{}", named.name, named.port),
+                    "weight": named.weight,
+                    "labels": texts(named.labels.iter()),
+                })),
+                Target::Address(_) => None,
+            });
+            put(&mut out, "names", names.collect());
+            put(&mut out, "dns_failure_refresh_rate", duration(dns.refresh));
+        }
         let mut limits = Map::new();
         put(&mut limits, "max_connections", limit(self.limits.max_connections));
         put(&mut limits, "max_pending_requests", limit(self.limits.max_pending_requests));

@@ -1,8 +1,9 @@
 //! One lookup of a name, as `/etc/resolv.conf` and `/etc/hosts` say. The only file that names the resolver's crate.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use hickory_resolver::{TokioResolver, config::LookupIpStrategy};
+use tokio::time::Instant;
 
 use super::names::Answer;
 
@@ -36,7 +37,10 @@ impl Lookup {
         if addresses.is_empty() {
             return Err("the answer holds no address".to_owned());
         }
-        Ok(Answer { addresses, ttl: found.valid_until().saturating_duration_since(Instant::now()) })
+        Ok(Answer {
+            addresses,
+            ttl: Instant::from_std(found.valid_until()).saturating_duration_since(Instant::now()),
+        })
     }
 }
 
@@ -70,10 +74,13 @@ pub(crate) mod server {
 
     use super::Lookup;
 
+    /// Addresses, and seconds to live.
+    type Entry = (Vec<Ipv4Addr>, u32);
+
     /// Answers A questions by name, and counts them.
     #[derive(Debug, Clone, Default)]
     pub(crate) struct Server {
-        zone: Arc<Mutex<HashMap<String, (Vec<Ipv4Addr>, u32)>>>,
+        zone: Arc<Mutex<HashMap<String, Entry>>>,
         asked: Arc<Mutex<HashMap<String, usize>>>,
     }
 

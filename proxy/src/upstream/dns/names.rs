@@ -26,6 +26,17 @@ pub(crate) struct Answer {
     pub(crate) ttl: Duration,
 }
 
+/// What an answer changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Change {
+    /// Nothing.
+    None,
+    /// The first address: name servers rotate their answers.
+    First,
+    /// Which addresses there are.
+    Addresses,
+}
+
 /// All names in use.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
@@ -39,29 +50,39 @@ struct Name {
     /// `None` while it is being looked up.
     due: Option<Instant>,
     failures: u32,
+    refresh: Duration,
 }
 
 impl Names {
-    /// These names are needed from now on, and no others. A new one is due at once.
-    pub(crate) fn need<'n>(&mut self, names: impl Iterator<Item = &'n Arc<str>>, now: Instant) {
+    /// No other names are needed any more.
+    pub(crate) fn keep<'n>(&mut self, names: impl Iterator<Item = &'n Arc<str>>) {
         let needed: HashSet<&Arc<str>> = names.collect();
         self.known.retain(|name, _| needed.contains(name));
-        for name in needed {
-            if !self.known.contains_key(name) {
-                let new = Name { addresses: None, due: Some(now), failures: 0 };
-                self.known.insert(Arc::clone(name), new);
-            }
+    }
+
+    /// These names are needed from now on too. A new one is due at once; after failures it is asked for again at the
+    /// latest when `refresh` is over (Istio `MeshConfig.dnsRefreshRate`).
+    pub(crate) fn need<'n>(
+        &mut self,
+        names: impl Iterator<Item = &'n Arc<str>>,
+        refresh: Duration,
+        now: Instant,
+    ) {
+        for name in names {
+            let new = || Name { addresses: None, due: Some(now), failures: 0, refresh };
+            self.known.entry(Arc::clone(name)).or_insert_with(new).refresh = refresh;
         }
     }
 
-    /// Those whose time has come. They are being looked up from now on, until [`Names::learn`].
-    pub(crate) fn take_due(&mut self, now: Instant) -> Vec<Arc<str>> {
+    /// Those whose time has come, `most` of them. They are being looked up from now on, until [`Names::learn`].
+    pub(crate) fn take_due(&mut self, most: usize, now: Instant) -> Vec<Arc<str>> {
         let due = self.known.iter_mut().filter(|(_, name)| name.due.is_some_and(|at| at <= now));
-        due.map(|(text, name)| {
-            name.due = None;
-            Arc::clone(text)
-        })
-        .collect()
+        due.take(most)
+            .map(|(text, name)| {
+                name.due = None;
+                Arc::clone(text)
+            })
+            .collect()
     }
 
     /// When the next one is due.
@@ -69,24 +90,21 @@ impl Names {
         self.known.values().filter_map(|name| name.due).min()
     }
 
-    /// Takes the outcome of a lookup; true if the addresses are others now. After a failure the last good answer stays.
-    /// `refresh` is the longest wait after failures (Istio `MeshConfig.dnsRefreshRate`).
-    pub(crate) fn learn(&mut self, name: &str, answer: Option<Answer>, refresh: Duration, now: Instant) -> bool {
+    /// Takes the outcome of a lookup. After a failure the last good answer stays.
+    pub(crate) fn learn(&mut self, name: &str, answer: Option<Answer>, now: Instant) -> Change {
         // Nobody needs it any more.
-        let Some(known) = self.known.get_mut(name) else { return false };
+        let Some(known) = self.known.get_mut(name) else { return Change::None };
         let Some(answer) = answer else {
             let wait = FIRST_RETRY.saturating_mul(1 << known.failures.min(16));
             known.failures = known.failures.saturating_add(1);
-            known.due = Some(now + wait.min(refresh));
-            return false;
+            known.due = Some(now + wait.min(known.refresh));
+            return Change::None;
         };
         known.failures = 0;
         known.due = Some(now + answer.ttl.max(SHORTEST));
-        if known.addresses.as_ref().is_some_and(|old| same(old, &answer.addresses)) {
-            return false;
-        }
+        let change = change(known.addresses.as_deref().unwrap_or_default(), &answer.addresses);
         known.addresses = Some(answer.addresses);
-        true
+        change
     }
 
     /// The last good answer.
@@ -98,11 +116,18 @@ impl Names {
     pub(crate) fn all_tried(&self) -> bool {
         self.known.values().all(|name| name.addresses.is_some() || name.failures > 0)
     }
+
+    /// Whether the last lookup of a name failed.
+    pub(crate) fn is_failing(&self, name: &str) -> bool {
+        self.known.get(name).is_some_and(|name| name.failures > 0)
+    }
 }
 
-/// Name servers rotate their answers: another order is no change, or connections would be dropped for nothing.
-fn same(old: &[IpAddr], new: &[IpAddr]) -> bool {
-    old.len() == new.len() && new.iter().all(|address| old.contains(address))
+fn change(old: &[IpAddr], new: &[IpAddr]) -> Change {
+    if old.len() != new.len() || !new.iter().all(|address| old.contains(address)) {
+        return Change::Addresses;
+    }
+    if old.first() == new.first() { Change::None } else { Change::First }
 }
 
 #[cfg(test)]
@@ -118,7 +143,8 @@ mod tests {
 
     fn needing(names: &[&str], now: Instant) -> Names {
         let mut table = Names::default();
-        table.need(names.iter().map(|name| Arc::from(*name)).collect::<Vec<_>>().iter(), now);
+        let names: Vec<Arc<str>> = names.iter().map(|name| Arc::from(*name)).collect();
+        table.need(names.iter(), MINUTE, now);
         table
     }
 
@@ -126,13 +152,13 @@ mod tests {
     fn a_name_is_asked_for_again_when_its_answer_ends() {
         let now = Instant::now();
         let mut names = needing(&["a"], now);
-        assert_eq!(names.take_due(now), ["a".into()]);
-        assert_eq!((names.take_due(now), names.next_due()), (vec![], None), "it is being looked up");
-        assert!(names.learn("a", answer(&["10.0.0.1"], 30), MINUTE, now));
+        assert_eq!(names.take_due(9, now), ["a".into()]);
+        assert_eq!((names.take_due(9, now), names.next_due()), (vec![], None), "it is being looked up");
+        assert_eq!(names.learn("a", answer(&["10.0.0.1"], 30), now), Change::Addresses);
         assert_eq!(names.next_due(), Some(now + Duration::from_secs(30)));
-        assert!(names.take_due(now + Duration::from_secs(29)).is_empty());
-        assert_eq!(names.take_due(now + Duration::from_secs(30)), ["a".into()]);
-        names.learn("a", answer(&["10.0.0.1"], 0), MINUTE, now);
+        assert!(names.take_due(9, now + Duration::from_secs(29)).is_empty());
+        assert_eq!(names.take_due(9, now + Duration::from_secs(30)), ["a".into()]);
+        names.learn("a", answer(&["10.0.0.1"], 0), now);
         assert_eq!(names.next_due(), Some(now + SHORTEST), "not without end");
     }
 
@@ -140,10 +166,10 @@ mod tests {
     fn the_last_good_answer_stays_while_lookups_fail() {
         let now = Instant::now();
         let mut names = needing(&["a"], now);
-        names.learn("a", answer(&["10.0.0.1"], 30), MINUTE, now);
+        names.learn("a", answer(&["10.0.0.1"], 30), now);
         let mut waits = Vec::new();
         for _ in 0..9 {
-            assert!(!names.learn("a", None, MINUTE, now));
+            assert_eq!(names.learn("a", None, now), Change::None);
             waits.push((names.next_due().unwrap() - now).as_millis());
         }
         assert_eq!(names.addresses("a"), ["10.0.0.1".parse::<IpAddr>().unwrap()]);
@@ -151,13 +177,15 @@ mod tests {
     }
 
     #[test]
-    fn another_order_of_the_addresses_is_no_change() {
+    fn another_order_of_the_addresses_is_told_from_other_addresses() {
         let now = Instant::now();
         let mut names = needing(&["a"], now);
-        assert!(names.learn("a", answer(&["10.0.0.1", "10.0.0.2"], 30), MINUTE, now));
-        assert!(!names.learn("a", answer(&["10.0.0.2", "10.0.0.1"], 30), MINUTE, now));
-        assert!(names.learn("a", answer(&["10.0.0.2"], 30), MINUTE, now));
-        assert!(names.learn("a", answer(&["10.0.0.3"], 30), MINUTE, now));
+        let mut change = |addresses: &[&str]| names.learn("a", answer(addresses, 30), now);
+        assert_eq!(change(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]), Change::Addresses);
+        assert_eq!(change(&["10.0.0.1", "10.0.0.3", "10.0.0.2"]), Change::None);
+        assert_eq!(change(&["10.0.0.3", "10.0.0.2", "10.0.0.1"]), Change::First);
+        assert_eq!(change(&["10.0.0.3"]), Change::Addresses);
+        assert_eq!(change(&["10.0.0.4"]), Change::Addresses);
     }
 
     #[test]
@@ -165,12 +193,13 @@ mod tests {
         let now = Instant::now();
         let mut names = needing(&["a", "b"], now);
         assert!(!names.all_tried());
-        names.learn("a", answer(&["10.0.0.1"], 30), MINUTE, now);
-        names.learn("b", None, MINUTE, now);
+        names.learn("a", answer(&["10.0.0.1"], 30), now);
+        names.learn("b", None, now);
         assert!(names.all_tried(), "a failure is an outcome");
-        names.need([Arc::from("a")].iter(), now);
+        names.keep([Arc::from("a")].iter());
+        names.need([Arc::from("a")].iter(), MINUTE, now);
         assert_eq!(names.addresses("a").len(), 1);
-        assert!(!names.learn("b", answer(&["10.0.0.2"], 30), MINUTE, now), "nobody needs it");
+        assert_eq!(names.learn("b", answer(&["10.0.0.2"], 30), now), Change::None, "nobody needs it");
         assert!(names.addresses("b").is_empty());
     }
 }
