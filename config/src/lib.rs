@@ -12,6 +12,7 @@ pub mod dump;
 mod fields;
 pub mod format;
 mod istio;
+mod kubernetes;
 mod read;
 mod registry;
 pub mod report;

@@ -7,10 +7,11 @@ use crate::{
     compile::Resources,
     fields::did_you_mean,
     istio::{
-        self, destination_rule, mesh,
+        self, Meta, destination_rule, mesh,
         service_entry::{self, WORKLOAD_ENTRY},
         sidecar, telemetry, telemetry_fields, virtual_service,
     },
+    kubernetes::{endpoint_slice, pod, service},
     report::Code,
     sink::Sink,
     yaml::{self, Base, Node},
@@ -20,10 +21,11 @@ const NETWORKING: &str = "networking.istio.io";
 const TELEMETRY: &str = "telemetry.istio.io";
 const KINDS: [&str; 6] =
     ["VirtualService", "DestinationRule", "ServiceEntry", "WorkloadEntry", "Sidecar", "Telemetry"];
+const KUBERNETES: [(&str, &str); 3] =
+    [("v1", "Service"), ("v1", "Pod"), ("discovery.k8s.io/v1", "EndpointSlice")];
 /// Kinds that would change what a sidecar does, by group.
-const NOT_HONOURED: [(&str, &[&str]); 7] = [
-    ("", &["Service", "Endpoints"]),
-    ("discovery.k8s.io", &["EndpointSlice"]),
+const NOT_HONOURED: [(&str, &[&str]); 6] = [
+    ("", &["Endpoints"]),
     (NETWORKING, &["Gateway", "EnvoyFilter", "WorkloadGroup", "ProxyConfig"]),
     ("security.istio.io", &["PeerAuthentication", "RequestAuthentication", "AuthorizationPolicy"]),
     ("extensions.istio.io", &["WasmPlugin", "TrafficExtension"]),
@@ -81,6 +83,7 @@ impl Reader<'_> {
                 items.iter().for_each(|item| self.document(item, source));
             }
             ("", "ConfigMap") if mesh::is_mesh_config_map(document) => self.config_map(document),
+            _ if KUBERNETES.contains(&(version, kind)) => self.kubernetes(document, kind, source),
             (NETWORKING | TELEMETRY, kind) if is_honoured(group, kind) => {
                 let (versions, listed): (&[&str], _) = if group == TELEMETRY {
                     (&["v1", "v1alpha1"], "v1 and v1alpha1")
@@ -107,8 +110,8 @@ impl Reader<'_> {
             let message = format!("resources of kind {kind} are not honoured yet");
             let found = self.sink.report(Code::KindNotHonoured, span, message);
             found.label("has no effect");
-            if group.is_empty() || group == "discovery.k8s.io" {
-                found.help("write services as ServiceEntry with `resolution: STATIC`");
+            if group.is_empty() {
+                found.help("Kubernetes writes the same as EndpointSlices, which are read");
             }
         } else if group.ends_with("istio.io") {
             let guess = did_you_mean(kind, KINDS.into_iter());
@@ -119,12 +122,7 @@ impl Reader<'_> {
 
     fn resource(&mut self, document: &Node, kind: &str, source: &Source) {
         let Some(kind) = KINDS.into_iter().find(|known| *known == kind) else { return };
-        let namespace = &self.options.node.namespace;
-        let Some(meta) = istio::meta(document, kind, namespace, &source.name, self.sink) else { return };
-        if let Some(first) = self.seen.insert(meta.resource(), meta.reference()) {
-            let message = format!("{} is defined twice", meta.resource());
-            self.sink.report(Code::DuplicateResource, document.span, message).note(format!("first: {first}"));
-        }
+        let Some(meta) = self.meta(document, kind, source) else { return };
         let table = match kind {
             "VirtualService" => &virtual_service::VIRTUAL_SERVICE,
             "DestinationRule" => &destination_rule::DESTINATION_RULE,
@@ -144,7 +142,7 @@ impl Reader<'_> {
             }
             "ServiceEntry" => resources.service_entries.push(service_entry::read(&spec, meta, self.sink)),
             "WorkloadEntry" => {
-                let workload = service_entry::workload(&spec, false, self.sink);
+                let workload = service_entry::workload_entry(&spec, &meta, self.sink);
                 resources.workloads.extend(workload.map(|workload| (meta, workload)));
             }
             "Telemetry" => resources.telemetries.push(telemetry::read(&spec, meta, self.sink)),
@@ -153,6 +151,31 @@ impl Reader<'_> {
                 resources.sidecars.push(sidecar);
             }
         }
+    }
+
+    fn kubernetes(&mut self, document: &Node, kind: &str, source: &Source) {
+        let Some((_, kind)) = KUBERNETES.into_iter().find(|(_, known)| *known == kind) else { return };
+        let Some(meta) = self.meta(document, kind, source) else { return };
+        let cluster = &mut self.resources.cluster;
+        match kind {
+            "Service" => {
+                let Some(spec) = istio::spec(document, &service::SERVICE, self.sink) else { return };
+                cluster.services.push(service::read(document, &spec, meta, self.sink));
+            }
+            "EndpointSlice" => cluster.slices.extend(endpoint_slice::read(document, meta, self.sink)),
+            _ => cluster.pods.push(pod::read(document, meta)),
+        }
+    }
+
+    /// Of a resource that must not be there twice.
+    fn meta(&mut self, document: &Node, kind: &'static str, source: &Source) -> Option<Meta> {
+        let namespace = &self.options.node.namespace;
+        let meta = istio::meta(document, kind, namespace, &source.name, self.sink)?;
+        if let Some(first) = self.seen.insert(meta.resource(), meta.reference()) {
+            let message = format!("{} is defined twice", meta.resource());
+            self.sink.report(Code::DuplicateResource, document.span, message).note(format!("first: {first}"));
+        }
+        Some(meta)
     }
 
     fn config_map(&mut self, document: &Node) {

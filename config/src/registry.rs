@@ -1,6 +1,6 @@
 //! The services that this proxy can reach, with their ports and endpoints.
 //!
-//! It is filled from `ServiceEntry` and `WorkloadEntry` documents today; a control plane can fill the same later.
+//! It is filled from Istio's and Kubernetes' documents today; a control plane can fill the same later.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
@@ -10,8 +10,9 @@ use crate::{
         Meta, cluster_local, covers, selects,
         service_entry::{Resolution, ServiceEntry, ServicePort, Workload},
     },
+    kubernetes::{self, Cluster},
     report::Code,
-    sink::Sink,
+    sink::{Sink, Span},
     snapshot::{Endpoint, Node, Origin},
 };
 
@@ -22,7 +23,7 @@ pub(crate) struct Registry {
     by_host: HashMap<Arc<str>, usize>,
 }
 
-/// One host of a `ServiceEntry`.
+/// One host of a `ServiceEntry`, or a Kubernetes `Service`.
 #[derive(Debug)]
 pub(crate) struct Service {
     /// Full name in lower case.
@@ -30,7 +31,12 @@ pub(crate) struct Service {
     pub(crate) meta: Meta,
     pub(crate) addresses: Vec<Spanned<Box<str>>>,
     pub(crate) ports: Vec<ServicePort>,
+    /// Their `ports` are all that they serve, by the name of the service's port.
     pub(crate) endpoints: Vec<Workload>,
+    /// How many endpoints have no labels because no `Pod` document gives them.
+    pub(crate) without_pod: usize,
+    /// Every name of it stands for those below it too.
+    pub(crate) headless: bool,
     pub(crate) origin: Origin,
 }
 
@@ -44,12 +50,17 @@ impl Service {
         self.ports.iter().find(|port| port.number == number)
     }
 
-    /// Where a port is served: the endpoint's own port of that name, else the target port, else the port itself.
+    /// Who serves a port, and where.
+    pub(crate) fn serving(&self, port: &ServicePort) -> impl Iterator<Item = (SocketAddr, &Workload)> {
+        let numbered = self.endpoints.iter().map(|workload| (workload.ports.get(&port.name), workload));
+        numbered
+            .filter_map(|(number, workload)| Some((SocketAddr::new(workload.address, *number?), workload)))
+    }
+
+    /// Those of a port that have all labels.
     pub(crate) fn endpoints(&self, port: &ServicePort, labels: &Labels) -> Box<[Arc<Endpoint>]> {
-        let selected = self.endpoints.iter().filter(|workload| selects(labels, &workload.labels));
-        let endpoints = selected.map(|workload| {
-            let number = workload.ports.get(&port.name).copied().or(port.target).unwrap_or(port.number);
-            let address = SocketAddr::new(workload.address, number);
+        let selected = self.serving(port).filter(|(_, workload)| selects(labels, &workload.labels));
+        let endpoints = selected.map(|(address, workload)| {
             Arc::new(Endpoint {
                 address,
                 key: address.to_string().into(),
@@ -64,32 +75,44 @@ impl Service {
 impl Registry {
     /// Takes what the proxy can see; what it cannot resolve is reported and left out.
     pub(crate) fn build(
-        entries: Vec<ServiceEntry>,
+        cluster: &Cluster,
+        entries: &[ServiceEntry],
         workloads: &[(Meta, Workload)],
         node: &Node,
         sink: &mut Sink,
     ) -> Self {
         let mut registry = Self::default();
-        for entry in entries.into_iter().filter(|entry| entry.exports.visible(&node.namespace)) {
-            if is_resolvable(&entry) {
-                registry.add(&entry, workloads, node, sink);
+        // Of two definitions Istio prefers that of Kubernetes.
+        let sees = |service: &kubernetes::service::Service| service.exports.visible(&node.namespace);
+        for service in cluster.registered(workloads, sees, sink) {
+            let span = service.meta.span;
+            registry.add(service, span, node, sink);
+        }
+        for entry in entries.iter().filter(|entry| entry.exports.visible(&node.namespace)) {
+            if is_resolvable(entry) {
+                registry.add_entry(entry, workloads, node, sink);
             } else {
-                report_unresolved(&entry, sink);
+                report_unresolved(entry, sink);
             }
         }
         registry
     }
 
-    fn add(&mut self, entry: &ServiceEntry, workloads: &[(Meta, Workload)], node: &Node, sink: &mut Sink) {
+    fn add_entry(
+        &mut self,
+        entry: &ServiceEntry,
+        workloads: &[(Meta, Workload)],
+        node: &Node,
+        sink: &mut Sink,
+    ) {
         let mut endpoints = entry.endpoints.clone();
         if let Some(selector) = &entry.selector {
             let of_namespace = workloads.iter().filter(|(meta, _)| meta.namespace == entry.meta.namespace);
-            let labels = of_namespace.map(|(meta, workload)| (meta, all_labels(meta, workload), workload));
-            endpoints.extend(
-                labels
-                    .filter(|(_, labels, _)| selects(selector, labels))
-                    .map(|(_, labels, workload)| Workload { labels, ..workload.clone() }),
-            );
+            let selected = of_namespace.filter(|(_, workload)| selects(selector, &workload.labels));
+            endpoints.extend(selected.map(|(_, workload)| workload.clone()));
+        }
+        for workload in &mut endpoints {
+            workload.ports = entry.served_by(workload);
         }
         for host in &entry.hosts {
             let service = Service {
@@ -98,25 +121,31 @@ impl Registry {
                 addresses: entry.addresses.clone(),
                 ports: entry.ports.clone(),
                 endpoints: endpoints.clone(),
+                without_pod: 0,
+                headless: false,
                 origin: entry.meta.origin(host.span),
             };
-            let known = self.by_host.get(&service.host).and_then(|index| self.services.get_mut(*index));
-            let Some(other) = known else {
-                self.by_host.insert(Arc::clone(&service.host), self.services.len());
-                self.services.push(service);
-                continue;
-            };
-            // The own namespace's definition wins, else the first.
-            let own = service.meta.namespace == node.namespace && other.meta.namespace != node.namespace;
-            let (used, unused) =
-                if own { (&service.origin, &other.origin) } else { (&other.origin, &service.origin) };
-            let message = format!("the host `{}` is defined by two services", service.host);
-            let found = sink.report(Code::DuplicateService, host.span, message);
-            found.note(format!("{used} is used, {unused} is not"));
-            found.help("list all endpoints in one ServiceEntry");
-            if own {
-                *other = service;
-            }
+            self.add(service, host.span, node, sink);
+        }
+    }
+
+    /// Of two definitions of a host the own namespace's wins, else the first.
+    fn add(&mut self, service: Service, span: Span, node: &Node, sink: &mut Sink) {
+        let known = self.by_host.get(&service.host).and_then(|index| self.services.get_mut(*index));
+        let Some(other) = known else {
+            self.by_host.insert(Arc::clone(&service.host), self.services.len());
+            self.services.push(service);
+            return;
+        };
+        let own = service.meta.namespace == node.namespace && other.meta.namespace != node.namespace;
+        let (used, unused) =
+            if own { (&service.origin, &other.origin) } else { (&other.origin, &service.origin) };
+        let message = format!("the host `{}` is defined by two services", service.host);
+        let found = sink.report(Code::DuplicateService, span, message);
+        found.note(format!("{used} is used, {unused} is not"));
+        found.help("give one of them all endpoints, and remove the other");
+        if own {
+            *other = service;
         }
     }
 
@@ -152,11 +181,4 @@ fn report_unresolved(entry: &ServiceEntry, sink: &mut Sink) {
     let found = sink.report(Code::NotResolved, entry.resolution.span, message);
     found.label("the service is left out").note(why);
     found.help("write `resolution: STATIC` and list `endpoints` by IP address");
-}
-
-/// Labels of a `WorkloadEntry` are those of its spec and of its metadata.
-fn all_labels(meta: &Meta, workload: &Workload) -> Labels {
-    let mut labels = meta.labels.clone();
-    labels.extend(workload.labels.clone());
-    labels
 }

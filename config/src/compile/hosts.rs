@@ -90,6 +90,10 @@ pub(crate) fn domains(service: &Service, node: &Node) -> Vec<String> {
         domains.push(format!("{name}.{namespace}"));
         domains.push(format!("{name}.{namespace}.svc"));
     }
+    if service.headless {
+        let below: Vec<_> = domains.iter().map(|domain| format!("*.{domain}")).collect();
+        domains.extend(below);
+    }
     domains.extend(service.addresses.iter().map(|address| match address.value.contains(':') {
         true => format!("[{}]", address.value),
         false => address.value.to_string(),

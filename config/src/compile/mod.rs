@@ -32,6 +32,7 @@ use crate::{
         telemetry::Telemetry,
         virtual_service::VirtualService,
     },
+    kubernetes::Cluster,
     registry::{Registry, Service},
     report::Code,
     sink::{Sink, Span},
@@ -49,6 +50,7 @@ pub(crate) struct Resources {
     pub(crate) destination_rules: Vec<DestinationRule>,
     pub(crate) service_entries: Vec<ServiceEntry>,
     pub(crate) workloads: Vec<(Meta, Workload)>,
+    pub(crate) cluster: Cluster,
     pub(crate) sidecars: Vec<Sidecar>,
     pub(crate) telemetries: Vec<Telemetry>,
     pub(crate) mesh: Option<Mesh>,
@@ -78,7 +80,8 @@ pub(crate) fn compile(
 ) -> Snapshot {
     let node = &options.node;
     let mesh = resources.mesh.unwrap_or_default();
-    let registry = Registry::build(resources.service_entries, &resources.workloads, node, sink);
+    let registry =
+        Registry::build(&resources.cluster, &resources.service_entries, &resources.workloads, node, sink);
     let rules = Rules::merge(resources.destination_rules, node, sink);
     let virtual_services = VirtualServices::choose(&resources.virtual_services, node, sink);
     let sidecar = sidecar::choose(&resources.sidecars, node, sink);
@@ -300,15 +303,12 @@ impl Compiler<'_> {
     fn warn_loops(&mut self, listeners: &[Listener]) {
         for service in &self.registry.services {
             for port in &service.ports {
-                for (endpoint, workload) in
-                    service.endpoints(port, &Default::default()).iter().zip(&service.endpoints)
-                {
+                for (address, workload) in service.serving(port) {
                     let own = |listener: &&Listener| {
-                        listener.bind == endpoint.address && listener.direction == Direction::Outbound
+                        listener.bind == address && listener.direction == Direction::Outbound
                     };
                     if let Some(listener) = listeners.iter().find(own) {
-                        let message =
-                            format!("the endpoint {} is a listener of this proxy", endpoint.address);
+                        let message = format!("the endpoint {address} is a listener of this proxy");
                         let found = self.sink.report(Code::ListenerLoop, workload.span, message);
                         found.label(format!("port {} of the service", port.number));
                         found.note(format!("the listener is {}", listener.origin));

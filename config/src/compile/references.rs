@@ -79,17 +79,26 @@ impl Compiler<'_> {
     }
 
     fn check_rule(&mut self, rule: &DestinationRule) {
-        let mut services = self.registry.covered_by(&rule.host.value).peekable();
-        if services.peek().is_none() {
+        let services: Vec<_> = self.registry.covered_by(&rule.host.value).collect();
+        if services.is_empty() {
             let message = format!("no service has the host `{}`", rule.host.value);
             let help = self.similar_host(&rule.host.value);
             let found = self.sink.report(Code::UnknownHost, rule.host.span, message);
             found.label("the rule has no effect").help(help);
             return;
         }
-        let workloads: Vec<_> = services.flat_map(|service| &service.endpoints).collect();
+        let workloads: Vec<_> = services.iter().flat_map(|service| &service.endpoints).collect();
+        let unlabelled: usize = services.iter().map(|service| service.without_pod).sum();
         for subset in rule.subsets.iter().filter(|_| !workloads.is_empty()) {
-            if !workloads.iter().any(|workload| selects(&subset.labels, &workload.labels)) {
+            if unlabelled > 0 && !subset.labels.is_empty() {
+                let message = format!("the subset `{}` selects by labels of pods", subset.name);
+                let found = self.sink.report(Code::UnlabelledEndpoints, subset.span, message);
+                found.label(format!("{unlabelled} of {} endpoints have no Pod document", workloads.len()));
+                found.note(
+                    "the labels of an endpoint are those of its pod; without them no subset selects it",
+                );
+                found.help("add what `kubectl get pods -o yaml` writes, or list endpoints with labels in a ServiceEntry");
+            } else if !workloads.iter().any(|workload| selects(&subset.labels, &workload.labels)) {
                 let message = format!("the subset `{}` selects no endpoint", subset.name);
                 let found = self.sink.report(Code::EmptySubset, subset.span, message);
                 found.label("its requests get 503 with the flag UH");

@@ -79,12 +79,15 @@ pub(crate) struct Exports(Option<Vec<Box<str>>>);
 
 impl Exports {
     pub(crate) fn read(spec: &Object<'_>, meta: &Meta, sink: &mut Sink) -> Self {
-        let names = spec.texts("exportTo");
+        Self::of(&spec.texts("exportTo"), meta, sink)
+    }
+
+    pub(crate) fn of(names: &[Spanned<&str>], meta: &Meta, sink: &mut Sink) -> Self {
         if names.is_empty() {
             return Self(None);
         }
         let mut out: Vec<Box<str>> = Vec::new();
-        for name in &names {
+        for name in names {
             let resolved = if name.value == "." { &*meta.namespace } else { name.value };
             if out.iter().any(|other| &**other == resolved) {
                 sink.report(Code::DuplicateName, name.span, format!("`{resolved}` is exported to twice"));
@@ -118,8 +121,13 @@ pub(crate) fn full_host(host: &str, namespace: &str) -> Box<str> {
     if host == "*" || host.contains('.') || is_ip(host) {
         host.to_ascii_lowercase().into()
     } else {
-        format!("{host}.{namespace}{CLUSTER_SUFFIX}").to_ascii_lowercase().into()
+        cluster_host(host, namespace).as_ref().into()
     }
+}
+
+/// The full host of a service in the cluster.
+pub(crate) fn cluster_host(name: &str, namespace: &str) -> Arc<str> {
+    format!("{name}.{namespace}{CLUSTER_SUFFIX}").to_ascii_lowercase().into()
 }
 
 /// `name` and `namespace` of a cluster-local host.

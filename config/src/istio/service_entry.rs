@@ -24,6 +24,17 @@ pub(crate) struct ServiceEntry {
     pub(crate) exports: Exports,
 }
 
+impl ServiceEntry {
+    /// Where a workload serves each port: its own port of that name, else the target port, else the port itself.
+    pub(crate) fn served_by(&self, workload: &Workload) -> BTreeMap<Arc<str>, u16> {
+        let served = self.ports.iter().map(|port| {
+            let own = workload.ports.get(&port.name).copied();
+            (Arc::clone(&port.name), own.or(port.target).unwrap_or(port.number))
+        });
+        served.collect()
+    }
+}
+
 /// One entry of `ports`.
 #[derive(Debug, Clone)]
 pub(crate) struct ServicePort {
@@ -213,4 +224,12 @@ pub(crate) fn workload(entry: &Object<'_>, by_name: bool, sink: &mut Sink) -> Op
         })
     });
     Some(Workload { address: ip, ports, labels: entry.labels("labels"), weight, span: entry.span() })
+}
+
+/// A `WorkloadEntry`: its labels are those of its metadata and of its spec.
+pub(crate) fn workload_entry(spec: &Object<'_>, meta: &Meta, sink: &mut Sink) -> Option<Workload> {
+    let workload = workload(spec, false, sink)?;
+    let mut labels = meta.labels.clone();
+    labels.extend(workload.labels);
+    Some(Workload { labels, ..workload })
 }

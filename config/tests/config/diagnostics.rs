@@ -2,6 +2,7 @@
 
 use outrigger_config::report::{Code, Report};
 
+use crate::kubernetes;
 use crate::support::{
     DESTINATION_RULE, MESH, REGISTRY, TO_REVIEWS, VIRTUAL_SERVICE, codes, findings, options, rule, rules,
     telemetry, try_load, with_mesh,
@@ -73,6 +74,13 @@ fn example(code: Code) -> Vec<String> {
         Code::InvalidEndpoint => vec![MESH.replacen("10.1.0.2", "unix:///run/reviews", 1)],
         Code::DuplicateService => mesh(twin()),
         Code::DomainTaken => vec![MESH.replace("hosts: [ratings", "addresses: [10.0.0.1]\n  hosts: [ratings")],
+        Code::UnlabelledEndpoints => vec![
+            kubernetes::mesh().split("---\napiVersion: v1\nkind: Pod").next().unwrap().to_owned(),
+            rule("  subsets: [{ name: v1, labels: { version: v1 } }]")
+                .replace("host: reviews", "host: web.shop.svc.cluster.local"),
+        ],
+        Code::StraySlice => mesh(kubernetes::SLICE.to_owned()),
+        Code::NoEndpoints => mesh(kubernetes::SERVICE.to_owned()),
         Code::NoListener => vec![MESH.rsplit_once("---").unwrap().0.to_owned()],
         Code::DuplicateListener => vec![MESH.replace("number: 9090, name: grpc }", "number: 8080, name: grpc }")],
         Code::SeveralSidecars => {
