@@ -169,8 +169,7 @@ impl Reader<'_> {
 
     /// Of a resource that must not be there twice.
     fn meta(&mut self, document: &Node, kind: &'static str, source: &Source) -> Option<Meta> {
-        let namespace = &self.options.node.namespace;
-        let meta = istio::meta(document, kind, namespace, &source.name, self.sink)?;
+        let meta = istio::meta(document, kind, &self.options.node, &source.name, self.sink)?;
         if let Some(first) = self.seen.insert(meta.resource(), meta.reference()) {
             let message = format!("{} is defined twice", meta.resource());
             self.sink.report(Code::DuplicateResource, document.span, message).note(format!("first: {first}"));

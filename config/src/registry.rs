@@ -7,10 +7,12 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 use crate::{
     fields::{Labels, Spanned},
     istio::{
-        Meta, cluster_local, covers, selects,
+        Exports, Meta, covers,
+        mesh::Mesh,
+        selects,
         service_entry::{Resolution, ServiceEntry, ServicePort, Workload},
     },
-    kubernetes::{self, Cluster},
+    kubernetes::Cluster,
     report::Code,
     sink::{Sink, Span},
     snapshot::{Endpoint, Node, Origin},
@@ -43,7 +45,7 @@ pub(crate) struct Service {
 impl Service {
     /// The metric label: `reviews` of `reviews.default.svc.cluster.local`, the whole host where it is none of these.
     pub(crate) fn short_name(&self) -> &str {
-        cluster_local(&self.host).map_or(&self.host, |(name, _)| name)
+        self.meta.domain.parts(&self.host).map_or(&self.host, |(name, _)| name)
     }
 
     pub(crate) fn port(&self, number: u16) -> Option<&ServicePort> {
@@ -78,17 +80,20 @@ impl Registry {
         cluster: &Cluster,
         entries: &[ServiceEntry],
         workloads: &[(Meta, Workload)],
+        mesh: &Mesh,
         node: &Node,
         sink: &mut Sink,
     ) -> Self {
         let mut registry = Self::default();
         // Of two definitions Istio prefers that of Kubernetes.
-        let sees = |service: &kubernetes::service::Service| service.exports.visible(&node.namespace);
+        let sees = |meta: &Meta, exports: &Exports| {
+            exports.or(&mesh.exports.services).visible(&meta.namespace, &node.namespace)
+        };
         for service in cluster.registered(workloads, sees, sink) {
             let span = service.meta.span;
             registry.add(service, span, node, sink);
         }
-        for entry in entries.iter().filter(|entry| entry.exports.visible(&node.namespace)) {
+        for entry in entries.iter().filter(|entry| sees(&entry.meta, &entry.exports)) {
             if is_resolvable(entry) {
                 registry.add_entry(entry, workloads, node, sink);
             } else {

@@ -74,6 +74,11 @@ impl Compiler<'_> {
             name => Some(rule?.subsets.iter().find(|subset| &*subset.name == name)?),
         };
         let blocks = layered(rule, subset, Some(port.number));
+        let blocks = Blocks {
+            pool: blocks.pool.or_else(|| self.mesh.policy.pool.clone()),
+            outlier: blocks.outlier.or_else(|| self.mesh.policy.outlier.clone()),
+            ..blocks
+        };
         let cluster = self.build(service, port, subset, blocks);
         Some(cluster)
     }
@@ -96,9 +101,10 @@ impl Compiler<'_> {
                 &outbound_name(port.number, name, &service.host),
             );
         });
+        let named = matches!(port.protocol, PortProtocol::Http1 | PortProtocol::Http2);
         let protocol = match port.protocol {
-            _ if pool.upgrade => Protocol::Http2,
             _ if pool.client_protocol => Protocol::Client,
+            _ if pool.upgrade.unwrap_or(self.mesh.upgrade && named) => Protocol::Http2,
             PortProtocol::Http2 => Protocol::Http2,
             PortProtocol::Http1 => Protocol::Http1,
             PortProtocol::Sniffed | PortProtocol::Other => Protocol::Client,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::{
     by_host::ByHost,
-    istio::{cluster_local, sidecar::HostFilter, virtual_service::VirtualService},
+    istio::{mesh::Mesh, sidecar::HostFilter, virtual_service::VirtualService},
     registry::Service,
     report::Code,
     sink::Sink,
@@ -19,16 +19,15 @@ pub(crate) struct VirtualServices<'r> {
 }
 
 impl<'r> VirtualServices<'r> {
-    pub(crate) fn choose(written: &'r [VirtualService], node: &Node, sink: &mut Sink) -> Self {
+    pub(crate) fn choose(written: &'r [VirtualService], mesh: &Mesh, node: &Node, sink: &mut Sink) -> Self {
         let for_mesh = |vs: &&VirtualService| {
             vs.gateways.is_empty() || vs.gateways.iter().any(|gateway| &**gateway == "mesh")
         };
-        let visible = |vs: &&VirtualService| vs.exports.visible(&node.namespace);
+        let exports = |vs: &'r VirtualService| vs.exports.or(&mesh.exports.virtual_services);
+        let visible = |vs: &&'r VirtualService| exports(vs).visible(&vs.meta.namespace, &node.namespace);
+        let public = |vs: &'r VirtualService| !exports(vs).private_to(&vs.meta.namespace, &node.namespace);
         let mut ordered: Vec<_> = written.iter().filter(for_mesh).filter(visible).collect();
-        ordered.sort_by(|a, b| {
-            (!a.exports.private_to(&node.namespace), a.meta.age())
-                .cmp(&(!b.exports.private_to(&node.namespace), b.meta.age()))
-        });
+        ordered.sort_by(|a, b| (public(a), a.meta.age()).cmp(&(public(b), b.meta.age())));
         warn_conflicts(&ordered, sink);
         let mut by_host = ByHost::default();
         for (index, vs) in ordered.iter().enumerate() {
@@ -83,7 +82,7 @@ fn warn_conflicts(ordered: &[&VirtualService], sink: &mut Sink) {
 pub(crate) fn domains(service: &Service, node: &Node) -> Vec<String> {
     let host = &*service.host;
     let mut domains = vec![host.to_owned(), format!("{host}.")];
-    if let Some((name, namespace)) = cluster_local(host) {
+    if let Some((name, namespace)) = node.domain.parts(host) {
         if namespace == &*node.namespace {
             domains.push(name.to_owned());
         }

@@ -10,7 +10,7 @@ mod references;
 mod routes;
 mod telemetry;
 
-use std::{collections::HashMap, num::NonZeroU32, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -23,10 +23,9 @@ use routes::{operation, plain_route};
 use crate::{
     LoadOptions,
     istio::{
-        Meta, PortProtocol, ROOT_NAMESPACE,
+        Meta, PortProtocol,
         destination_rule::DestinationRule,
         mesh::Mesh,
-        retries::default_retry,
         service_entry::{ServiceEntry, Workload},
         sidecar::{self, Egress, Ingress, OutboundMode, Sidecar},
         telemetry::Telemetry,
@@ -37,9 +36,8 @@ use crate::{
     report::Code,
     sink::{Sink, Span},
     snapshot::{
-        Action, Destination, DirectResponse, Direction, HostMap, Listener, Node, Origin, RetryOn,
-        RetryPolicy, Route, RouteMatch, RouteTable, RouteTableId, Snapshot, TelemetryDefaults, Version,
-        VirtualHost,
+        Action, Destination, DirectResponse, Direction, HostMap, Listener, Node, Origin, Route, RouteMatch,
+        RouteTable, RouteTableId, Snapshot, TelemetryDefaults, Version, VirtualHost,
     },
 };
 
@@ -80,12 +78,18 @@ pub(crate) fn compile(
 ) -> Snapshot {
     let node = &options.node;
     let mesh = resources.mesh.unwrap_or_default();
-    let registry =
-        Registry::build(&resources.cluster, &resources.service_entries, &resources.workloads, node, sink);
-    let rules = Rules::merge(resources.destination_rules, node, sink);
-    let virtual_services = VirtualServices::choose(&resources.virtual_services, node, sink);
-    let sidecar = sidecar::choose(&resources.sidecars, node, sink);
-    let telemetries = telemetry::choose(&resources.telemetries, node, sink);
+    let registry = Registry::build(
+        &resources.cluster,
+        &resources.service_entries,
+        &resources.workloads,
+        &mesh,
+        node,
+        sink,
+    );
+    let rules = Rules::merge(resources.destination_rules, &mesh, node, sink);
+    let virtual_services = VirtualServices::choose(&resources.virtual_services, &mesh, node, sink);
+    let sidecar = sidecar::choose(&resources.sidecars, &mesh.root_namespace, node, sink);
+    let telemetries = telemetry::choose(&resources.telemetries, &mesh.root_namespace, node, sink);
     let mut compiler = Compiler {
         node,
         mesh: &mesh,
@@ -110,6 +114,7 @@ pub(crate) fn compile(
         clusters: compiler.clusters.list.into(),
         outbound,
         inbound,
+        paths: mesh.paths,
         metrics,
         node: node.clone(),
     }
@@ -121,8 +126,8 @@ impl Compiler<'_> {
             let found =
                 self.sink.report(Code::NoListener, Span::default(), "no Sidecar applies to this proxy");
             found.note(format!(
-                "its namespace is `{}`, the root namespace `{ROOT_NAMESPACE}`",
-                self.node.namespace
+                "its namespace is `{}`, the root namespace `{}`",
+                self.node.namespace, self.mesh.root_namespace
             ));
             found.help("add a Sidecar with an egress listener: `port`, `bind`, `captureMode: NONE`, `hosts`");
             return (Vec::new(), Vec::new());
@@ -278,17 +283,13 @@ impl Compiler<'_> {
         }
     }
 
-    /// Everything goes to the workload; Istio retries what never left, but not for gRPC.
+    /// Everything goes to the workload; Istio retries here too, but not for gRPC.
     fn inbound_table(&mut self, ingress: &Ingress, origin: &Origin) -> RouteTable {
         let number = ingress.port.number;
         let cluster = self.inbound(ingress, origin.clone());
         let called = format!("{}:{number}", self.clusters.host(&cluster));
-        let retry = (ingress.port.protocol != PortProtocol::Http2).then(|| RetryPolicy {
-            attempts: NonZeroU32::MIN.saturating_add(1),
-            on: RetryOn { reset_before_request: true, ..RetryOn::default() },
-            avoid_previous_hosts: false,
-            ..default_retry()
-        });
+        let policy = self.mesh.inbound_retries.clone();
+        let retry = policy.0.filter(|_| ingress.port.protocol != PortProtocol::Http2);
         let route = Route {
             operation: operation(&called, &RouteMatch::always()),
             ..plain_route("default", cluster, retry, Box::default(), origin.clone())

@@ -110,6 +110,6 @@ impl Compiler<'_> {
     fn similar_host(&self, host: &str) -> String {
         let guess = did_you_mean(host, self.registry.services.iter().map(|service| &*service.host));
         let rule = "a name with a dot is taken as a full name";
-        format!("{guess}{rule}: write `name`, or `name.namespace.svc.cluster.local`")
+        format!("{guess}{rule}: write `name`, or `{}`", self.node.domain.host("name", "namespace"))
     }
 }

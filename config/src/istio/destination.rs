@@ -1,7 +1,7 @@
 //! Where a rule sends its requests: the entries of `route` with their weights. Which cluster that is, `compile` finds out.
 
 use super::{
-    Meta, check_host, full_host,
+    Meta, check_host,
     headers::{HEADERS, Headers, headers},
     is_label, port,
 };
@@ -108,7 +108,7 @@ fn destination(entry: &Object<'_>, weight: u32, meta: &Meta, sink: &mut Sink) ->
     }
     let number = target.object("port").and_then(|selector| selector.int("number"));
     Some(Destination {
-        host: Spanned { value: full_host(host.value, &meta.namespace), span: host.span },
+        host: Spanned { value: meta.full_host(host.value), span: host.span },
         subset: subset.map(|subset| Spanned { value: subset.value.into(), span: subset.span }),
         port: number.and_then(|n| Some(Spanned { value: port(n, sink)?, span: n.span })),
         weight,

@@ -4,7 +4,7 @@ use super::{
     Exports, Meta, SELECTOR, check_host,
     connection_pool::{CONNECTION_POOL, ConnectionPool, connection_pool},
     destination::PORT_SELECTOR,
-    full_host, is_label, later,
+    is_label, later,
     load_balancer::{LOAD_BALANCER, LoadBalancer, load_balancer},
     outlier::{OUTLIER, OutlierDetection, outlier},
     port,
@@ -103,6 +103,27 @@ static PORT_POLICY: Message = Message {
     ],
 };
 
+/// `defaultTrafficPolicy` of the mesh.
+pub(crate) static DEFAULT_TRAFFIC_POLICY: Message = Message {
+    name: "DefaultTrafficPolicy",
+    fields: &[
+        yes(
+            "connectionPool",
+            Type::Object(&CONNECTION_POOL),
+            "the_default_traffic_policy_is_the_lowest_layer",
+        ),
+        yes("outlierDetection", Type::Object(&OUTLIER), "the_default_traffic_policy_is_the_lowest_layer"),
+        warned("loadBalancer", Type::Object(&LOAD_BALANCER), MESH_WIDE),
+        warned("tls", Type::Object(&later::CLIENT_TLS), TLS_LATER),
+        warned("portLevelSettings", Type::List(&Type::Object(&PORT_POLICY)), MESH_WIDE),
+        warned("tunnel", Type::Object(&later::TUNNEL), MESH_WIDE),
+        warned("proxyProtocol", Type::Object(&later::PROXY_PROTOCOL), MESH_WIDE),
+        warned("retryBudget", Type::Object(&later::RETRY_BUDGET), MESH_WIDE),
+    ],
+};
+
+const MESH_WIDE: &str = "Istio takes connectionPool and outlierDetection for the whole mesh";
+
 /// Reads the spec; `None` without a host.
 pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> Option<DestinationRule> {
     let Some(host) = spec.text("host") else {
@@ -124,13 +145,13 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> Option<Des
     }
     let exports = Exports::read(spec, &meta, sink);
     let selector = spec.object("workloadSelector").map(|selector| selector.labels("matchLabels"));
-    if selector.is_some() && spec.has("exportTo") && !exports.private_to(&meta.namespace) {
+    if selector.is_some() && spec.has("exportTo") && !exports.private_to(&meta.namespace, &meta.namespace) {
         let message = "a rule with a workloadSelector is exported to its own namespace only";
         sink.report(Code::ExclusiveFields, spec.key_span("exportTo"), message)
             .help("write `exportTo: [\".\"]`");
     }
     Some(DestinationRule {
-        host: Spanned { value: full_host(host.value, &meta.namespace), span: host.span },
+        host: Spanned { value: meta.full_host(host.value), span: host.span },
         policy: spec.object("trafficPolicy").map(|policy| traffic_policy(&policy, sink)),
         subsets,
         exports,
@@ -179,7 +200,7 @@ fn traffic_policy(policy: &Object<'_>, sink: &mut Sink) -> Policy {
     Policy { blocks: blocks(policy, sink), ports }
 }
 
-fn blocks(policy: &Object<'_>, sink: &mut Sink) -> Blocks {
+pub(crate) fn blocks(policy: &Object<'_>, sink: &mut Sink) -> Blocks {
     Blocks {
         load_balancer: policy.object("loadBalancer").and_then(|block| load_balancer(&block, sink)),
         pool: policy.object("connectionPool").map(|block| connection_pool(&block, sink)),

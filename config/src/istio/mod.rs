@@ -30,14 +30,9 @@ use crate::{
     fields::{self, Labels, Message, Object, Spanned, Type, yes},
     report::Code,
     sink::{Sink, Span},
-    snapshot::{Origin, ValueMatch},
+    snapshot::{ClusterDomain, Node as Proxy, Origin, ValueMatch},
     yaml::Node,
 };
-
-/// Istio's `rootNamespace`.
-pub(crate) const ROOT_NAMESPACE: &str = "istio-system";
-/// Istio's `trustDomain`-independent DNS suffix of services.
-const CLUSTER_SUFFIX: &str = ".svc.cluster.local";
 
 /// Whose resource it is and where it stands.
 #[derive(Debug, Clone)]
@@ -48,11 +43,23 @@ pub(crate) struct Meta {
     /// RFC 3339, which sorts as text; empty in most files.
     pub(crate) created: Box<str>,
     pub(crate) labels: Labels,
+    /// By which its short names are completed.
+    pub(crate) domain: ClusterDomain,
     pub(crate) file: Arc<str>,
     pub(crate) span: Span,
 }
 
 impl Meta {
+    /// Istio's rule for hosts of virtual services and destination rules: a name without a dot is one of the
+    /// resource's own namespace, everything else is a full name already. Lower case.
+    pub(crate) fn full_host(&self, host: &str) -> Box<str> {
+        if host == "*" || host.contains('.') || is_ip(host) {
+            host.to_ascii_lowercase().into()
+        } else {
+            self.domain.host(host, &self.namespace).into()
+        }
+    }
+
     /// Kind, namespace and name.
     pub(crate) fn resource(&self) -> String {
         format!("{} {}/{}", self.kind, self.namespace, self.name)
@@ -79,16 +86,17 @@ pub(crate) struct Exports(Option<Vec<Box<str>>>);
 
 impl Exports {
     pub(crate) fn read(spec: &Object<'_>, meta: &Meta, sink: &mut Sink) -> Self {
-        Self::of(&spec.texts("exportTo"), meta, sink)
+        Self::of(&spec.texts("exportTo"), &meta.namespace, sink)
     }
 
-    pub(crate) fn of(names: &[Spanned<&str>], meta: &Meta, sink: &mut Sink) -> Self {
+    /// `.` is the namespace `own`; a default of the mesh, which has none, keeps it.
+    pub(crate) fn of(names: &[Spanned<&str>], own: &str, sink: &mut Sink) -> Self {
         if names.is_empty() {
             return Self(None);
         }
         let mut out: Vec<Box<str>> = Vec::new();
         for name in names {
-            let resolved = if name.value == "." { &*meta.namespace } else { name.value };
+            let resolved = if name.value == "." { own } else { name.value };
             if out.iter().any(|other| &**other == resolved) {
                 sink.report(Code::DuplicateName, name.span, format!("`{resolved}` is exported to twice"));
             }
@@ -102,38 +110,27 @@ impl Exports {
         Self(Some(out))
     }
 
-    /// A resource is always seen in its own namespace unless `~` hides it.
-    pub(crate) fn visible(&self, from: &str) -> bool {
+    /// The default of the mesh, where nothing is said.
+    pub(crate) fn or<'e>(&'e self, default: &'e Self) -> &'e Self {
+        if self.0.is_none() { default } else { self }
+    }
+
+    /// True if a resource of the namespace `own` is seen from another.
+    pub(crate) fn visible(&self, own: &str, from: &str) -> bool {
         match &self.0 {
             None => true,
-            Some(names) => names.iter().any(|name| &**name == "*" || &**name == from),
+            Some(names) => names.iter().any(|name| match &**name {
+                "*" => true,
+                "." => own == from,
+                name => name == from,
+            }),
         }
     }
 
-    pub(crate) fn private_to(&self, namespace: &str) -> bool {
-        matches!(&self.0, Some(names) if matches!(&**names, [only] if &**only == namespace))
+    pub(crate) fn private_to(&self, own: &str, namespace: &str) -> bool {
+        let named = |only: &str| only == namespace || (only == "." && own == namespace);
+        matches!(&self.0, Some(names) if matches!(&**names, [only] if named(only)))
     }
-}
-
-/// Istio's rule for hosts of virtual services and destination rules: a name without a dot is one of the resource's own
-/// namespace, everything else is a full name already. Lower case.
-pub(crate) fn full_host(host: &str, namespace: &str) -> Box<str> {
-    if host == "*" || host.contains('.') || is_ip(host) {
-        host.to_ascii_lowercase().into()
-    } else {
-        cluster_host(host, namespace).as_ref().into()
-    }
-}
-
-/// The full host of a service in the cluster.
-pub(crate) fn cluster_host(name: &str, namespace: &str) -> Arc<str> {
-    format!("{name}.{namespace}{CLUSTER_SUFFIX}").to_ascii_lowercase().into()
-}
-
-/// `name` and `namespace` of a cluster-local host.
-pub(crate) fn cluster_local(host: &str) -> Option<(&str, &str)> {
-    let (name, namespace) = host.strip_suffix(CLUSTER_SUFFIX)?.split_once('.')?;
-    (!name.contains('*') && !namespace.contains('.')).then_some((name, namespace))
 }
 
 pub(crate) fn is_ip(host: &str) -> bool {
@@ -345,7 +342,7 @@ pub(crate) fn protocol_of(name: &str, protocol: &str) -> PortProtocol {
 pub(crate) fn meta(
     document: &Node,
     kind: &'static str,
-    namespace: &Arc<str>,
+    proxy: &Proxy,
     file: &Arc<str>,
     sink: &mut Sink,
 ) -> Option<Meta> {
@@ -361,9 +358,12 @@ pub(crate) fn meta(
     Some(Meta {
         kind,
         name: name.value.into(),
-        namespace: object.text("namespace").map_or_else(|| Arc::clone(namespace), |text| text.value.into()),
+        namespace: object
+            .text("namespace")
+            .map_or_else(|| Arc::clone(&proxy.namespace), |text| text.value.into()),
         created: object.text("creationTimestamp").map_or("", |text| text.value).into(),
         labels: object.labels("labels"),
+        domain: proxy.domain.clone(),
         file: Arc::clone(file),
         span: document.span,
     })

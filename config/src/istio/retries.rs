@@ -26,6 +26,20 @@ pub(crate) static HTTP_RETRY: Message = Message {
     ],
 };
 
+const INBOUND: &str = "Istio ignores it here";
+
+pub(crate) static INBOUND_RETRY: Message = Message {
+    name: "InboundHTTPRetry",
+    fields: &[
+        yes("attempts", Type::Int, "the_mesh_says_what_inbound_routes_retry"),
+        yes("retryOn", Type::Text, "the_mesh_says_what_inbound_routes_retry"),
+        yes("backoff", Type::Duration, "the_mesh_says_what_inbound_routes_retry"),
+        warned("perTryTimeout", Type::Duration, INBOUND),
+        warned("retryRemoteLocalities", Type::Bool, INBOUND),
+        warned("retryIgnorePreviousHosts", Type::Bool, INBOUND),
+    ],
+};
+
 const DEFAULT_BACKOFF: Duration = Duration::from_millis(25);
 
 /// Istio's default list: no status code is among it.
@@ -43,6 +57,27 @@ pub(crate) fn default_retry() -> RetryPolicy {
         backoff: DEFAULT_BACKOFF,
         avoid_previous_hosts: true,
     }
+}
+
+/// Of inbound routes: what never reached the workload.
+pub(crate) fn default_inbound_retry() -> RetryPolicy {
+    RetryPolicy {
+        on: RetryOn { reset_before_request: true, ..RetryOn::default() },
+        avoid_previous_hosts: false,
+        ..default_retry()
+    }
+}
+
+/// The mesh's `defaultInboundHttpRetryPolicy`: there is one endpoint, and no time limit.
+pub(crate) fn read_inbound_retries(retries: &Object<'_>, sink: &mut Sink) -> Retries {
+    let Retries(policy) = read_retries(retries, sink);
+    let default = default_inbound_retry();
+    Retries(policy.map(|policy| RetryPolicy {
+        on: if retries.has("retryOn") { policy.on } else { default.on },
+        per_try_timeout: None,
+        avoid_previous_hosts: false,
+        ..policy
+    }))
 }
 
 /// Shared with the mesh's `defaultHttpRetryPolicy`.

@@ -3,8 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::{
-    Meta, PORT, ROOT_NAMESPACE, SELECTOR, connection_pool::CONNECTION_POOL, covers, destination::DESTINATION,
-    later, selects,
+    Meta, PORT, SELECTOR, connection_pool::CONNECTION_POOL, covers, destination::DESTINATION, later, selects,
 };
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
@@ -141,11 +140,16 @@ pub(crate) fn outbound_mode(policy: &Object<'_>) -> OutboundMode {
 }
 
 /// Istio's choice: selector before namespace before root namespace, the oldest first.
-pub(crate) fn choose<'s>(sidecars: &'s [Sidecar], node: &Node, sink: &mut Sink) -> Option<&'s Sidecar> {
+pub(crate) fn choose<'s>(
+    sidecars: &'s [Sidecar],
+    root_namespace: &str,
+    node: &Node,
+    sink: &mut Sink,
+) -> Option<&'s Sidecar> {
     let rank = |sidecar: &Sidecar| match &sidecar.selector {
         Some(labels) if sidecar.meta.namespace == node.namespace && selects(labels, &node.labels) => Some(0),
         None if sidecar.meta.namespace == node.namespace => Some(1),
-        None if &*sidecar.meta.namespace == ROOT_NAMESPACE => Some(2),
+        None if &*sidecar.meta.namespace == root_namespace => Some(2),
         _ => None,
     };
     let mut ranked: Vec<_> = sidecars.iter().filter_map(|sidecar| Some((rank(sidecar)?, sidecar))).collect();

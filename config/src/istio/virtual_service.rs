@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::{
     Exports, Meta, at_least_1ms, check_host,
     destination::{DESTINATION, Destination, HTTP_DESTINATION, weighted},
-    full_host,
     headers::{HEADERS, Headers, headers},
     http_match::{HTTP_MATCH, Match, match_block},
     later,
@@ -107,7 +106,7 @@ fn hosts(spec: &Object<'_>, meta: &Meta, sink: &mut Sink) -> Vec<Spanned<Box<str
     }
     let mut hosts: Vec<Spanned<Box<str>>> = Vec::new();
     for host in written.iter().filter(|host| check_host(host, sink)).collect::<Vec<_>>() {
-        let full = full_host(host.value, &meta.namespace);
+        let full = meta.full_host(host.value);
         if hosts.iter().any(|other| super::covers(&other.value, &full) || super::covers(&full, &other.value))
         {
             let message = format!("`{}` is covered by another host of the list", host.value);

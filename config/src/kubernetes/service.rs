@@ -6,7 +6,7 @@ use super::annotation;
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, moot, warned, yes},
     istio::{
-        Exports, Meta, PortProtocol, cluster_host, port, protocol_of, selects,
+        Exports, Meta, PortProtocol, port, protocol_of, selects,
         service_entry::{ServicePort, Workload},
     },
     report::Code,
@@ -122,14 +122,14 @@ pub(crate) fn read(document: &Node, spec: &Object<'_>, meta: Meta, sink: &mut Si
         names.map(|value| Spanned { value, span: text.span }).collect::<Vec<_>>()
     });
     Service {
-        host: cluster_host(&meta.name, &meta.namespace),
+        host: meta.domain.host(&meta.name, &meta.namespace).into(),
         addresses: addresses.iter().filter_map(address).collect(),
         headless: cluster_ip.is_some_and(|ip| ip.value == "None"),
         external: external.map(|name| Spanned { value: name.value.into(), span: name.span }),
         ports,
         selector: spec.get("selector").map(|_| spec.labels("selector")).filter(|labels| !labels.is_empty()),
         family: spec.texts("ipFamilies").first().and_then(|family| Family::read(family.value)),
-        exports: Exports::of(&exports.unwrap_or_default(), &meta, sink),
+        exports: Exports::of(&exports.unwrap_or_default(), &meta.namespace, sink),
         meta,
     }
 }

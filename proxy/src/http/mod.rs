@@ -33,7 +33,7 @@ use http::{
 use hyper::body::Incoming;
 use outrigger_config::{
     decide::{Decision, Peers, RequestView, decide, hash_key, normalize_path},
-    snapshot::{ClusterRef, Direction, HeaderOps},
+    snapshot::{ClusterRef, Direction, HeaderOps, PathNormalization},
 };
 use rand::Rng;
 
@@ -113,7 +113,7 @@ async fn outcome<'p>(
     mut parts: Box<Parts>,
     incoming: Incoming,
 ) -> Result<Outcome<'p>, Failure> {
-    let target = accept(conn, context, &mut parts)?;
+    let target = accept(conn, context, &mut parts, published.snapshot.paths)?;
     let tracing = &published.snapshot.observation(conn.direction()).tracing;
     request_id::ensure(&mut parts.headers, &mut worker.rng());
     let trace = trace::begin(tracing, &mut parts.headers, &mut worker.rng());
@@ -213,7 +213,12 @@ impl Target {
 }
 
 /// Checks the request, cleans its headers and adds the first of ours.
-fn accept(conn: &ConnInfo, context: &mut RequestContext, parts: &mut Parts) -> Result<Target, Failure> {
+fn accept(
+    conn: &ConnInfo,
+    context: &mut RequestContext,
+    parts: &mut Parts,
+    mode: PathNormalization,
+) -> Result<Target, Failure> {
     if let Some(violation) = conn.next_violation() {
         return Err(Failure::Refused(violation));
     }
@@ -225,7 +230,7 @@ fn accept(conn: &ConnInfo, context: &mut RequestContext, parts: &mut Parts) -> R
     if parts.version == Version::HTTP_2 {
         headers::join_cookies(headers);
     }
-    let path = normalized(parts.uri.path_and_query())?;
+    let path = normalized(parts.uri.path_and_query(), mode)?;
     context.record().path = Some(path.clone());
     if !headers.contains_key(headers::X_FORWARDED_PROTO) {
         headers.insert(headers::X_FORWARDED_PROTO, HeaderValue::from_static("http"));
@@ -238,9 +243,9 @@ fn accept(conn: &ConnInfo, context: &mut RequestContext, parts: &mut Parts) -> R
 }
 
 /// What is matched is what is forwarded; a path that is normal already is taken as it is.
-fn normalized(asked: Option<&PathAndQuery>) -> Result<PathAndQuery, Failure> {
+fn normalized(asked: Option<&PathAndQuery>, mode: PathNormalization) -> Result<PathAndQuery, Failure> {
     let Some(asked) = asked else { return Ok(PathAndQuery::from_static("/")) };
-    match normalize_path(asked.as_str()).map_err(|_| Failure::BadPath)? {
+    match normalize_path(asked.as_str(), mode).map_err(|_| Failure::BadPath)? {
         Cow::Borrowed(_) => Ok(asked.clone()),
         Cow::Owned(path) => path.parse().map_err(|_| Failure::BadPath),
     }

@@ -22,8 +22,8 @@ use outrigger_config::{
     snapshot::{
         AccessLog, Action, Balancer, Cluster, ClusterId, ClusterRef, DirectResponse, Direction, Discovery,
         Endpoint, Forward, HeaderOps, HostMap, Limits, Listener, LogEncoding, LogSink, Node, Observation,
-        Origin, PathMatch, Protocol, RetryOn, RetryPolicy, Route, RouteMatch, RouteTable, RouteTableId,
-        Service, Snapshot, Version, VirtualHost, WeightedCluster,
+        Origin, PathMatch, PathNormalization, Protocol, RetryOn, RetryPolicy, Route, RouteMatch, RouteTable,
+        RouteTableId, Service, Snapshot, Version, VirtualHost, WeightedCluster,
     },
 };
 use tokio::{
@@ -385,6 +385,7 @@ fn snapshot_of(clusters: Vec<Cluster>, routes: Vec<Route>) -> Snapshot {
         clusters: clusters.into_iter().map(Arc::new).collect(),
         outbound: Observation::off(),
         inbound: Observation::off(),
+        paths: PathNormalization::Base,
         metrics: None,
     }
 }
