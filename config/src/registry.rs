@@ -11,6 +11,7 @@ use crate::{
         mesh::Mesh,
         selects,
         service_entry::{Resolution, ServiceEntry, ServicePort, Workload},
+        sidecar::Sidecar,
     },
     kubernetes::Cluster,
     report::Code,
@@ -40,6 +41,28 @@ pub(crate) struct Service {
     /// Every name of it stands for those below it too.
     pub(crate) headless: bool,
     pub(crate) origin: Origin,
+}
+
+/// Whose registry it is.
+#[derive(Debug)]
+pub(crate) struct View<'a> {
+    pub(crate) node: &'a Node,
+    pub(crate) mesh: &'a Mesh,
+    pub(crate) sidecar: Option<&'a Sidecar>,
+}
+
+impl View<'_> {
+    /// True if a service is exported to the proxy.
+    pub(crate) fn sees(&self, meta: &Meta, exports: &Exports) -> bool {
+        exports.or(&self.mesh.exports.services).visible(&meta.namespace, &self.node.namespace)
+    }
+
+    /// Of two definitions of a host: one that the Sidecar imports, then that of the own namespace.
+    fn preference(&self, service: &Service) -> (bool, bool) {
+        let namespace = &service.meta.namespace;
+        let imported = self.sidecar.is_none_or(|sidecar| sidecar.imports(namespace, &service.host));
+        (imported, *namespace == self.node.namespace)
+    }
 }
 
 impl Service {
@@ -80,22 +103,18 @@ impl Registry {
         cluster: &Cluster,
         entries: &[ServiceEntry],
         workloads: &[(Meta, Workload)],
-        mesh: &Mesh,
-        node: &Node,
+        view: &View<'_>,
         sink: &mut Sink,
     ) -> Self {
         let mut registry = Self::default();
         // Of two definitions Istio prefers that of Kubernetes.
-        let sees = |meta: &Meta, exports: &Exports| {
-            exports.or(&mesh.exports.services).visible(&meta.namespace, &node.namespace)
-        };
-        for service in cluster.registered(workloads, sees, sink) {
+        for service in cluster.registered(workloads, view, sink) {
             let span = service.meta.span;
-            registry.add(service, span, node, sink);
+            registry.add(service, span, view, sink);
         }
-        for entry in entries.iter().filter(|entry| sees(&entry.meta, &entry.exports)) {
+        for entry in entries.iter().filter(|entry| view.sees(&entry.meta, &entry.exports)) {
             if is_resolvable(entry) {
-                registry.add_entry(entry, workloads, node, sink);
+                registry.add_entry(entry, workloads, view, sink);
             } else {
                 report_unresolved(entry, sink);
             }
@@ -107,7 +126,7 @@ impl Registry {
         &mut self,
         entry: &ServiceEntry,
         workloads: &[(Meta, Workload)],
-        node: &Node,
+        view: &View<'_>,
         sink: &mut Sink,
     ) {
         let mut endpoints = entry.endpoints.clone();
@@ -130,26 +149,26 @@ impl Registry {
                 headless: false,
                 origin: entry.meta.origin(host.span),
             };
-            self.add(service, host.span, node, sink);
+            self.add(service, host.span, view, sink);
         }
     }
 
-    /// Of two definitions of a host the own namespace's wins, else the first.
-    fn add(&mut self, service: Service, span: Span, node: &Node, sink: &mut Sink) {
+    /// Of two definitions of a host the preferred one wins, else the first.
+    fn add(&mut self, service: Service, span: Span, view: &View<'_>, sink: &mut Sink) {
         let known = self.by_host.get(&service.host).and_then(|index| self.services.get_mut(*index));
         let Some(other) = known else {
             self.by_host.insert(Arc::clone(&service.host), self.services.len());
             self.services.push(service);
             return;
         };
-        let own = service.meta.namespace == node.namespace && other.meta.namespace != node.namespace;
+        let better = view.preference(&service) > view.preference(other);
         let (used, unused) =
-            if own { (&service.origin, &other.origin) } else { (&other.origin, &service.origin) };
+            if better { (&service.origin, &other.origin) } else { (&other.origin, &service.origin) };
         let message = format!("the host `{}` is defined by two services", service.host);
         let found = sink.report(Code::DuplicateService, span, message);
         found.note(format!("{used} is used, {unused} is not"));
         found.help("give one of them all endpoints, and remove the other");
-        if own {
+        if better {
             *other = service;
         }
     }

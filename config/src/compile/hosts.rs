@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::{
     by_host::ByHost,
-    istio::{mesh::Mesh, sidecar::HostFilter, virtual_service::VirtualService},
+    istio::{imports::Imports, mesh::Mesh, virtual_service::VirtualService},
     registry::Service,
     report::Code,
     sink::Sink,
@@ -41,18 +41,18 @@ impl<'r> VirtualServices<'r> {
     }
 
     /// The most specific host wins, then the older resource.
-    pub(crate) fn of(&self, service: &Service, filters: &[HostFilter]) -> Option<&'r VirtualService> {
+    pub(crate) fn of(&self, service: &Service, imports: &Imports) -> Option<&'r VirtualService> {
         let found = self.by_host.of(&service.host);
         let found = found.filter_map(|(host, index)| Some((host, index, *self.ordered.get(index)?)));
-        let carried = found.filter(|(.., vs)| taken(filters, vs));
+        let carried = found.filter(|(.., vs)| taken(imports, vs));
         let best = carried.max_by_key(|(host, index, _)| (specificity(host), std::cmp::Reverse(*index)));
         best.map(|(.., vs)| vs)
     }
 }
 
 /// An egress listener carries virtual services as it carries services.
-pub(crate) fn taken(filters: &[HostFilter], vs: &VirtualService) -> bool {
-    filters.iter().any(|filter| vs.hosts.iter().any(|host| filter.takes(&vs.meta.namespace, &host.value)))
+pub(crate) fn taken(imports: &Imports, vs: &VirtualService) -> bool {
+    imports.virtual_service(&vs.meta.namespace, vs.hosts.iter().map(|host| &*host.value))
 }
 
 /// Exact before wildcard, long before short.

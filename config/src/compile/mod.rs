@@ -24,6 +24,7 @@ use crate::{
     LoadOptions,
     istio::{
         Meta, PortProtocol,
+        connection_pool::ConnectionPool,
         destination_rule::DestinationRule,
         mesh::Mesh,
         service_entry::{ServiceEntry, Workload},
@@ -32,7 +33,7 @@ use crate::{
         virtual_service::VirtualService,
     },
     kubernetes::Cluster,
-    registry::{Registry, Service},
+    registry::{Registry, Service, View},
     report::Code,
     sink::{Sink, Span},
     snapshot::{
@@ -78,17 +79,12 @@ pub(crate) fn compile(
 ) -> Snapshot {
     let node = &options.node;
     let mesh = resources.mesh.unwrap_or_default();
-    let registry = Registry::build(
-        &resources.cluster,
-        &resources.service_entries,
-        &resources.workloads,
-        &mesh,
-        node,
-        sink,
-    );
+    let sidecar = sidecar::choose(&resources.sidecars, &mesh.root_namespace, node, sink);
+    let view = View { node, mesh: &mesh, sidecar };
+    let registry =
+        Registry::build(&resources.cluster, &resources.service_entries, &resources.workloads, &view, sink);
     let rules = Rules::merge(resources.destination_rules, &mesh, node, sink);
     let virtual_services = VirtualServices::choose(&resources.virtual_services, &mesh, node, sink);
-    let sidecar = sidecar::choose(&resources.sidecars, &mesh.root_namespace, node, sink);
     let telemetries = telemetry::choose(&resources.telemetries, &mesh.root_namespace, node, sink);
     let mut compiler = Compiler {
         node,
@@ -145,7 +141,8 @@ impl Compiler<'_> {
         for ingress in &sidecar.ingress {
             if self.is_http(ingress.port.protocol, ingress.span) {
                 let origin = sidecar.meta.origin(ingress.span);
-                let table = self.inbound_table(ingress, &origin);
+                let pool = ingress.pool.as_ref().or(sidecar.inbound_pool.as_ref());
+                let table = self.inbound_table(ingress, pool, &origin);
                 self.listen(ingress.bind, Direction::Inbound, table, origin, &mut listeners, &mut tables);
             }
         }
@@ -196,8 +193,7 @@ impl Compiler<'_> {
         let number = egress.port.number;
         let mut table = Table::default();
         let carried = self.registry.services.iter().filter(|service| {
-            let taken =
-                egress.hosts.iter().any(|filter| filter.takes(&service.meta.namespace, &service.host));
+            let taken = egress.hosts.service(&service.meta.namespace, &service.host);
             taken && service.port(number).is_some_and(|port| port.protocol != PortProtocol::Other)
         });
         for service in carried {
@@ -284,9 +280,14 @@ impl Compiler<'_> {
     }
 
     /// Everything goes to the workload; Istio retries here too, but not for gRPC.
-    fn inbound_table(&mut self, ingress: &Ingress, origin: &Origin) -> RouteTable {
+    fn inbound_table(
+        &mut self,
+        ingress: &Ingress,
+        pool: Option<&ConnectionPool>,
+        origin: &Origin,
+    ) -> RouteTable {
         let number = ingress.port.number;
-        let cluster = self.inbound(ingress, origin.clone());
+        let cluster = self.inbound(ingress, pool, origin.clone());
         let called = format!("{}:{number}", self.clusters.host(&cluster));
         let policy = self.mesh.inbound_retries.clone();
         let retry = policy.0.filter(|_| ingress.port.protocol != PortProtocol::Http2);

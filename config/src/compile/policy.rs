@@ -71,19 +71,33 @@ impl Rules {
 
     /// Istio's search: the client's namespace, the service's, the root namespace.
     pub(crate) fn of(&self, service: &Service) -> Option<&DestinationRule> {
+        self.search(service, |_| true)
+    }
+
+    /// That of the own service, for requests that come in: rules with a selector are for those that leave.
+    pub(crate) fn inbound(&self, service: &Service) -> Option<&DestinationRule> {
+        self.search(service, |rule| rule.selector.is_none())
+    }
+
+    fn search(&self, service: &Service, fits: fn(&DestinationRule) -> bool) -> Option<&DestinationRule> {
         let own = &*self.namespace;
-        let client = (own != &*self.root_namespace).then(|| self.best(own, service)).flatten();
+        let client = (own != &*self.root_namespace).then(|| self.best(own, service, fits)).flatten();
         client
-            .or_else(|| self.best(&service.meta.namespace, service))
-            .or_else(|| self.best(&self.root_namespace, service))
+            .or_else(|| self.best(&service.meta.namespace, service, fits))
+            .or_else(|| self.best(&self.root_namespace, service, fits))
     }
 
     /// The selecting rule first, then the most specific host, then the oldest.
-    fn best(&self, namespace: &str, service: &Service) -> Option<&DestinationRule> {
+    fn best(
+        &self,
+        namespace: &str,
+        service: &Service,
+        fits: fn(&DestinationRule) -> bool,
+    ) -> Option<&DestinationRule> {
         let found = self.by_host.of(&service.host).filter_map(|(_, index)| self.rules.get(index));
         let visible =
             |rule: &DestinationRule| rule.exports.or(&self.exports).visible(namespace, &self.namespace);
-        let here = found.filter(|rule| &*rule.meta.namespace == namespace && visible(rule));
+        let here = found.filter(|rule| &*rule.meta.namespace == namespace && visible(rule) && fits(rule));
         here.min_by_key(|rule| {
             let host = &rule.host.value;
             (rule.selector.is_none(), host.starts_with('*'), std::cmp::Reverse(host.len()))

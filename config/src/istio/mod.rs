@@ -6,6 +6,7 @@ pub(crate) mod destination;
 pub(crate) mod destination_rule;
 pub(crate) mod headers;
 pub(crate) mod http_match;
+pub(crate) mod imports;
 mod later;
 pub(crate) mod load_balancer;
 pub(crate) mod log_format;

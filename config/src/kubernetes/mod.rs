@@ -18,8 +18,8 @@ use service::Service;
 
 use crate::{
     fields::Spanned,
-    istio::{Exports, Meta, service_entry::Workload},
-    registry,
+    istio::{Meta, service_entry::Workload},
+    registry::{self, View},
     report::Code,
     sink::Sink,
     yaml::Node,
@@ -38,13 +38,13 @@ impl Cluster {
     pub(crate) fn registered(
         &self,
         workloads: &[(Meta, Workload)],
-        sees: impl Fn(&Meta, &Exports) -> bool,
+        view: &View<'_>,
         sink: &mut Sink,
     ) -> Vec<registry::Service> {
         let slices = self.slices_by_service(sink);
         let pods = Pods::of(&self.pods);
         let mut out = Vec::new();
-        for service in self.services.iter().filter(|service| sees(&service.meta, &service.exports)) {
+        for service in self.services.iter().filter(|service| view.sees(&service.meta, &service.exports)) {
             if let Some(name) = &service.external {
                 let message = format!("{} is an alias of `{}`", service.meta.resource(), name.value);
                 let found = sink.report(Code::NotResolved, name.span, message);
