@@ -13,10 +13,10 @@ use crate::{
         service_entry::{Resolution, ServiceEntry, ServicePort, Workload},
         sidecar::Sidecar,
     },
-    kubernetes::Cluster,
+    kubernetes::{Cluster, pod::Pod},
     report::Code,
     sink::{Sink, Span},
-    snapshot::{Endpoint, Node, Origin},
+    snapshot::{Discovery, Endpoint, Node, Origin},
 };
 
 /// All services that are visible to the proxy, in order of the documents.
@@ -40,6 +40,7 @@ pub(crate) struct Service {
     pub(crate) without_pod: usize,
     /// Every name of it stands for those below it too.
     pub(crate) headless: bool,
+    pub(crate) discovery: Discovery,
     pub(crate) origin: Origin,
 }
 
@@ -113,10 +114,12 @@ impl Registry {
             registry.add(service, span, view, sink);
         }
         for entry in entries.iter().filter(|entry| view.sees(&entry.meta, &entry.exports)) {
-            if is_resolvable(entry) {
-                registry.add_entry(entry, workloads, view, sink);
-            } else {
+            if !is_resolved(entry) {
                 report_unresolved(entry, sink);
+            }
+            // Names cannot be looked up yet.
+            if is_resolved(entry) || entry.resolution.value == Resolution::None {
+                registry.add_entry(entry, &cluster.pods, workloads, view, sink);
             }
         }
         registry
@@ -125,15 +128,18 @@ impl Registry {
     fn add_entry(
         &mut self,
         entry: &ServiceEntry,
+        pods: &[Pod],
         workloads: &[(Meta, Workload)],
         view: &View<'_>,
         sink: &mut Sink,
     ) {
         let mut endpoints = entry.endpoints.clone();
         if let Some(selector) = &entry.selector {
-            let of_namespace = workloads.iter().filter(|(meta, _)| meta.namespace == entry.meta.namespace);
-            let selected = of_namespace.filter(|(_, workload)| selects(selector, &workload.labels));
-            endpoints.extend(selected.map(|(_, workload)| workload.clone()));
+            let here = |meta: &Meta| meta.namespace == entry.meta.namespace;
+            let written =
+                workloads.iter().filter(|(meta, _)| here(meta)).map(|(_, workload)| workload.clone());
+            let pods = pods.iter().filter(|pod| entry.internal && here(&pod.meta)).filter_map(Pod::workload);
+            endpoints.extend(written.chain(pods).filter(|workload| selects(selector, &workload.labels)));
         }
         for workload in &mut endpoints {
             workload.ports = entry.served_by(workload);
@@ -147,6 +153,10 @@ impl Registry {
                 endpoints: endpoints.clone(),
                 without_pod: 0,
                 headless: false,
+                discovery: match entry.resolution.value {
+                    Resolution::None => Discovery::OriginalDestination,
+                    Resolution::Static | Resolution::Dns => Discovery::Static,
+                },
                 origin: entry.meta.origin(host.span),
             };
             self.add(service, host.span, view, sink);
@@ -188,7 +198,7 @@ impl Registry {
 }
 
 /// Names cannot be looked up yet, but a DNS service whose endpoints are all addresses needs no lookup.
-fn is_resolvable(entry: &ServiceEntry) -> bool {
+fn is_resolved(entry: &ServiceEntry) -> bool {
     match entry.resolution.value {
         Resolution::Static => true,
         Resolution::Dns => !entry.endpoints.is_empty() && entry.by_name == 0,
@@ -197,12 +207,16 @@ fn is_resolvable(entry: &ServiceEntry) -> bool {
 }
 
 fn report_unresolved(entry: &ServiceEntry, sink: &mut Sink) {
-    let (what, why) = match entry.resolution.value {
-        Resolution::None => ("NONE", "an explicit listener does not know where its client was going"),
-        _ => ("DNS", "host names of endpoints are not looked up yet"),
+    let (what, becomes, why) = match entry.resolution.value {
+        Resolution::None => (
+            "NONE",
+            "its requests get 503 with the flag UH",
+            "an explicit listener does not know where its client was going",
+        ),
+        _ => ("DNS", "the service is left out", "host names of endpoints are not looked up yet"),
     };
     let message = format!("{} cannot be resolved by {what}", entry.meta.resource());
     let found = sink.report(Code::NotResolved, entry.resolution.span, message);
-    found.label("the service is left out").note(why);
+    found.label(becomes).note(why);
     found.help("write `resolution: STATIC` and list `endpoints` by IP address");
 }

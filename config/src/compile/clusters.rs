@@ -129,6 +129,7 @@ impl Compiler<'_> {
             subset.map_or_else(|| service.origin.clone(), |subset| subset.meta.origin(subset.span)),
         );
         let cluster = Cluster {
+            discovery: service.discovery,
             balancer: blocks.load_balancer.map_or(Balancer::LeastRequest, |block| block.balancer),
             panic_threshold: outlier.as_ref().map_or(0, |detection| detection.panic_threshold),
             outlier: outlier.map(|detection| detection.outlier),

@@ -105,6 +105,10 @@ impl Exports {
                 let message = "`*` stands for all namespaces, and cannot be listed with others";
                 sink.report(Code::ExclusiveFields, name.span, message);
             }
+            if name.value == "~" && names.len() > 1 {
+                let message = "`~` stands for no namespace, and cannot be listed with others";
+                sink.report(Code::ExclusiveFields, name.span, message);
+            }
             out.push(resolved.into());
         }
         out.sort();

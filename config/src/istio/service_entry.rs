@@ -21,6 +21,8 @@ pub(crate) struct ServiceEntry {
     /// How many endpoints are host names, and are not among `endpoints`.
     pub(crate) by_name: usize,
     pub(crate) selector: Option<Labels>,
+    /// `MESH_INTERNAL`: the selector selects pods too.
+    pub(crate) internal: bool,
     pub(crate) exports: Exports,
 }
 
@@ -68,11 +70,15 @@ pub(crate) static SERVICE_ENTRY: Message = Message {
         yes("hosts", Type::List(&Type::Text), "the_seed_compiles"),
         yes("addresses", Type::List(&Type::Text), "a_service_answers_to_all_its_names"),
         yes("ports", Type::List(&Type::Object(&PORT)), "the_seed_compiles"),
-        yes("location", Type::Enum(&["MESH_EXTERNAL", "MESH_INTERNAL"]), "the_seed_compiles"),
+        yes(
+            "location",
+            Type::Enum(&["MESH_EXTERNAL", "MESH_INTERNAL"]),
+            "a_service_inside_the_mesh_selects_pods_too",
+        ),
         yes(
             "resolution",
             Type::Enum(&["NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"]),
-            "a_service_that_cannot_be_resolved_is_left_out_and_said_so",
+            "an_original_destination_has_no_endpoint_and_that_is_said",
         ),
         yes("endpoints", Type::List(&Type::Object(&WORKLOAD_ENTRY)), "the_seed_compiles"),
         yes("workloadSelector", Type::Object(&SELECTOR), "workload_entries_are_selected_by_label"),
@@ -145,6 +151,7 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> ServiceEnt
         resolution,
         endpoints,
         selector,
+        internal: spec.text("location").is_some_and(|location| location.value == "MESH_INTERNAL"),
         exports: Exports::read(spec, &meta, sink),
         meta,
     }
@@ -158,7 +165,10 @@ fn addresses(spec: &Object<'_>, sink: &mut Sink) -> Vec<Spanned<Box<str>>> {
         match (width, prefix.parse::<u8>()) {
             (Some(_), _) if prefix.is_empty() => out.push(Spanned { value: address.into(), span: text.span }),
             // A range is for captured traffic; as the name in a request only a single address counts.
-            (Some(width), Ok(bits)) if bits <= width => {}
+            (Some(width), Ok(bits)) if bits == width => {
+                out.push(Spanned { value: address.into(), span: text.span });
+            }
+            (Some(width), Ok(bits)) if bits < width => {}
             _ => {
                 sink.report(Code::InvalidValue, text.span, format!("`{}` is not an address", text.value));
             }

@@ -22,6 +22,7 @@ use crate::{
     registry::{self, View},
     report::Code,
     sink::Sink,
+    snapshot::Discovery,
     yaml::Node,
 };
 
@@ -131,6 +132,7 @@ fn registered(
         endpoints,
         without_pod,
         headless: service.headless,
+        discovery: Discovery::Static,
         origin: service.meta.origin(service.meta.span),
     }
 }
