@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::snapshot::{Direction, Snapshot};
+use crate::snapshot::{Direction, PathNormalization, Snapshot};
 use observation::{destination, observation};
 use route::domains;
 
@@ -25,6 +25,13 @@ impl Snapshot {
                 "namespace": &*self.node.namespace,
                 "name": &*self.node.name,
                 "labels": texts(self.node.labels.iter()),
+                "domain": self.node.domain.to_string(),
+            },
+            "path_normalization": match self.paths {
+                PathNormalization::None => "NONE",
+                PathNormalization::Base => "BASE",
+                PathNormalization::MergeSlashes => "MERGE_SLASHES",
+                PathNormalization::DecodeAndMergeSlashes => "DECODE_AND_MERGE_SLASHES",
             },
             "listeners": self.listeners.iter().map(|listener| json!({
                 "name": &*listener.name,

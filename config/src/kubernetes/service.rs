@@ -127,7 +127,7 @@ pub(crate) fn read(document: &Node, spec: &Object<'_>, meta: Meta, sink: &mut Si
         headless: cluster_ip.is_some_and(|ip| ip.value == "None"),
         external: external.map(|name| Spanned { value: name.value.into(), span: name.span }),
         ports,
-        selector: spec.get("selector").map(|_| spec.labels("selector")).filter(|labels| !labels.is_empty()),
+        selector: Some(spec.labels("selector")).filter(|labels| !labels.is_empty()),
         family: spec.texts("ipFamilies").first().and_then(|family| Family::read(family.value)),
         exports: Exports::of(&exports.unwrap_or_default(), &meta.namespace, sink),
         meta,

@@ -49,7 +49,7 @@ ports:
 - { name: http, port: 8080, protocol: TCP }
 ";
 
-const PODS: &str = "---
+pub(crate) const PODS: &str = "---
 apiVersion: v1
 kind: Pod
 metadata: { name: web-1, namespace: shop, labels: { app: web, version: v1 } }
@@ -259,6 +259,17 @@ fn a_service_without_slices_says_so() {
     assert_eq!(codes(&findings(&[SIDECAR, SERVICE])), [Code::NoEndpoints]);
     let stray = SLICE.replace("  labels: { kubernetes.io/service-name: web }\n", "");
     assert_eq!(codes(&findings(&[&mesh(), &stray.replace("web-abcde", "stray")])), [Code::StraySlice]);
+}
+
+#[test]
+fn endpoints_are_read_from_slices_alone() {
+    let endpoints = "---\napiVersion: v1\nkind: Endpoints\nmetadata: { name: web, namespace: shop }\n\
+                     subsets: [{ addresses: [{ ip: 10.1.0.8 }], ports: [{ name: http, port: 8080 }] }]\n";
+    let mesh = mesh() + endpoints;
+    let report = findings(&[&mesh]);
+    assert_eq!(codes(&report), [Code::KindNotHonoured]);
+    assert!(report.to_string().contains("EndpointSlices, which are read"), "{report}");
+    assert_eq!(keys(&[&mesh], 80).len(), 2);
 }
 
 #[test]
