@@ -24,8 +24,9 @@ const KINDS: [&str; 6] =
 const KUBERNETES: [(&str, &str); 3] =
     [("v1", "Service"), ("v1", "Pod"), ("discovery.k8s.io/v1", "EndpointSlice")];
 /// Kinds that would change what a sidecar does, by group.
-const NOT_HONOURED: [(&str, &[&str]); 6] = [
+const NOT_HONOURED: [(&str, &[&str]); 7] = [
     ("", &["Endpoints"]),
+    ("discovery.k8s.io", &["EndpointSlice"]),
     (NETWORKING, &["Gateway", "EnvoyFilter", "WorkloadGroup", "ProxyConfig"]),
     ("security.istio.io", &["PeerAuthentication", "RequestAuthentication", "AuthorizationPolicy"]),
     ("extensions.istio.io", &["WasmPlugin", "TrafficExtension"]),
@@ -110,8 +111,10 @@ impl Reader<'_> {
             let message = format!("resources of kind {kind} are not honoured yet");
             let found = self.sink.report(Code::KindNotHonoured, span, message);
             found.label("has no effect");
-            if group.is_empty() {
-                found.help("Kubernetes writes the same as EndpointSlices, which are read");
+            if group.is_empty() || group == "discovery.k8s.io" {
+                found.help(
+                    "Kubernetes has the same as EndpointSlices of `discovery.k8s.io/v1`, which are read",
+                );
             }
         } else if group.ends_with("istio.io") {
             let guess = did_you_mean(kind, KINDS.into_iter());

@@ -97,7 +97,7 @@ impl Compiler<'_> {
                 found.note(
                     "the labels of an endpoint are those of its pod; without them no subset selects it",
                 );
-                found.help("add what `kubectl get pods -o yaml` writes, or list endpoints with labels in a ServiceEntry");
+                found.help("add what `kubectl get pods -o yaml` writes, or write a ServiceEntry with labels");
             } else if !workloads.iter().any(|workload| selects(&subset.labels, &workload.labels)) {
                 let message = format!("the subset `{}` selects no endpoint", subset.name);
                 let found = self.sink.report(Code::EmptySubset, subset.span, message);

@@ -262,14 +262,16 @@ fn a_service_without_slices_says_so() {
 }
 
 #[test]
-fn endpoints_are_read_from_slices_alone() {
-    let endpoints = "---\napiVersion: v1\nkind: Endpoints\nmetadata: { name: web, namespace: shop }\n\
+fn endpoints_are_read_from_slices_of_v1_alone() {
+    let endpoints = "apiVersion: v1\nkind: Endpoints\nmetadata: { name: web, namespace: shop }\n\
                      subsets: [{ addresses: [{ ip: 10.1.0.8 }], ports: [{ name: http, port: 8080 }] }]\n";
-    let mesh = mesh() + endpoints;
-    let report = findings(&[&mesh]);
-    assert_eq!(codes(&report), [Code::KindNotHonoured]);
-    assert!(report.to_string().contains("EndpointSlices, which are read"), "{report}");
-    assert_eq!(keys(&[&mesh], 80).len(), 2);
+    let old = SLICE.replace("web-abcde", "web-old").replace("/v1", "/v1beta1").replace("10.1.0.", "10.2.0.");
+    for other in [endpoints, &*old] {
+        let report = findings(&[&mesh(), other]);
+        assert_eq!(codes(&report), [Code::KindNotHonoured]);
+        assert!(report.to_string().contains("`discovery.k8s.io/v1`, which are read"), "{report}");
+        assert_eq!(keys(&[&mesh(), other], 80).len(), 2);
+    }
 }
 
 #[test]
