@@ -14,6 +14,7 @@ mod headers;
 mod metrics;
 mod otlp;
 mod pooling;
+mod registry;
 mod reload;
 mod retries;
 mod routing;
