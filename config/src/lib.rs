@@ -12,6 +12,7 @@ pub mod dump;
 mod fields;
 pub mod format;
 mod istio;
+mod kinds;
 mod read;
 mod registry;
 pub mod report;
@@ -44,6 +45,8 @@ pub struct LoadOptions {
     pub mesh: Option<Source>,
     /// What the environment says about telemetry.
     pub telemetry: TelemetryDefaults,
+    /// An `EnvoyFilter` that selects the proxy is left out with a warning, and is no error.
+    pub allow_envoy_filters: bool,
 }
 
 /// A configuration that can be used.

@@ -8,6 +8,8 @@ use std::{fmt, fmt::Write as _, sync::Arc};
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
+    /// It does what it says, and is worth a look.
+    Note,
     /// It loads, but does not do what it seems to say.
     Warning,
     /// It does not load.
@@ -15,10 +17,11 @@ pub enum Severity {
 }
 
 impl Severity {
-    /// `warning` or `error`.
+    /// `note`, `warning` or `error`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Note => "note",
             Self::Warning => "warning",
             Self::Error => "error",
         }
@@ -58,6 +61,8 @@ codes! {
     NotHonoured 20 Warning "" "the field is not honoured yet"
     NotExecutable 21 Error "" "the rule has an action that cannot be executed yet"
     Deprecated 22 Warning "IST0002" "the field is deprecated"
+    EnvoyFilter 23 Error "" "an EnvoyFilter selects this workload"
+    ForeignEnvoyFilter 24 Note "" "an EnvoyFilter does not select this workload"
     UnknownSubset 101 Warning "IST0101" "a destination names a subset that is not defined"
     UnknownHost 102 Warning "IST0101" "a host is not in the registry"
     UnknownPort 103 Warning "IST0101" "a destination names a port that the service does not have"

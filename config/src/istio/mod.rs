@@ -4,6 +4,7 @@ pub(crate) mod connection_pool;
 pub(crate) mod custom_tags;
 pub(crate) mod destination;
 pub(crate) mod destination_rule;
+pub(crate) mod envoy_filter;
 pub(crate) mod headers;
 pub(crate) mod http_match;
 mod later;

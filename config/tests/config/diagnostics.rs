@@ -1,6 +1,9 @@
 //! Every code, as a user sees it: code, sentence, place, caret, help. And what Istio's validation rejects.
 
-use outrigger_config::report::{Code, Report};
+use outrigger_config::{
+    LoadOptions,
+    report::{Code, Report},
+};
 
 use crate::support::{
     DESTINATION_RULE, MESH, REGISTRY, TO_REVIEWS, VIRTUAL_SERVICE, codes, findings, options, rule, rules,
@@ -19,7 +22,7 @@ fn example(code: Code) -> Vec<String> {
         Code::DuplicateKey => of(&format!("  - name: a\n    {TO_REVIEWS}\n    name: b")),
         Code::NotAResource => mesh("just: a mapping\n".to_owned()),
         Code::UnknownKind => mesh(rule("").replace("DestinationRule", "DestinatonRule")),
-        Code::KindNotHonoured => mesh(rule("").replace("DestinationRule", "EnvoyFilter")),
+        Code::KindNotHonoured => mesh(rule("").replace("DestinationRule", "AuthorizationPolicy").replace("networking", "security")),
         Code::DuplicateResource => mesh([rule(""), rule("")].join("---\n")),
         Code::UnknownField => of(&format!("  - {TO_REVIEWS}\n    timout: 1s")),
         Code::WrongType => of(&format!("  - {TO_REVIEWS}\n    retries: {{ attempts: many }}")),
@@ -31,6 +34,10 @@ fn example(code: Code) -> Vec<String> {
         Code::NotHonoured => policy("{ tls: { mode: SIMPLE } }"),
         Code::NotExecutable => of("  - redirect: { uri: /elsewhere }"),
         Code::Deprecated => policy("{ outlierDetection: { consecutiveErrors: 3, maxEjectionPercent: 50 } }"),
+        Code::EnvoyFilter => mesh(rule("").replace("DestinationRule", "EnvoyFilter")),
+        Code::ForeignEnvoyFilter => {
+            mesh(rule("  workloadSelector: { labels: { app: web } }").replace("DestinationRule", "EnvoyFilter"))
+        }
         Code::UnknownSubset => mesh(
             [
                 rules("  - route: [{ destination: { host: reviews, subset: v3 } }]"),
@@ -253,4 +260,66 @@ fn broken_mesh_settings_are_errors() {
 fn the_seed_beside_itself_is_a_duplicate() {
     let report = findings(&[VIRTUAL_SERVICE, DESTINATION_RULE, REGISTRY, VIRTUAL_SERVICE]);
     assert!(codes(&report).contains(&Code::DuplicateResource));
+}
+
+/// An `EnvoyFilter` of this namespace with this spec.
+fn envoy_filter(namespace: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\n\
+         metadata: {{ name: lua, namespace: {namespace} }}\nspec: {{ {spec} }}\n"
+    )
+}
+
+#[test]
+fn an_envoy_filter_that_selects_the_workload_is_an_error_unless_allowed() {
+    let patch =
+        |context: &str| format!("configPatches: [{{ applyTo: CLUSTER, match: {{ context: {context} }} }}]");
+    let mut options = options();
+    options.node.labels.insert("app".into(), "web".into());
+    for (namespace, spec, selects) in [
+        ("observability", String::new(), true),
+        ("observability", "workloadSelector: { labels: { app: web } }".to_owned(), true),
+        ("observability", "workloadSelector: { labels: { app: api } }".to_owned(), false),
+        ("observability", "workloadSelector: { labels: { app: web, tier: x } }".to_owned(), false),
+        ("istio-system", String::new(), true),
+        ("istio-system", "workloadSelector: { labels: { app: web } }".to_owned(), true),
+        ("other", String::new(), false),
+        ("observability", "targetRefs: [{ kind: Gateway, name: edge }]".to_owned(), false),
+        ("observability", patch("GATEWAY"), false),
+        ("observability", patch("SIDECAR_OUTBOUND"), true),
+    ] {
+        let filter = envoy_filter(namespace, &spec);
+        let strict = try_load(&[MESH, &filter], &options);
+        let allowed = LoadOptions { allow_envoy_filters: true, ..options.clone() };
+        let allowed = codes(&try_load(&[MESH, &filter], &allowed).expect(&filter).warnings);
+        if selects {
+            assert_eq!(codes(&strict.expect_err(&filter)), [Code::EnvoyFilter]);
+            assert_eq!(allowed, [Code::KindNotHonoured], "{filter}");
+        } else {
+            assert_eq!(codes(&strict.expect(&filter).warnings), [Code::ForeignEnvoyFilter]);
+            assert_eq!(allowed, [Code::ForeignEnvoyFilter], "{filter}");
+        }
+    }
+}
+
+#[test]
+fn kinds_that_are_not_honoured_say_what_comes_of_it() {
+    let resource = |version: &str, kind: &str| {
+        format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{ name: a }}\nspec: {{}}\n")
+    };
+    for (version, kind, consequence) in [
+        ("security.istio.io/v1", "AuthorizationPolicy", "requests will not be authorised"),
+        ("security.istio.io/v1", "PeerAuthentication", "plain text is accepted"),
+        ("networking.istio.io/v1", "WorkloadGroup", "no endpoints"),
+        ("extensions.istio.io/v1alpha1", "WasmPlugin", "does not run"),
+        ("gateway.networking.k8s.io/v1", "HTTPRoute", "requests take the route of a VirtualService"),
+        ("gateway.networking.k8s.io/v1alpha9", "SomethingNew", "it has no effect"),
+    ] {
+        let report = findings(&[MESH, &resource(version, kind)]);
+        assert_eq!(codes(&report), [Code::KindNotHonoured], "{kind}");
+        assert!(report.to_string().contains(consequence), "{report}");
+    }
+    let misspelt = findings(&[MESH, &resource("security.istio.io/v1", "AuthorisationPolicy")]);
+    assert!(misspelt.to_string().contains("did you mean `AuthorizationPolicy`?"), "{misspelt}");
+    assert_eq!(codes(&findings(&[MESH, &resource("apps/v1", "Deployment")])), [], "no business of a proxy");
 }

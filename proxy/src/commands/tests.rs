@@ -59,3 +59,18 @@ fn a_proxy_with_bad_configuration_ends_with_65() {
     assert!(is(run(&["proxy", "--config", file.to_str().unwrap()]), 65));
     assert!(is(run(&["proxy", "--config", "/no/such/file.yaml"]), 65));
 }
+
+#[test]
+fn an_envoy_filter_stops_both_verbs_unless_it_is_allowed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.yaml");
+    let path = file.to_str().unwrap();
+    let filter = "---\napiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: { name: lua }\nspec: {}\n";
+    fs::write(&file, format!("{SERVICE}{filter}")).unwrap();
+    assert!(is(run(&["validate", path]), 79));
+    assert!(is(run(&["validate", path, "--allow-envoyfilter"]), 0));
+    assert!(is(run(&["proxy", "--config", path]), 65));
+    // An address of no interface here: past the configuration, it fails to bind.
+    let unbindable = ["proxy", "--config", path, "--allow-envoyfilter", "--admin", "192.0.2.1:1"];
+    assert!(is(run(&unbindable), 69));
+}

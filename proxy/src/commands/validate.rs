@@ -29,6 +29,9 @@ pub(super) struct ValidateArgs {
     /// Mesh settings: MeshConfig, or the ConfigMap `istio`.
     #[arg(long, env = "OUTRIGGER_MESH_CONFIG", value_name = "FILE")]
     mesh_config: Option<PathBuf>,
+    /// Ignore an EnvoyFilter that selects this workload; without it that is an error.
+    #[arg(long = "allow-envoyfilter", env = "OUTRIGGER_ALLOW_ENVOYFILTER")]
+    allow_envoy_filters: bool,
     #[command(flatten)]
     identity: IdentityArgs,
 }
@@ -43,12 +46,14 @@ enum Output {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Threshold {
+    Note,
     Warning,
     Error,
 }
 
 pub(super) fn run(args: &ValidateArgs) -> ExitCode {
-    let sources = Sources::new(args.paths.clone(), args.mesh_config.clone());
+    let sources = Sources::new(args.paths.clone(), args.mesh_config.clone())
+        .allow_envoy_filters(args.allow_envoy_filters);
     let documents = match sources.read() {
         Ok(documents) => documents,
         Err(error) => {
@@ -65,6 +70,7 @@ pub(super) fn run(args: &ValidateArgs) -> ExitCode {
         Output::Json => show(&report.to_json_lines()),
     }
     let least = match args.failure_threshold {
+        Threshold::Note => Severity::Note,
         Threshold::Warning => Severity::Warning,
         Threshold::Error => Severity::Error,
     };
