@@ -139,6 +139,45 @@ fn findings_are_json_lines_too() {
     assert!(lines.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()));
 }
 
+/// Two findings on a rule, one of them with Istio's code, and one on the whole.
+fn unheard() -> Report {
+    let http = "  - route: [{ destination: { host: reviews }, weight: 10 }]\n  - route: [{ destination: { host: 'rev 50%' } }]";
+    findings(&[MESH.rsplit_once("---").unwrap().0, &rules(http)])
+}
+
+#[test]
+fn findings_are_sarif_with_their_rules_and_regions() {
+    let report = unheard();
+    let mut sarif = report.to_sarif();
+    sarif["runs"][0]["tool"]["driver"]["semanticVersion"] = "VERSION".into();
+    insta::assert_snapshot!("sarif", format!("{sarif:#}"));
+    let run = &sarif["runs"][0];
+    let rules = run["tool"]["driver"]["rules"].as_array().unwrap();
+    let results = run["results"].as_array().unwrap();
+    assert_eq!(results.len(), report.diagnostics.len());
+    for result in results {
+        let index = usize::try_from(result["ruleIndex"].as_u64().unwrap()).unwrap();
+        assert_eq!(rules[index]["id"], result["ruleId"]);
+    }
+}
+
+#[test]
+fn findings_are_commands_of_a_github_workflow() {
+    let report = unheard();
+    insta::assert_snapshot!("github", report.to_github_commands());
+    assert_eq!(report.to_github_commands().lines().count(), report.diagnostics.len());
+}
+
+#[test]
+fn a_code_is_named_by_its_number_or_by_istios() {
+    assert_eq!(Code::named("OUT0105"), [Code::UnreachableRule]);
+    assert_eq!(Code::named("ist0130"), [Code::UnreachableRule]);
+    assert_eq!(Code::named("IST0101").len(), 4, "one of Istio's, several of ours");
+    assert_eq!(Code::named("105"), []);
+    let report = report(&example(Code::UnreachableRule));
+    assert_eq!(codes(&report.without(&Code::named("IST0130"))), []);
+}
+
 #[test]
 fn all_errors_of_all_documents_are_reported() {
     let vs = rules(&format!(

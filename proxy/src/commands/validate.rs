@@ -3,7 +3,10 @@
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Args, ValueEnum};
-use outrigger_config::{report::Severity, snapshot::TelemetryDefaults};
+use outrigger_config::{
+    report::{Code, Severity},
+    snapshot::TelemetryDefaults,
+};
 
 use super::{BAD_CONFIGURATION, FINDINGS, identity::IdentityArgs};
 use crate::reload::Sources;
@@ -14,6 +17,7 @@ use crate::reload::Sources;
   outrigger validate rules/ --namespace observability
   kubectl get virtualservice,destinationrule -o yaml | outrigger validate -
   outrigger validate rules/ -o json --failure-threshold warning
+  outrigger validate rules/ -o sarif -S OUT0107 -S IST0002 > findings.sarif
 
 EXIT CODES: 0 clean, 79 findings, 65 unreadable input, 64 usage")]
 pub(super) struct ValidateArgs {
@@ -23,6 +27,10 @@ pub(super) struct ValidateArgs {
     /// How to show the findings.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
+    /// Leave out the findings of a code, of Outrigger (OUT0107) or of Istio (IST0002). The proxy refuses errors all the
+    /// same.
+    #[arg(short = 'S', long = "suppress", value_name = "CODE", value_delimiter = ',', value_parser = named)]
+    suppress: Vec<Named>,
     /// The least severity that fails.
     #[arg(long, value_enum, default_value_t = Threshold::Error, value_name = "SEVERITY")]
     failure_threshold: Threshold,
@@ -42,7 +50,15 @@ enum Output {
     Text,
     /// One object a line.
     Json,
+    /// SARIF 2.1.0, for code scanning and editors.
+    Sarif,
+    /// Annotations in a GitHub workflow.
+    Github,
 }
+
+/// The codes that a user means by one word.
+#[derive(Debug, Clone)]
+struct Named(Vec<Code>);
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Threshold {
@@ -65,9 +81,13 @@ pub(super) fn run(args: &ValidateArgs) -> ExitCode {
         Ok(loaded) => loaded.warnings,
         Err(report) => report,
     };
+    let suppressed: Vec<Code> = args.suppress.iter().flat_map(|Named(codes)| codes).copied().collect();
+    let report = report.without(&suppressed);
     match args.output {
         Output::Text => show(&report.to_string()),
         Output::Json => show(&report.to_json_lines()),
+        Output::Sarif => show(&format!("{:#}\n", report.to_sarif())),
+        Output::Github => show(&report.to_github_commands()),
     }
     let least = match args.failure_threshold {
         Threshold::Note => Severity::Note,
@@ -78,6 +98,15 @@ pub(super) fn run(args: &ValidateArgs) -> ExitCode {
         return FINDINGS.into();
     }
     ExitCode::SUCCESS
+}
+
+fn named(name: &str) -> Result<Named, String> {
+    match Code::named(name) {
+        codes if codes.is_empty() => {
+            Err("no finding has this code: docs/diagnostics.md lists them".to_owned())
+        }
+        codes => Ok(Named(codes)),
+    }
 }
 
 /// A reader that has seen enough (`| head`) is no error.
