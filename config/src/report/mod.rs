@@ -6,12 +6,14 @@
 mod codes;
 mod github;
 mod json;
+mod pages;
 mod sarif;
 mod text;
 
 use std::{fmt, sync::Arc};
 
 pub use codes::Code;
+pub use pages::diagnostics_markdown;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

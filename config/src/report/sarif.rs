@@ -39,7 +39,7 @@ fn rule(code: Code) -> Value {
         "id": code.to_string(),
         "name": format!("{code:?}"),
         "shortDescription": { "text": code.title() },
-        "help": { "text": code.title() },
+        "help": { "text": code.page(), "markdown": code.page() },
         "defaultConfiguration": { "level": code.severity().as_str() },
         "properties": { "tags": code.istio().into_iter().collect::<Vec<_>>() },
     })

@@ -2,115 +2,36 @@
 
 use outrigger_config::{
     LoadOptions,
-    report::{Code, Report},
+    report::{Code, Report, diagnostics_markdown},
 };
 
 use crate::support::{
     DESTINATION_RULE, MESH, REGISTRY, TO_REVIEWS, VIRTUAL_SERVICE, codes, findings, options, rule, rules,
-    telemetry, try_load, with_mesh,
+    try_load, with_mesh,
 };
+
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/diagnostics.md");
+
+/// The blocks of a code's page: an example that yields it, and what to write instead. The mesh stands before each, if it
+/// is not marked `alone`.
+fn blocks(code: Code) -> [Vec<String>; 2] {
+    let page = code.page();
+    let blocks = page.split("```yaml").skip(1).map(|rest| {
+        let (mark, text) = rest.split_once('\n').unwrap();
+        let text = text.split_once("```").unwrap().0.to_owned();
+        match mark.trim() {
+            "alone" => vec![text],
+            "" => vec![MESH.to_owned(), text],
+            other => panic!("{code}: a block is marked `{other}`"),
+        }
+    });
+    blocks.collect::<Vec<_>>().try_into().unwrap_or_else(|_| panic!("{code}: a page has two blocks\n{page}"))
+}
 
 /// Something that yields the code; the mesh stands before it.
 fn example(code: Code) -> Vec<String> {
-    let mesh = |text: String| vec![MESH.to_owned(), text];
-    let of = |http: &str| mesh(rules(http));
-    let policy = |policy: &str| mesh(rule(&format!("  trafficPolicy: {policy}")));
-    let settings = |text: &str| mesh(config_map(text));
-    match code {
-        Code::YamlSyntax => mesh("kind: [VirtualService\nspec: }\n".to_owned()),
-        Code::YamlLimit => mesh(format!("a: {}{}\n", "[".repeat(101), "]".repeat(101))),
-        Code::DuplicateKey => of(&format!("  - name: a\n    {TO_REVIEWS}\n    name: b")),
-        Code::NotAResource => mesh("just: a mapping\n".to_owned()),
-        Code::UnknownKind => mesh(rule("").replace("DestinationRule", "DestinatonRule")),
-        Code::KindNotHonoured => mesh(rule("").replace("DestinationRule", "AuthorizationPolicy").replace("networking", "security")),
-        Code::DuplicateResource => mesh([rule(""), rule("")].join("---\n")),
-        Code::UnknownField => of(&format!("  - {TO_REVIEWS}\n    timout: 1s")),
-        Code::WrongType => of(&format!("  - {TO_REVIEWS}\n    retries: {{ attempts: many }}")),
-        Code::InvalidValue => of(&format!("  - {TO_REVIEWS}\n    timeout: 5 seconds")),
-        Code::MissingField => of("  - route: [{ weight: 1 }]"),
-        Code::ExclusiveFields => {
-            of(&format!("  - match: [{{ uri: {{ exact: /a, prefix: /b }} }}]\n    {TO_REVIEWS}"))
-        }
-        Code::NotHonoured => policy("{ tls: { mode: SIMPLE } }"),
-        Code::NotExecutable => of("  - redirect: { uri: /elsewhere }"),
-        Code::Deprecated => policy("{ outlierDetection: { consecutiveErrors: 3, maxEjectionPercent: 50 } }"),
-        Code::EnvoyFilter => mesh(rule("").replace("DestinationRule", "EnvoyFilter")),
-        Code::ForeignEnvoyFilter => {
-            mesh(rule("  workloadSelector: { labels: { app: web } }").replace("DestinationRule", "EnvoyFilter"))
-        }
-        Code::UnknownSubset => mesh(
-            [
-                rules("  - route: [{ destination: { host: reviews, subset: v3 } }]"),
-                rule("  subsets: [{ name: v1, labels: { version: v1 } }, { name: v2, labels: { version: v2 } }]"),
-            ]
-            .join("---\n"),
-        ),
-        Code::UnknownHost => of("  - route: [{ destination: { host: reviews.observability } }]"),
-        Code::UnknownPort => of("  - route: [{ destination: { host: reviews, port: { number: 8081 } } }]"),
-        Code::ConflictingHosts => mesh(
-            [rules(&format!("  - {TO_REVIEWS}")), rules(&format!("  - {TO_REVIEWS}")).replace("name: reviews", "name: second")]
-                .join("---\n"),
-        ),
-        Code::UnreachableRule => of(&format!("  - {TO_REVIEWS}\n  - match: [{{ uri: {{ exact: /a }} }}]\n    {TO_REVIEWS}")),
-        Code::IneffectiveMatch => of(&format!(
-            "  - match: [{{ uri: {{ prefix: /a }} }}]\n    {TO_REVIEWS}\n  - match: [{{ uri: {{ exact: /ab }} }}]\n    {TO_REVIEWS}"
-        )),
-        Code::LoneWeight => of("  - route: [{ destination: { host: reviews }, weight: 10 }]"),
-        Code::InvalidWeights => {
-            of("  - route: [{ destination: { host: reviews }, weight: 0 }, { destination: { host: reviews } }]")
-        }
-        Code::InvalidRegex => of(&format!("  - match: [{{ uri: {{ regex: '/(?=x)' }} }}]\n    {TO_REVIEWS}")),
-        Code::InvalidHost => of("  - route: [{ destination: { host: 'reviews.*' } }]"),
-        Code::InvalidHeader => of(&format!("  - {TO_REVIEWS}\n    headers: {{ request: {{ set: {{ x: '%NOPE%' }} }} }}")),
-        Code::InvalidRetry => of(&format!("  - {TO_REVIEWS}\n    retries: {{ attempts: 2, retryOn: '503, reset' }}")),
-        Code::EmptySubset => mesh(rule("  subsets: [{ name: v9, labels: { version: v9 } }]")),
-        Code::NeverEjects => policy("{ outlierDetection: {} }"),
-        Code::DuplicateName => mesh(rule("  subsets: [{ name: v1 }, { name: v1 }]")),
-        Code::ConflictingRules => mesh(
-            [
-                rule("  trafficPolicy: { loadBalancer: { simple: RANDOM } }"),
-                rule("  trafficPolicy: { loadBalancer: { simple: ROUND_ROBIN } }").replace("name: reviews", "name: second"),
-            ]
-            .join("---\n"),
-        ),
-        Code::NotResolved => vec![MESH.replacen("address: 10.2.0.1", "address: ratings.example.com", 1).replace(
-            "[ratings.other.svc.cluster.local]\n  resolution: STATIC",
-            "[ratings.other.svc.cluster.local]\n  resolution: DNS",
-        )],
-        Code::InvalidEndpoint => vec![MESH.replacen("10.1.0.2", "unix:///run/reviews", 1)],
-        Code::DuplicateService => mesh(twin()),
-        Code::DomainTaken => vec![MESH.replace("hosts: [ratings", "addresses: [10.0.0.1]\n  hosts: [ratings")],
-        Code::NoListener => vec![MESH.rsplit_once("---").unwrap().0.to_owned()],
-        Code::DuplicateListener => vec![MESH.replace("number: 9090, name: grpc }", "number: 8080, name: grpc }")],
-        Code::SeveralSidecars => {
-            mesh("apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: { name: second }\nspec: {}\n".to_owned())
-        }
-        Code::ListenerLoop => vec![MESH.replacen("10.1.0.2", "127.0.0.1", 1)],
-        Code::SeveralTelemetries => mesh([telemetry("name: a", ""), telemetry("name: b", "")].join("---\n")),
-        Code::UnknownProvider => settings(&format!("{OTEL}defaultProviders:\n  tracing: [otl]\n")),
-        Code::UnusedProvider => settings(&format!("{OTEL}defaultProviders:\n  accessLogging: [otel]\n")),
-        Code::OutsideRegistry => settings(&format!("{OTEL}defaultProviders:\n  tracing: [otel]\n")),
-        Code::InvalidSampling => settings("defaultConfig:\n  tracing:\n    sampling: 150\n"),
-        Code::IdleListener => vec![MESH.replace("number: 9090, name: grpc }", "number: 9091, name: grpc }")],
-    }
-}
-
-/// A provider whose host is misspelt.
-const OTEL: &str = "extensionProviders:
-- name: otel
-  opentelemetry:
-    service: ratings.other.svc.cluster.locl
-    port: 8080
-";
-
-fn config_map(settings: &str) -> String {
-    let settings = settings.lines().map(|line| format!("    {line}\n")).collect::<String>();
-    format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: istio }}\ndata:\n  mesh: |-\n{settings}")
-}
-
-fn twin() -> String {
-    let service = MESH.split("---").next().unwrap();
-    service.replace("name: reviews }", "name: reviews, namespace: twin }")
+    let [example, _] = blocks(code);
+    example
 }
 
 fn report(texts: &[String]) -> Report {
@@ -124,6 +45,25 @@ fn every_code_has_its_place_and_words() {
         assert!(codes(&report).contains(code), "{code}: {report}");
         insta::assert_snapshot!(code.to_string(), report.to_string());
     }
+}
+
+#[test]
+fn what_a_page_says_to_write_instead_is_free_of_the_code() {
+    for code in Code::ALL {
+        let [_, instead] = blocks(*code);
+        let report = report(&instead);
+        assert!(!codes(&report).contains(code) && !report.has_errors(), "{code}: {report}");
+    }
+}
+
+#[test]
+fn the_page_on_diagnostics_is_fresh() {
+    let page = diagnostics_markdown();
+    if std::env::var_os("OUTRIGGER_BLESS").is_some() {
+        std::fs::write(PAGE, &page).unwrap();
+    }
+    let committed = std::fs::read_to_string(PAGE).unwrap_or_default();
+    assert!(committed == page, "docs/diagnostics.md is stale: run this test with OUTRIGGER_BLESS=1");
 }
 
 #[test]
@@ -149,7 +89,13 @@ fn unheard() -> Report {
 fn findings_are_sarif_with_their_rules_and_regions() {
     let report = unheard();
     let mut sarif = report.to_sarif();
-    sarif["runs"][0]["tool"]["driver"]["semanticVersion"] = "VERSION".into();
+    let driver = &mut sarif["runs"][0]["tool"]["driver"];
+    driver["semanticVersion"] = "VERSION".into();
+    for rule in driver["rules"].as_array_mut().unwrap() {
+        let page = Code::named(rule["id"].as_str().unwrap())[0].page();
+        assert_eq!(rule["help"], serde_json::json!({ "text": page, "markdown": page }));
+        rule["help"] = "PAGE".into();
+    }
     insta::assert_snapshot!("sarif", format!("{sarif:#}"));
     let run = &sarif["runs"][0];
     let rules = run["tool"]["driver"]["rules"].as_array().unwrap();

@@ -32,6 +32,8 @@ fn usage_errors_are_64_and_help_is_none() {
     assert!(is(run(&["validate", "x", "--failure-threshold", "sometimes"]), 64));
     assert!(is(run(&["validate", "x", "-S", "OUT9999"]), 64));
     assert!(is(run(&["validate", "x", "-o", "xml"]), 64));
+    assert!(is(run(&["validate", "--explain", "OUT9999"]), 64));
+    assert!(is(run(&["validate", "x", "--explain", "OUT0107"]), 64));
     assert!(is(run(&["proxy", "--config", "x", "--labels", "novalue"]), 64));
     assert!(is(run(&["proxy", "--config", "-"]), 64));
     assert!(is(run(&["--version"]), 0));

@@ -17,16 +17,20 @@ use crate::reload::Sources;
   outrigger validate rules/ --namespace observability
   kubectl get virtualservice,destinationrule -o yaml | outrigger validate -
   outrigger validate rules/ -o json --failure-threshold warning
+  outrigger validate --explain OUT0107
   outrigger validate rules/ -o sarif -S OUT0107 -S IST0002 > findings.sarif
 
 EXIT CODES: 0 clean, 79 findings, 65 unreadable input, 64 usage")]
 pub(super) struct ValidateArgs {
     /// Files or folders (*.yaml, *.yml); `-` is standard input.
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(required_unless_present = "explain", value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// How to show the findings.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
+    /// Print what a code means, an example and what to write instead, and check nothing.
+    #[arg(long, value_name = "CODE", value_parser = named, conflicts_with = "paths")]
+    explain: Option<Named>,
     /// Leave out the findings of a code, of Outrigger (OUT0107) or of Istio (IST0002). The proxy refuses errors all the
     /// same.
     #[arg(short = 'S', long = "suppress", value_name = "CODE", value_delimiter = ',', value_parser = named)]
@@ -68,6 +72,11 @@ enum Threshold {
 }
 
 pub(super) fn run(args: &ValidateArgs) -> ExitCode {
+    if let Some(Named(codes)) = &args.explain {
+        let pages: Vec<_> = codes.iter().map(|code| code.page()).collect();
+        show(&pages.join("\n"));
+        return ExitCode::SUCCESS;
+    }
     let sources = Sources::new(args.paths.clone(), args.mesh_config.clone())
         .allow_envoy_filters(args.allow_envoy_filters);
     let documents = match sources.read() {

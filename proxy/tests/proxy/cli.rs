@@ -106,6 +106,23 @@ fn an_error_names_its_place_and_exits_79() {
 }
 
 #[test]
+fn a_code_is_explained_by_its_page() {
+    let output = run(&["validate", "--explain", "OUT0107"]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("## OUT0107: the weight of a lone destination has no effect\n"), "{text}");
+    for part in ["A **warning**", "Example:", "Instead:", "weight: 10"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let output = run(&["validate", "--explain", "IST0101"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("## OUT0101") && text.contains("## OUT0102"),
+        "one of Istio's, several of ours: {text}"
+    );
+}
+
+#[test]
 fn unreadable_input_wrong_usage_and_broken_yaml_have_their_exit_codes() {
     let folder = tempfile::tempdir().unwrap();
     let path = write(folder.path(), "broken.yaml", "kind: [\n");
