@@ -13,6 +13,7 @@ mod fields;
 pub mod format;
 mod istio;
 mod kinds;
+mod lint;
 mod read;
 mod registry;
 pub mod report;
@@ -66,6 +67,7 @@ pub fn load(sources: &[Source], options: &LoadOptions) -> Result<Loaded, Report>
     let mut sink = Sink::default();
     let all: Vec<&Source> = sources.iter().chain(&options.mesh).collect();
     let (resources, documents) = read::read(sources, options, &mut sink);
+    lint::lint(&resources, &mut sink);
     let snapshot = compile::compile(resources, options, version(&all), &mut sink);
     let files: Vec<_> = all.iter().map(|source| (Arc::clone(&source.name), &*source.text)).collect();
     let report = diagnose::report(sink.finish(), &files, &documents);

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use super::{Exports, Meta, PORT, PortProtocol, SELECTOR, check_host, port, protocol_of};
+use super::{
+    Exports, Meta, PORT, PortProtocol, SELECTOR, check_labels, check_name, port, protocol_of, selector,
+};
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
     report::Code,
@@ -93,7 +95,7 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> ServiceEnt
     for host in written {
         if host.value == "*" {
             sink.report(Code::InvalidHost, host.span, "`*` is no host of a service");
-        } else if check_host(&host, sink) {
+        } else if check_name(&host, sink) {
             let value: Box<str> = host.value.to_ascii_lowercase().into();
             if hosts.iter().any(|other| other.value == value) {
                 sink.report(Code::DuplicateName, host.span, format!("the host `{value}` stands twice"));
@@ -110,7 +112,7 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> ServiceEnt
         },
         span: resolution.map_or(spec.span(), |text| text.span),
     };
-    let selector = spec.object("workloadSelector").map(|selector| selector.labels("labels"));
+    let selector = selector(spec, "workloadSelector", "labels", sink);
     if selector.is_some() && spec.has("endpoints") {
         let message = "endpoints and workloadSelector exclude each other";
         sink.report(Code::ExclusiveFields, spec.key_span("workloadSelector"), message);
@@ -212,5 +214,6 @@ pub(crate) fn workload(entry: &Object<'_>, by_name: bool, sink: &mut Sink) -> Op
             1
         })
     });
+    check_labels(entry.entries("labels"), sink);
     Some(Workload { address: ip, ports, labels: entry.labels("labels"), weight, span: entry.span() })
 }

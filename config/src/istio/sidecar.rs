@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::{
     Meta, PORT, ROOT_NAMESPACE, SELECTOR, connection_pool::CONNECTION_POOL, covers, destination::DESTINATION,
-    later, selects,
+    later, selector, selects,
 };
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
@@ -124,7 +124,7 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, node: &Node, sink: &mut Sink) 
     let egress = spec.objects("egress");
     let ingress = spec.objects("ingress");
     Sidecar {
-        selector: spec.object("workloadSelector").map(|selector| selector.labels("labels")),
+        selector: selector(spec, "workloadSelector", "labels", sink),
         egress: egress.iter().filter_map(|entry| egress_listener(entry, &meta, sink)).collect(),
         ingress: ingress.iter().filter_map(|entry| ingress_listener(entry, node, sink)).collect(),
         outbound: spec.object("outboundTrafficPolicy").map(|policy| outbound_mode(&policy)),

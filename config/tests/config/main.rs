@@ -8,6 +8,7 @@ mod access_logs;
 mod compatibility;
 mod diagnostics;
 mod hosts;
+mod lints;
 mod matching;
 mod mesh;
 mod policies;
