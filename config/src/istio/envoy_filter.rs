@@ -35,6 +35,7 @@ fn why_not(spec: Option<&Node>, meta: &Meta, node: &crate::snapshot::Node) -> Op
     if meta.namespace != node.namespace && &*meta.namespace != ROOT_NAMESPACE {
         return Some(format!("it selects workloads of the namespace `{}`", meta.namespace));
     }
+    // Without a spec it selects everything.
     let spec = spec?;
     if spec.get("targetRefs").is_some_and(|refs| !refs.items().is_empty()) {
         return Some("`targetRefs` name gateways and waypoints, never a sidecar".to_owned());

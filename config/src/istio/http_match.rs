@@ -130,12 +130,11 @@ const CLAIMS: &str = "@request.auth.claims";
 
 fn header_matches(entries: &[Entry], invert: bool, in_mesh: bool, sink: &mut Sink) -> Vec<HeaderMatch> {
     let conditions = entries.iter().filter_map(|entry| {
-        if entry.key.starts_with(CLAIMS) {
-            if in_mesh {
-                let message = "requests are routed by claims of a token at a gateway only";
-                let found = sink.report(Code::InvalidHeader, entry.key_span, message);
-                found.help("bind the VirtualService to a gateway, or match a header");
-            }
+        let claim = entry.key.starts_with(CLAIMS);
+        if claim && in_mesh {
+            let message = "requests are routed by claims of a token at a gateway only";
+            let found = sink.report(Code::InvalidHeader, entry.key_span, message);
+            found.help("bind the VirtualService to a gateway, or match a header");
             return None;
         }
         let key = match &*entry.key {
@@ -143,6 +142,11 @@ fn header_matches(entries: &[Entry], invert: bool, in_mesh: bool, sink: &mut Sin
             ":scheme" => HeaderKey::Scheme,
             ":authority" => HeaderKey::Authority,
             ":path" => HeaderKey::Path,
+            // No sidecar applies the rule; the condition is kept so that matches can be told apart.
+            name if claim => {
+                let name = name.replace(['@', '[', ']'], "-");
+                HeaderKey::Name(header_name(&Spanned { value: &name, span: entry.key_span }, sink)?)
+            }
             name => {
                 // Istio takes fewer names than HTTP has.
                 let name = Spanned { value: name, span: entry.key_span };

@@ -19,7 +19,9 @@ mod provider_fields;
 pub(crate) mod providers;
 pub(crate) mod retries;
 pub(crate) mod service_entry;
+mod service_entry_checks;
 pub(crate) mod sidecar;
+mod sidecar_checks;
 pub(crate) mod telemetry;
 pub(crate) mod telemetry_fields;
 pub(crate) mod virtual_service;
@@ -29,7 +31,9 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use http::HeaderName;
 use regex::Regex;
 
-pub(crate) use names::{check_gateways, check_host, check_labels, check_name, is_label, selector};
+pub(crate) use names::{
+    check_gateways, check_host, check_labels, check_name, check_protocol, is_label, selector,
+};
 
 use crate::{
     fields::{self, Labels, Message, Object, Spanned, Type, yes},

@@ -2,7 +2,7 @@
 
 use super::is_ip;
 use crate::{
-    fields::{Labels, Object, Spanned},
+    fields::{Labels, Object, Spanned, did_you_mean},
     report::Code,
     sink::Sink,
     yaml::Entry,
@@ -75,6 +75,34 @@ pub(crate) fn check_gateways(names: &[Spanned<&str>], sink: &mut Sink) {
             let found = sink.report(Code::Deprecated, name.span, message);
             found.help(format!("write `{namespace}/{gateway}`"));
         }
+    }
+}
+
+const PROTOCOLS: [&str; 14] = [
+    "HTTP",
+    "HTTPS",
+    "HTTP2",
+    "GRPC",
+    "GRPC-WEB",
+    "TCP",
+    "TLS",
+    "UDP",
+    "MONGO",
+    "REDIS",
+    "MYSQL",
+    "HBONE",
+    "DOUBLE-HBONE",
+    "HTTP_PROXY",
+];
+
+/// The `protocol` of a port, in either case; none is one that is found out.
+pub(crate) fn check_protocol(port: &Object<'_>, sink: &mut Sink) {
+    let Some(protocol) = port.text("protocol").filter(|protocol| !protocol.value.is_empty()) else { return };
+    if !PROTOCOLS.iter().any(|known| known.eq_ignore_ascii_case(protocol.value)) {
+        let guess = did_you_mean(protocol.value, PROTOCOLS.into_iter());
+        let message = format!("`{}` is not a protocol", protocol.value);
+        let found = sink.report(Code::InvalidValue, protocol.span, message);
+        found.help(format!("{guess}protocols are {}", PROTOCOLS.join(", ")));
     }
 }
 

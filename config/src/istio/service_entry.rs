@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use super::{
     Exports, Meta, PORT, PortProtocol, SELECTOR, check_labels, check_name, port, protocol_of, selector,
+    service_entry_checks,
 };
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
@@ -87,6 +88,7 @@ pub(crate) static WORKLOAD_ENTRY: Message = Message {
 
 /// Reads a `ServiceEntry`.
 pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> ServiceEntry {
+    service_entry_checks::check(spec, sink);
     let written = spec.texts("hosts");
     if written.is_empty() {
         sink.report(Code::MissingField, spec.span(), "a ServiceEntry needs hosts");

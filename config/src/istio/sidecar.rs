@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::{
     Meta, PORT, ROOT_NAMESPACE, SELECTOR, connection_pool::CONNECTION_POOL, covers, destination::DESTINATION,
-    later, selector, selects,
+    later, selector, selects, sidecar_checks,
 };
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
@@ -123,6 +123,7 @@ pub(crate) static OUTBOUND: Message = Message {
 pub(crate) fn read(spec: &Object<'_>, meta: Meta, node: &Node, sink: &mut Sink) -> Sidecar {
     let egress = spec.objects("egress");
     let ingress = spec.objects("ingress");
+    sidecar_checks::check(spec, &meta, sink);
     Sidecar {
         selector: selector(spec, "workloadSelector", "labels", sink),
         egress: egress.iter().filter_map(|entry| egress_listener(entry, &meta, sink)).collect(),

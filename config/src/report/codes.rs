@@ -42,6 +42,7 @@ codes! {
     EnvoyFilter 23 Error "" "an EnvoyFilter selects this workload"
     ForeignEnvoyFilter 24 Note "" "an EnvoyFilter does not select this workload"
     EmptySelector 25 Warning "IST0133" "a selector has no labels"
+    SchemaWarning 26 Warning "IST0133" "Istio takes it, and warns of it"
     UnknownSubset 101 Warning "IST0101" "a destination names a subset that is not defined"
     UnknownHost 102 Warning "IST0101" "a host is not in the registry"
     UnknownPort 103 Warning "IST0101" "a destination names a port that the service does not have"

@@ -31,6 +31,7 @@ const PAGES: &[(&str, &str)] = &[
     page!("0023"),
     page!("0024"),
     page!("0025"),
+    page!("0026"),
     page!("0101"),
     page!("0102"),
     page!("0103"),

@@ -109,6 +109,8 @@ fn findings_are_sarif_with_their_rules_and_regions() {
 
 #[test]
 fn findings_are_commands_of_a_github_workflow() {
+    let notice = report(&example(Code::PrefixIsText)).to_github_commands();
+    assert!(notice.starts_with("::notice file=1.yaml,line=10,"), "{notice}");
     let report = unheard();
     insta::assert_snapshot!("github", report.to_github_commands());
     assert_eq!(report.to_github_commands().lines().count(), report.diagnostics.len());
@@ -267,6 +269,92 @@ fn what_istio_rejects_is_rejected() {
     for (text, code) in rejected.iter().chain(&more) {
         let report = try_load(&[MESH, text], &options()).expect_err(text);
         assert!(codes(&report).contains(code), "{text}\n{report}");
+    }
+}
+
+/// One line for each thing, in a `ServiceEntry` and in a `Sidecar` of another workload.
+#[test]
+fn what_istio_rejects_or_warns_of_in_services_and_sidecars() {
+    let resource = |kind: &str, spec: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{ name: x }}\nspec: {{ {spec} }}\n"
+        )
+    };
+    let service = |spec: &str| resource("ServiceEntry", spec);
+    let fixed = |ports: &str, more: &str| {
+        service(&format!(
+            "hosts: [a.example.com], resolution: STATIC, ports: [{{ number: 80, {ports} }}], \
+             endpoints: [{{ address: 10.3.0.1, {more} }}]"
+        ))
+    };
+    let dns = |fields: &str| {
+        service(&format!("ports: [{{ number: 80, name: http, protocol: HTTP }}], resolution: DNS, {fields}"))
+    };
+    let none = |fields: &str| service(&format!("hosts: [a.example.com], resolution: NONE, {fields}"));
+    let web = "workloadSelector: { labels: { app: web } }";
+    let sidecar = |spec: &str| resource("Sidecar", &format!("{web}, {spec}"));
+    let egress =
+        |hosts: &str| sidecar(&format!("egress: [{{ hosts: {hosts}, port: {{ number: 1, name: http }} }}]"));
+    let ports = |a: &str, b: &str| {
+        sidecar(&format!(
+            "egress: [{{ port: {{ {a} }}, hosts: ['*/*'] }}, {{ port: {{ {b} }}, hosts: ['*/*'] }}]"
+        ))
+    };
+    let ingress = |endpoint: &str| {
+        sidecar(&format!("ingress: [{{ port: {{ number: 1, name: http }}, defaultEndpoint: '{endpoint}' }}]"))
+    };
+    for (text, code) in [
+        (fixed("protocol: HTTP", ""), Code::MissingField),
+        (fixed("name: a_b", ""), Code::InvalidValue),
+        (fixed("name: http, protocol: HTPP", ""), Code::InvalidValue),
+        (fixed("name: http", "ports: { grpc: 1 }"), Code::InvalidEndpoint),
+        (fixed("name: http", "labels: { version: 'v*' }"), Code::InvalidValue),
+        (
+            fixed("name: http", "").replace("a.example.com", "a.example.com, b.example.com"),
+            Code::ExclusiveFields,
+        ),
+        (fixed("name: http", "").replace("a.example.com", "10.3.0.1"), Code::InvalidHost),
+        (fixed("name: http", "").replace("a.example.com", "'*a.example.com'"), Code::SchemaWarning),
+        (dns("hosts: ['*.example.com']"), Code::InvalidHost),
+        (dns("hosts: [a.example.com], addresses: [10.0.0.0/8]"), Code::InvalidValue),
+        (dns(&format!("hosts: [a.example.com], {web}")), Code::SchemaWarning),
+        (
+            dns("hosts: [a.example.com], endpoints: [{ address: 10.3.0.1 }, { address: 10.3.0.2 }]")
+                .replace("DNS", "DNS_ROUND_ROBIN"),
+            Code::InvalidEndpoint,
+        ),
+        (none("ports: [{ number: 80, name: http, targetPort: 81 }]"), Code::SchemaWarning),
+        (none(&format!("ports: [{{ number: 80, name: http }}], {web}")), Code::SchemaWarning),
+        (none("exportTo: ['~', other]"), Code::ExclusiveFields),
+        (sidecar(""), Code::MissingField),
+        (ports("number: 1", "number: 1"), Code::DuplicateName),
+        (ports("number: 1, name: a_b", "number: 2"), Code::InvalidValue),
+        (ports("number: 1, targetPort: 2", "number: 2"), Code::InvalidValue),
+        (ports("number: 1, protocol: HTPP", "number: 2"), Code::InvalidValue),
+        (
+            sidecar("egress: [{ hosts: ['*/*'] }, { hosts: ['*/*'], port: { number: 1 } }]"),
+            Code::InvalidValue,
+        ),
+        (egress("[./reviews]"), Code::InvalidHost),
+        (egress("[a_b/c.example.com]"), Code::InvalidHost),
+        (egress("['./*a.example.com']"), Code::InvalidHost),
+        (egress("[./a.example.com, ./a.example.com]"), Code::SchemaWarning),
+        (egress("['./*', ./a.example.com]"), Code::SchemaWarning),
+        (egress("['*/*', ./a.example.com]"), Code::SchemaWarning),
+        (ingress("10.3.0.1:80"), Code::InvalidEndpoint),
+        (resource("Sidecar", "workloadSelector: {}, egress: []"), Code::EmptySelector),
+    ] {
+        let report = findings(&[MESH, &text]);
+        assert!(codes(&report).contains(&code), "{code} in {text}\n{report}");
+    }
+    for fine in [
+        fixed("name: http, protocol: http", "ports: { http: 1 }"),
+        egress("['./*', 'other/*.example.com']"),
+        ports("number: 1", "number: 2, protocol: GRPC"),
+        ingress("0.0.0.0:80"),
+    ] {
+        let report = findings(&[MESH, &fine]);
+        assert_eq!(codes(&report), [], "{fine}\n{report}");
     }
 }
 
