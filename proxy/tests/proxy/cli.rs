@@ -123,6 +123,19 @@ fn a_code_is_explained_by_its_page() {
 }
 
 #[test]
+fn the_environment_allows_envoy_filters_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let filter =
+        "apiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: { name: lua }\nspec: {}\n";
+    let path = write(folder.path(), "filter.yaml", filter);
+    let exit = |allow: &str| {
+        let mut command = outrigger(&["validate", &path]);
+        command.env("OUTRIGGER_ALLOW_ENVOYFILTER", allow).output().unwrap().status.code()
+    };
+    assert_eq!((exit("false"), exit("true")), (Some(79), Some(0)));
+}
+
+#[test]
 fn unreadable_input_wrong_usage_and_broken_yaml_have_their_exit_codes() {
     let folder = tempfile::tempdir().unwrap();
     let path = write(folder.path(), "broken.yaml", "kind: [\n");
