@@ -7,10 +7,11 @@ use crate::{
     compile::Resources,
     fields::did_you_mean,
     istio::{
-        self, Meta, destination_rule, mesh,
+        self, Meta, destination_rule, envoy_filter, mesh,
         service_entry::{self, WORKLOAD_ENTRY},
         sidecar, telemetry, telemetry_fields, virtual_service,
     },
+    kinds,
     kubernetes::{endpoint_slice, pod, service},
     report::Code,
     sink::Sink,
@@ -23,16 +24,6 @@ const KINDS: [&str; 6] =
     ["VirtualService", "DestinationRule", "ServiceEntry", "WorkloadEntry", "Sidecar", "Telemetry"];
 const KUBERNETES: [(&str, &str); 3] =
     [("v1", "Service"), ("v1", "Pod"), ("discovery.k8s.io/v1", "EndpointSlice")];
-/// Kinds that would change what a sidecar does, by group.
-const NOT_HONOURED: [(&str, &[&str]); 7] = [
-    ("", &["Endpoints"]),
-    ("discovery.k8s.io", &["EndpointSlice"]),
-    (NETWORKING, &["Gateway", "EnvoyFilter", "WorkloadGroup", "ProxyConfig"]),
-    ("security.istio.io", &["PeerAuthentication", "RequestAuthentication", "AuthorizationPolicy"]),
-    ("extensions.istio.io", &["WasmPlugin", "TrafficExtension"]),
-    ("gateway.networking.k8s.io", &["HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "Gateway"]),
-    ("multicluster.x-k8s.io", &["ServiceImport", "ServiceExport"]),
-];
 
 /// Reads all sources; the documents are kept for the field paths of findings.
 pub(crate) fn read(sources: &[Source], options: &LoadOptions, sink: &mut Sink) -> (Resources, Vec<Node>) {
@@ -99,6 +90,7 @@ impl Reader<'_> {
                 }
                 self.resource(document, kind, source);
             }
+            (NETWORKING, "EnvoyFilter") => self.envoy_filter(document, source),
             _ => self.other(document, group, kind),
         }
     }
@@ -106,21 +98,16 @@ impl Reader<'_> {
     /// What is not ours is either said to be without effect, or no business of a proxy (a Deployment).
     fn other(&mut self, document: &Node, group: &str, kind: &str) {
         let span = document.get("kind").map_or(document.span, |node| node.span);
-        let honours = |(of, kinds): &&(&str, &[&str])| *of == group && kinds.contains(&kind);
-        if NOT_HONOURED.iter().any(|row| honours(&row)) {
-            let message = format!("resources of kind {kind} are not honoured yet");
-            let found = self.sink.report(Code::KindNotHonoured, span, message);
-            found.label("has no effect");
-            if group.is_empty() || group == "discovery.k8s.io" {
-                found.help(
-                    "Kubernetes has the same as EndpointSlices of `discovery.k8s.io/v1`, which are read",
-                );
-            }
-        } else if group.ends_with("istio.io") {
-            let guess = did_you_mean(kind, KINDS.into_iter());
+        if !kinds::report_not_honoured(group, kind, span, self.sink) && group.ends_with("istio.io") {
+            let guess = did_you_mean(kind, KINDS.into_iter().chain(kinds::istio_kinds()));
             let found = self.sink.report(Code::UnknownKind, span, format!("the kind `{kind}` is unknown"));
             found.help(format!("{guess}kinds are {}", KINDS.join(", ")));
         }
+    }
+
+    fn envoy_filter(&mut self, document: &Node, source: &Source) {
+        let meta = self.meta(document, "EnvoyFilter", source);
+        self.resources.envoy_filters.extend(meta.map(|meta| envoy_filter::read(document, meta)));
     }
 
     fn resource(&mut self, document: &Node, kind: &str, source: &Source) {

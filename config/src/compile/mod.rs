@@ -26,6 +26,7 @@ use crate::{
         Meta, PortProtocol,
         connection_pool::ConnectionPool,
         destination_rule::DestinationRule,
+        envoy_filter::{self, EnvoyFilter},
         mesh::Mesh,
         service_entry::{ServiceEntry, Workload},
         sidecar::{self, Egress, Ingress, OutboundMode, Sidecar},
@@ -52,6 +53,7 @@ pub(crate) struct Resources {
     pub(crate) cluster: Cluster,
     pub(crate) sidecars: Vec<Sidecar>,
     pub(crate) telemetries: Vec<Telemetry>,
+    pub(crate) envoy_filters: Vec<EnvoyFilter>,
     pub(crate) mesh: Option<Mesh>,
 }
 
@@ -85,6 +87,9 @@ pub(crate) fn compile(
         Registry::build(&resources.cluster, &resources.service_entries, &resources.workloads, &view, sink);
     let rules = Rules::merge(resources.destination_rules, &mesh, node, sink);
     let virtual_services = VirtualServices::choose(&resources.virtual_services, &mesh, node, sink);
+    for filter in &resources.envoy_filters {
+        envoy_filter::check(filter, &mesh.root_namespace, options, sink);
+    }
     let telemetries = telemetry::choose(&resources.telemetries, &mesh.root_namespace, node, sink);
     let mut compiler = Compiler {
         node,

@@ -4,7 +4,8 @@ use super::Compiler;
 use crate::{
     fields::did_you_mean,
     istio::{
-        destination::Destination, destination_rule::DestinationRule, selects, virtual_service::VirtualService,
+        PortProtocol, destination::Destination, destination_rule::DestinationRule, selects,
+        virtual_service::VirtualService,
     },
     registry::Service,
     report::Code,
@@ -18,6 +19,7 @@ impl Compiler<'_> {
             self.check_hosts(vs);
             for destination in vs.http.iter().flat_map(|rule| &rule.destinations) {
                 self.check_destination(destination);
+                self.check_chosen_port(vs, destination);
             }
         }
         for rule in self.rules.iter() {
@@ -54,6 +56,24 @@ impl Compiler<'_> {
         self.check_subset(destination, service);
     }
 
+    /// Istio keeps the port of the request where a destination with several ports names none.
+    fn check_chosen_port(&mut self, vs: &VirtualService, destination: &Destination) {
+        let Some(service) = self.registry.find(&destination.host.value) else { return };
+        if destination.port.is_some() || service.ports.len() < 2 {
+            return;
+        }
+        let called = vs.hosts.iter().flat_map(|host| self.registry.covered_by(&host.value));
+        let mut ports =
+            called.flat_map(|service| &service.ports).filter(|p| p.protocol != PortProtocol::Other);
+        let Some(missing) = ports.find(|port| service.port(port.number).is_none()) else { return };
+        let has: Vec<_> = service.ports.iter().map(|port| port.number.to_string()).collect();
+        let message = format!("`{}` has several ports, and the destination names none", service.host);
+        let found = self.sink.report(Code::PortNotChosen, destination.host.span, message);
+        found.label(format!("a request to port {} gets 503 with the flag NC", missing.number));
+        found.note(format!("it keeps its port, and {} has {}", service.origin, has.join(", ")));
+        found.help("name the port: `port: { number: N }`");
+    }
+
     fn check_subset(&mut self, destination: &Destination, service: &Service) {
         let Some(subset) = &destination.subset else { return };
         let rule = self.rules.of(service);
@@ -83,7 +103,7 @@ impl Compiler<'_> {
         if services.is_empty() {
             let message = format!("no service has the host `{}`", rule.host.value);
             let help = self.similar_host(&rule.host.value);
-            let found = self.sink.report(Code::UnknownHost, rule.host.span, message);
+            let found = self.sink.report(Code::UnknownRuleHost, rule.host.span, message);
             found.label("the rule has no effect").help(help);
             return;
         }

@@ -1,7 +1,7 @@
 //! Where a rule sends its requests: the entries of `route` with their weights. Which cluster that is, `compile` finds out.
 
 use super::{
-    Meta, check_host,
+    Meta, check_name,
     headers::{HEADERS, Headers, headers},
     is_label, port,
 };
@@ -99,14 +99,18 @@ fn destination(entry: &Object<'_>, weight: u32, meta: &Meta, sink: &mut Sink) ->
         sink.report(Code::InvalidHost, host.span, "`*` is no destination");
         return None;
     }
-    if !check_host(&host, sink) {
+    if !check_name(&host, sink) {
         return None;
     }
     let subset = target.text("subset").filter(|subset| !subset.value.is_empty());
     if let Some(subset) = subset.filter(|subset| !is_label(subset.value)) {
         sink.report(Code::InvalidValue, subset.span, format!("`{}` is not a subset's name", subset.value));
     }
-    let number = target.object("port").and_then(|selector| selector.int("number"));
+    let selector = target.object("port");
+    let number = selector.and_then(|selector| selector.int("number"));
+    if let (Some(selector), None) = (selector, number) {
+        sink.report(Code::MissingField, selector.span(), "the port has no number");
+    }
     Some(Destination {
         host: Spanned { value: meta.full_host(host.value), span: host.span },
         subset: subset.map(|subset| Spanned { value: subset.value.into(), span: subset.span }),

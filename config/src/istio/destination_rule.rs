@@ -1,13 +1,14 @@
 //! `DestinationRule`: policies and subsets as blocks, before they are layered for a cluster.
 
 use super::{
-    Exports, Meta, SELECTOR, check_host,
+    Exports, Meta, check_labels, check_name,
     connection_pool::{CONNECTION_POOL, ConnectionPool, connection_pool},
     destination::PORT_SELECTOR,
     is_label, later,
     load_balancer::{LOAD_BALANCER, LoadBalancer, load_balancer},
+    locality,
     outlier::{OUTLIER, OutlierDetection, outlier},
-    port,
+    port, selector,
 };
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
@@ -61,8 +62,14 @@ pub(crate) static DESTINATION_RULE: Message = Message {
         yes("trafficPolicy", Type::Object(&TRAFFIC_POLICY), "policies_are_layered_block_by_block"),
         yes("subsets", Type::List(&Type::Object(&SUBSET)), "the_seed_compiles"),
         yes("exportTo", Type::List(&Type::Text), "exports_limit_who_sees_a_resource"),
-        yes("workloadSelector", Type::Object(&SELECTOR), "a_rule_with_a_selector_wins"),
+        yes("workloadSelector", Type::Object(&RULE_SELECTOR), "a_rule_with_a_selector_wins"),
     ],
+};
+
+/// `istio.type.v1beta1.WorkloadSelector`, which has no `labels`.
+static RULE_SELECTOR: Message = Message {
+    name: "DestinationRuleSelector",
+    fields: &[yes("matchLabels", Type::Map(&Type::Text), "a_rule_with_a_selector_wins")],
 };
 
 static SUBSET: Message = Message {
@@ -130,7 +137,7 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> Option<Des
         sink.report(Code::MissingField, spec.span(), "a DestinationRule needs a host");
         return None;
     };
-    if !check_host(&host, sink) {
+    if !check_name(&host, sink) {
         return None;
     }
     let mut subsets: Vec<Subset> = Vec::new();
@@ -144,7 +151,7 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> Option<Des
         }
     }
     let exports = Exports::read(spec, &meta, sink);
-    let selector = spec.object("workloadSelector").map(|selector| selector.labels("matchLabels"));
+    let selector = selector(spec, "workloadSelector", "matchLabels", sink);
     if selector.is_some() && spec.has("exportTo") && !exports.private_to(&meta.namespace, &meta.namespace) {
         let message = "a rule with a workloadSelector is exported to its own namespace only";
         sink.report(Code::ExclusiveFields, spec.key_span("exportTo"), message)
@@ -168,8 +175,9 @@ fn subset(entry: &Object<'_>, meta: &Meta, sink: &mut Sink) -> Option<Subset> {
     if !is_label(name.value) {
         let found =
             sink.report(Code::InvalidValue, name.span, format!("`{}` is not a subset's name", name.value));
-        found.help("lower-case letters, digits and inner hyphens, 63 characters at most");
+        found.help("letters, digits and inner hyphens, 63 characters at most");
     }
+    check_labels(entry.entries("labels"), sink);
     Some(Subset {
         name: name.value.into(),
         meta: meta.clone(),
@@ -196,11 +204,18 @@ fn traffic_policy(policy: &Object<'_>, sink: &mut Sink) -> Policy {
             }
             Some(number) => ports.extend(port(number, sink).map(|port| (port, blocks(&entry, sink)))),
         }
+        if !["loadBalancer", "connectionPool", "outlierDetection", "tls"].iter().any(|block| entry.has(block))
+        {
+            sink.report(Code::MissingField, entry.span(), "the entry says nothing of its port");
+        }
     }
     Policy { blocks: blocks(policy, sink), ports }
 }
 
 pub(crate) fn blocks(policy: &Object<'_>, sink: &mut Sink) -> Blocks {
+    if let Some(block) = policy.object("loadBalancer") {
+        locality::check(&block, policy.has("outlierDetection"), sink);
+    }
     Blocks {
         load_balancer: policy.object("loadBalancer").and_then(|block| load_balancer(&block, sink)),
         pool: policy.object("connectionPool").map(|block| connection_pool(&block, sink)),

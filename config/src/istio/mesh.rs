@@ -151,9 +151,9 @@ pub(crate) fn read(document: &Node, sink: &mut Sink) -> Mesh {
             .filter(|name| !name.value.is_empty())
             .map_or(default.root_namespace, |name| name.value.into()),
         exports: DefaultExports {
-            services: Exports::of(&config.texts("defaultServiceExportTo"), ".", sink),
-            virtual_services: Exports::of(&config.texts("defaultVirtualServiceExportTo"), ".", sink),
-            destination_rules: Exports::of(&config.texts("defaultDestinationRuleExportTo"), ".", sink),
+            services: Exports::of(&config.texts("defaultServiceExportTo"), ".", true, sink),
+            virtual_services: Exports::of(&config.texts("defaultVirtualServiceExportTo"), ".", true, sink),
+            destination_rules: Exports::of(&config.texts("defaultDestinationRuleExportTo"), ".", true, sink),
         },
         upgrade: config.text("h2UpgradePolicy").is_some_and(|policy| policy.value == "UPGRADE"),
         policy: config.object("defaultTrafficPolicy").map(|block| blocks(&block, sink)).unwrap_or_default(),

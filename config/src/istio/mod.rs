@@ -4,20 +4,25 @@ pub(crate) mod connection_pool;
 pub(crate) mod custom_tags;
 pub(crate) mod destination;
 pub(crate) mod destination_rule;
+pub(crate) mod envoy_filter;
 pub(crate) mod headers;
 pub(crate) mod http_match;
 pub(crate) mod imports;
 mod later;
 pub(crate) mod load_balancer;
+mod locality;
 pub(crate) mod log_format;
 pub(crate) mod mesh;
 pub(crate) mod mesh_fields;
+mod names;
 pub(crate) mod outlier;
 mod provider_fields;
 pub(crate) mod providers;
 pub(crate) mod retries;
 pub(crate) mod service_entry;
+mod service_entry_checks;
 pub(crate) mod sidecar;
+mod sidecar_checks;
 pub(crate) mod telemetry;
 pub(crate) mod telemetry_fields;
 pub(crate) mod virtual_service;
@@ -26,6 +31,10 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::HeaderName;
 use regex::Regex;
+
+pub(crate) use names::{
+    check_gateways, check_host, check_labels, check_name, check_protocol, is_label, selector,
+};
 
 use crate::{
     fields::{self, Labels, Message, Object, Spanned, Type, yes},
@@ -87,26 +96,30 @@ pub(crate) struct Exports(Option<Vec<Box<str>>>);
 
 impl Exports {
     pub(crate) fn read(spec: &Object<'_>, meta: &Meta, sink: &mut Sink) -> Self {
-        Self::of(&spec.texts("exportTo"), &meta.namespace, sink)
+        Self::of(&spec.texts("exportTo"), &meta.namespace, meta.kind == "ServiceEntry", sink)
     }
 
-    /// `.` is the namespace `own`; a default of the mesh, which has none, keeps it.
-    pub(crate) fn of(names: &[Spanned<&str>], own: &str, sink: &mut Sink) -> Self {
+    /// `.` is the namespace `own`; a default of the mesh, which has none, keeps it. A service may be hidden (`~`) from
+    /// all but its own workloads; a rule may not.
+    pub(crate) fn of(names: &[Spanned<&str>], own: &str, hideable: bool, sink: &mut Sink) -> Self {
         if names.is_empty() {
             return Self(None);
         }
         let mut out: Vec<Box<str>> = Vec::new();
         for name in names {
             let resolved = if name.value == "." { own } else { name.value };
+            let hides = name.value == "~";
+            if (hides && !hideable) || !(hides || matches!(resolved, "*" | ".") || is_label(resolved)) {
+                let message = format!("`{resolved}` is nobody to export to");
+                let found = sink.report(Code::InvalidValue, name.span, message);
+                found.help("write `.`, `*` or the name of a namespace");
+            }
             if out.iter().any(|other| &**other == resolved) {
                 sink.report(Code::DuplicateName, name.span, format!("`{resolved}` is exported to twice"));
             }
-            if name.value == "*" && names.len() > 1 {
-                let message = "`*` stands for all namespaces, and cannot be listed with others";
-                sink.report(Code::ExclusiveFields, name.span, message);
-            }
-            if name.value == "~" && names.len() > 1 {
-                let message = "`~` stands for no namespace, and cannot be listed with others";
+            if (hides || name.value == "*") && names.len() > 1 {
+                let message =
+                    "`*` and `~` stand for all namespaces and for none: neither is listed with others";
                 sink.report(Code::ExclusiveFields, name.span, message);
             }
             out.push(resolved.into());
@@ -150,53 +163,6 @@ pub(crate) fn covers(pattern: &str, host: &str) -> bool {
     }
 }
 
-/// A DNS name, a wildcard in the first label, or an address.
-pub(crate) fn check_host(host: &Spanned<&str>, sink: &mut Sink) -> bool {
-    let why = host_problem(host.value);
-    if let Some(why) = why {
-        sink.report(Code::InvalidHost, host.span, format!("`{}` is not a host: {why}", host.value));
-    }
-    why.is_none()
-}
-
-fn host_problem(host: &str) -> Option<&'static str> {
-    if host == "*" || is_ip(host) {
-        return None;
-    }
-    if host.is_empty() {
-        return Some("it is empty");
-    }
-    if host.len() > 255 {
-        return Some("it is longer than 255 characters");
-    }
-    let name = host.strip_prefix("*.").unwrap_or(host);
-    let name = name.strip_suffix('.').unwrap_or(name);
-    let label_is_fine = |label: &str| {
-        !label.is_empty()
-            && label.len() <= 63
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
-    if name.contains('*') {
-        return Some("a wildcard may only be the whole first label");
-    }
-    if !name.split('.').all(label_is_fine) {
-        return Some("labels hold letters, digits and inner hyphens, 63 characters at most");
-    }
-    let last = name.rsplit('.').next().unwrap_or_default();
-    last.bytes().all(|b| b.is_ascii_digit()).then_some("the top-level domain is a number")
-}
-
-/// RFC 1123 label: names of subsets and ports.
-pub(crate) fn is_label(name: &str) -> bool {
-    !name.is_empty()
-        && name.len() <= 63
-        && !name.starts_with('-')
-        && !name.ends_with('-')
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-}
-
 /// 1 to 65535.
 pub(crate) fn port(number: Spanned<i64>, sink: &mut Sink) -> Option<u16> {
     let port = u16::try_from(number.value).ok().filter(|port| *port > 0);
@@ -207,12 +173,15 @@ pub(crate) fn port(number: Spanned<i64>, sink: &mut Sink) -> Option<u16> {
     port
 }
 
-/// Istio's rule for timeouts: at least a millisecond.
+/// Istio's rule for timeouts: at least a millisecond, and whole ones.
 pub(crate) fn at_least_1ms(duration: Option<Spanned<Duration>>, sink: &mut Sink) -> Option<Duration> {
     let Spanned { value, span } = duration?;
     if value < Duration::from_millis(1) {
         sink.report(Code::InvalidValue, span, "the shortest duration here is 1ms");
         return None;
+    }
+    if value.subsec_nanos() % 1_000_000 != 0 {
+        sink.report(Code::InvalidValue, span, "durations here are whole milliseconds");
     }
     Some(value)
 }
@@ -287,10 +256,7 @@ pub(crate) fn full_match(text: &Spanned<&str>, sink: &mut Sink) -> Option<Regex>
 
 pub(crate) static SELECTOR: Message = Message {
     name: "WorkloadSelector",
-    fields: &[
-        yes("labels", Type::Map(&Type::Text), "the_selecting_sidecar_wins"),
-        yes("matchLabels", Type::Map(&Type::Text), "a_rule_with_a_selector_wins"),
-    ],
+    fields: &[yes("labels", Type::Map(&Type::Text), "the_selecting_sidecar_wins")],
 };
 
 /// True if all labels are there.

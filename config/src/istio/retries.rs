@@ -2,6 +2,8 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
+use http::StatusCode;
+
 use super::at_least_1ms;
 use crate::{
     fields::{Message, Object, Spanned, Type, did_you_mean, warned, yes},
@@ -99,14 +101,17 @@ pub(crate) fn read_retries(retries: &Object<'_>, sink: &mut Sink) -> Retries {
     let default = default_retry();
     Retries(Some(RetryPolicy {
         attempts: number,
-        on: retries.text("retryOn").map_or(default.on, |text| retry_on(&text, sink)),
+        on: retries
+            .text("retryOn")
+            .filter(|text| !text.value.is_empty())
+            .map_or(default.on, |text| retry_on(&text, sink)),
         per_try_timeout: at_least_1ms(retries.duration("perTryTimeout").filter(|t| !t.value.is_zero()), sink),
         backoff: at_least_1ms(retries.duration("backoff"), sink).unwrap_or(DEFAULT_BACKOFF),
         avoid_previous_hosts: retries.bool("retryIgnorePreviousHosts").unwrap_or(true),
     }))
 }
 
-const RETRY_WORDS: [&str; 17] = [
+const RETRY_WORDS: [&str; 16] = [
     "5xx",
     "gateway-error",
     "reset",
@@ -123,8 +128,13 @@ const RETRY_WORDS: [&str; 17] = [
     "internal",
     "resource-exhausted",
     "unavailable",
-    "",
 ];
+
+/// Istio takes a number for a status if Go has a text for it.
+fn has_a_text(status: u16) -> bool {
+    matches!(status, 103 | 425)
+        || StatusCode::from_u16(status).is_ok_and(|code| code.canonical_reason().is_some())
+}
 
 fn retry_on(text: &Spanned<&str>, sink: &mut Sink) -> RetryOn {
     let mut on = RetryOn::default();
@@ -145,9 +155,9 @@ fn retry_on(text: &Spanned<&str>, sink: &mut Sink) -> RetryOn {
             "resource-exhausted" => on.resource_exhausted = true,
             "unavailable" => on.unavailable = true,
             // The list of codes follows; response headers and HTTP/3 never ask for a retry here.
-            "" | "retriable-status-codes" | "retriable-headers" | "http3-post-connect-failure" => {}
+            "retriable-status-codes" | "retriable-headers" | "http3-post-connect-failure" => {}
             _ => match word.parse::<u16>() {
-                Ok(status @ 100..=599) => statuses.push(status),
+                Ok(status) if has_a_text(status) => statuses.push(status),
                 _ => {
                     let message = format!("`{word}` is no reason to retry");
                     let guess = did_you_mean(word.trim(), RETRY_WORDS.into_iter());

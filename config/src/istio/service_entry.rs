@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use super::{Exports, Meta, PORT, PortProtocol, SELECTOR, check_host, port, protocol_of};
+use super::{
+    Exports, Meta, PORT, PortProtocol, SELECTOR, check_labels, check_name, port, protocol_of, selector,
+    service_entry_checks,
+};
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
     report::Code,
@@ -102,6 +105,7 @@ pub(crate) static WORKLOAD_ENTRY: Message = Message {
 
 /// Reads a `ServiceEntry`.
 pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> ServiceEntry {
+    service_entry_checks::check(spec, sink);
     let written = spec.texts("hosts");
     if written.is_empty() {
         sink.report(Code::MissingField, spec.span(), "a ServiceEntry needs hosts");
@@ -110,7 +114,7 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> ServiceEnt
     for host in written {
         if host.value == "*" {
             sink.report(Code::InvalidHost, host.span, "`*` is no host of a service");
-        } else if check_host(&host, sink) {
+        } else if check_name(&host, sink) {
             let value: Box<str> = host.value.to_ascii_lowercase().into();
             if hosts.iter().any(|other| other.value == value) {
                 sink.report(Code::DuplicateName, host.span, format!("the host `{value}` stands twice"));
@@ -127,7 +131,7 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> ServiceEnt
         },
         span: resolution.map_or(spec.span(), |text| text.span),
     };
-    let selector = spec.object("workloadSelector").map(|selector| selector.labels("labels"));
+    let selector = selector(spec, "workloadSelector", "labels", sink);
     if selector.is_some() && spec.has("endpoints") {
         let message = "endpoints and workloadSelector exclude each other";
         sink.report(Code::ExclusiveFields, spec.key_span("workloadSelector"), message);
@@ -233,6 +237,7 @@ pub(crate) fn workload(entry: &Object<'_>, by_name: bool, sink: &mut Sink) -> Op
             1
         })
     });
+    check_labels(entry.entries("labels"), sink);
     Some(Workload { address: ip, ports, labels: entry.labels("labels"), weight, span: entry.span() })
 }
 

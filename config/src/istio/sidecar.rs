@@ -7,7 +7,7 @@ use super::{
     connection_pool::{CONNECTION_POOL, ConnectionPool, connection_pool},
     destination::DESTINATION,
     imports::Imports,
-    later, selects,
+    later, selector, selects, sidecar_checks,
 };
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
@@ -133,8 +133,9 @@ pub(crate) static OUTBOUND: Message = Message {
 pub(crate) fn read(spec: &Object<'_>, meta: Meta, node: &Node, sink: &mut Sink) -> Sidecar {
     let egress = spec.objects("egress");
     let ingress = spec.objects("ingress");
+    sidecar_checks::check(spec, &meta, sink);
     Sidecar {
-        selector: spec.object("workloadSelector").map(|selector| selector.labels("labels")),
+        selector: selector(spec, "workloadSelector", "labels", sink),
         catch_all: catch_all(&egress, node, sink),
         egress: egress.iter().filter_map(|entry| egress_listener(entry, node, sink)).collect(),
         ingress: ingress.iter().filter_map(|entry| ingress_listener(entry, node, sink)).collect(),

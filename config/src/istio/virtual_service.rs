@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Exports, Meta, at_least_1ms, check_host,
+    Exports, Meta, at_least_1ms, check_gateways, check_host,
     destination::{DESTINATION, Destination, HTTP_DESTINATION, weighted},
     headers::{HEADERS, Headers, headers},
     http_match::{HTTP_MATCH, Match, match_block},
@@ -14,7 +14,6 @@ use crate::{
     fields::{Message, Object, Spanned, Type, refused, warned, yes},
     report::Code,
     sink::{Sink, Span},
-    snapshot::PathMatch,
 };
 
 /// One resource; hosts are full names.
@@ -38,6 +37,7 @@ pub(crate) struct HttpRule {
     pub(crate) timeout: Option<Duration>,
     /// `None`: the mesh's default.
     pub(crate) retries: Option<Retries>,
+    pub(crate) retries_span: Span,
     pub(crate) headers: Headers,
 }
 
@@ -85,16 +85,16 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> VirtualSer
     if rules.is_empty() && !spec.has("tls") && !spec.has("tcp") {
         sink.report(Code::MissingField, spec.span(), "a VirtualService needs http, tls or tcp");
     }
-    let http = rules.iter().map(|rule| http_rule(rule, &meta, sink)).collect();
-    let virtual_service = VirtualService {
+    check_gateways(&spec.texts("gateways"), sink);
+    let in_mesh = applies_to_mesh(spec);
+    let http = rules.iter().map(|rule| http_rule(rule, in_mesh, &meta, sink)).collect();
+    VirtualService {
         hosts,
         gateways: spec.texts("gateways").iter().map(|text| text.value.into()).collect(),
         http,
         exports: Exports::read(spec, &meta, sink),
         meta,
-    };
-    warn_unreachable(&virtual_service, sink);
-    virtual_service
+    }
 }
 
 fn hosts(spec: &Object<'_>, meta: &Meta, sink: &mut Sink) -> Vec<Spanned<Box<str>>> {
@@ -125,7 +125,7 @@ fn applies_to_mesh(spec: &Object<'_>) -> bool {
     gateways.is_empty() || gateways.iter().any(|gateway| gateway.value == "mesh")
 }
 
-fn http_rule(rule: &Object<'_>, meta: &Meta, sink: &mut Sink) -> HttpRule {
+fn http_rule(rule: &Object<'_>, in_mesh: bool, meta: &Meta, sink: &mut Sink) -> HttpRule {
     let other_action = ["redirect", "directResponse", "delegate"].into_iter().any(|action| rule.has(action));
     let destinations = rule.objects("route");
     if destinations.is_empty() && !other_action {
@@ -151,44 +151,11 @@ fn http_rule(rule: &Object<'_>, meta: &Meta, sink: &mut Sink) -> HttpRule {
     HttpRule {
         name: rule.text("name").map_or("", |text| text.value).into(),
         span: rule.span(),
-        matches: rule.objects("match").iter().map(|block| match_block(block, sink)).collect(),
+        matches: rule.objects("match").iter().map(|block| match_block(block, in_mesh, sink)).collect(),
         destinations,
         timeout: at_least_1ms(rule.duration("timeout").filter(|t| !t.value.is_zero()), sink),
         retries: rule.object("retries").map(|retries| read_retries(&retries, sink)),
+        retries_span: rule.key_span("retries"),
         headers,
-    }
-}
-
-/// Rules behind a catch-all, and prefixes that an earlier prefix covers.
-fn warn_unreachable(virtual_service: &VirtualService, sink: &mut Sink) {
-    let mut caught: Option<Span> = None;
-    let mut prefixes: Vec<(&str, Span)> = Vec::new();
-    for rule in &virtual_service.http {
-        if let Some(by) = caught {
-            let found = sink.report(Code::UnreachableRule, rule.span, "this rule is never reached");
-            found.label(format!("the rule of line {} takes every request", by.line));
-            found.help("put the general rule last");
-            continue;
-        }
-        let all = |block: &Match| block.takes_all() && block.applies_everywhere();
-        if rule.matches.is_empty() || rule.matches.iter().any(all) {
-            caught = Some(rule.span);
-        }
-        for block in rule.matches.iter().filter(|block| block.applies_everywhere()) {
-            let plain = block.when.headers.is_empty() && block.when.query.is_empty();
-            let value = match &block.when.path {
-                PathMatch::Prefix { value, ignore_case: false }
-                | PathMatch::Exact { value, ignore_case: false } => value,
-                _ => continue,
-            };
-            if let Some((earlier, by)) = prefixes.iter().find(|(prefix, _)| value.starts_with(prefix)) {
-                let message =
-                    format!("the prefix `{earlier}` of line {} takes these requests first", by.line);
-                let found = sink.report(Code::IneffectiveMatch, block.span, message);
-                found.help("put the longer path first");
-            } else if plain && matches!(block.when.path, PathMatch::Prefix { .. }) {
-                prefixes.push((value, block.span));
-            }
-        }
     }
 }

@@ -129,7 +129,7 @@ pub(crate) fn read(document: &Node, spec: &Object<'_>, meta: Meta, sink: &mut Si
         ports,
         selector: Some(spec.labels("selector")).filter(|labels| !labels.is_empty()),
         family: spec.texts("ipFamilies").first().and_then(|family| Family::read(family.value)),
-        exports: Exports::of(&exports.unwrap_or_default(), &meta.namespace, sink),
+        exports: Exports::of(&exports.unwrap_or_default(), &meta.namespace, true, sink),
         meta,
     }
 }

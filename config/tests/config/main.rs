@@ -9,6 +9,7 @@ mod compatibility;
 mod diagnostics;
 mod hosts;
 mod kubernetes;
+mod lints;
 mod matching;
 mod mesh;
 mod policies;

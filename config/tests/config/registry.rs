@@ -16,7 +16,7 @@ fn keys(texts: &[&str], port: u16) -> Vec<String> {
 fn target_ports_and_endpoint_ports_decide_where_to_connect() {
     let mesh = MESH
         .replace("{ number: 8080, name: http }\n", "{ number: 8080, name: http, targetPort: 80 }\n")
-        .replace("{ address: 10.1.0.2, ", "{ address: 10.1.0.2, ports: { http: 81, other: 1 }, ");
+        .replace("{ address: 10.1.0.2, ", "{ address: 10.1.0.2, ports: { http: 81 }, ");
     assert_eq!(keys(&[&mesh], 8080), ["10.1.0.1:80*1", "10.1.0.2:81*1", "10.1.0.3:80*1"]);
     assert_eq!(keys(&[&mesh], 9090), ["10.1.0.1:9090*1", "10.1.0.2:9090*1", "10.1.0.3:9090*1"]);
 }

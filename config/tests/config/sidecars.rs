@@ -130,7 +130,9 @@ fn virtual_services_and_services_are_taken_by_their_own_namespaces() {
 
 #[test]
 fn a_service_with_a_wildcard_host_is_not_taken_by_a_name_below_it() {
-    let wild = services().replace("hosts: [ratings.other", "hosts: ['*.example.com', ratings.other");
+    let wild = services()
+        .replace("hosts: [ratings.other", "hosts: ['*.example.com', ratings.other")
+        .replace("name: http }", "name: http, protocol: HTTP }");
     let known = |hosts: &str| {
         let snapshot = snapshot(&[&wild, &egress(hosts)]);
         Request::to("a.example.com").answer(&snapshot, "8080", 0) == outbound(8080, "", "*.example.com")

@@ -142,40 +142,8 @@ impl Request {
     }
 }
 
-/// Two services of two namespaces, and listeners for their ports. The proxy's namespace is `observability`.
-pub(crate) const MESH: &str = r#"
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: { name: reviews }
-spec:
-  hosts: [reviews.observability.svc.cluster.local]
-  addresses: [10.0.0.1]
-  resolution: STATIC
-  ports:
-  - { number: 8080, name: http }
-  - { number: 9090, name: grpc-api }
-  endpoints:
-  - { address: 10.1.0.1, labels: { version: v1 } }
-  - { address: 10.1.0.2, labels: { version: v1 } }
-  - { address: 10.1.0.3, labels: { version: v2 } }
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: { name: ratings, namespace: other }
-spec:
-  hosts: [ratings.other.svc.cluster.local]
-  resolution: STATIC
-  ports: [{ number: 8080, name: http }]
-  endpoints: [{ address: 10.2.0.1, labels: { version: v1 } }]
----
-apiVersion: networking.istio.io/v1
-kind: Sidecar
-metadata: { name: default }
-spec:
-  egress:
-  - { port: { number: 8080, name: http }, bind: 127.0.0.1, captureMode: NONE, hosts: ["*/*"] }
-  - { port: { number: 9090, name: grpc }, bind: 127.0.0.1, captureMode: NONE, hosts: ["*/*"] }
-"#;
+/// Two services of two namespaces, and listeners for their ports. The pages on codes show it too.
+pub(crate) const MESH: &str = include_str!("../../src/report/pages/mesh.yaml");
 
 pub(crate) const REVIEWS: &str = "reviews.observability.svc.cluster.local";
 pub(crate) const RATINGS: &str = "ratings.other.svc.cluster.local";

@@ -1,0 +1,24 @@
+//! Traps: what loads, does what it says, and seldom does what was meant. They look at resources as they are written;
+//! what depends on the registry is found by `compile::references`.
+
+mod cover;
+mod hash;
+mod prefix;
+mod retries;
+mod shadow;
+
+use crate::{compile::Resources, sink::Sink};
+
+/// Reports the traps in everything that was read.
+pub(crate) fn lint(resources: &Resources, sink: &mut Sink) {
+    for vs in &resources.virtual_services {
+        shadow::lint(vs, sink);
+        for rule in &vs.http {
+            prefix::lint(rule, sink);
+            retries::lint(rule, sink);
+        }
+    }
+    for rule in &resources.destination_rules {
+        hash::lint(rule, sink);
+    }
+}
