@@ -103,6 +103,7 @@ impl Compiler<'_> {
             clusters.push(WeightedCluster {
                 cluster: self.destination(destination, port),
                 weight: destination.weight,
+                authority: None,
                 request_headers: headers.request.clone(),
                 response_headers: headers.response.clone(),
             });
