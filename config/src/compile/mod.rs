@@ -2,13 +2,17 @@
 //! listener its virtual hosts, routes and clusters. All findings are collected.
 
 mod access_logs;
+mod actions;
 mod clusters;
+mod delegates;
 mod hosts;
 mod policy;
 mod receivers;
 mod references;
+mod refine;
 mod routes;
 mod telemetry;
+mod unreachable;
 
 use std::{collections::HashMap, num::NonZeroU32, sync::Arc};
 
@@ -80,7 +84,9 @@ pub(crate) fn compile(
     let mesh = resources.mesh.unwrap_or_default();
     let registry = Registry::build(resources.service_entries, &resources.workloads, node, sink);
     let rules = Rules::merge(resources.destination_rules, node, sink);
-    let virtual_services = VirtualServices::choose(&resources.virtual_services, node, sink);
+    let merged = delegates::merge(resources.virtual_services, sink);
+    merged.iter().for_each(|vs| unreachable::warn_unreachable(vs, sink));
+    let virtual_services = VirtualServices::choose(&merged, node, sink);
     let sidecar = sidecar::choose(&resources.sidecars, node, sink);
     let telemetries = telemetry::choose(&resources.telemetries, node, sink);
     let mut compiler = Compiler {

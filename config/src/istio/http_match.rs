@@ -1,19 +1,23 @@
 //! `HTTPMatchRequest`: one block of `match`, compiled.
 
-use super::{STRING_MATCH, full_match, header_name, one_form, port, value_match};
+use super::{Meta, STRING_MATCH, full_match, header_name, one_form, port, value_match};
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
     sink::{Sink, Span},
-    snapshot::{HeaderKey, HeaderMatch, PathMatch, QueryMatch, RouteMatch},
+    snapshot::{HeaderKey, HeaderMatch, Origin, PathMatch, QueryMatch, RouteMatch},
     yaml::Entry,
 };
 
 /// One block of `match`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Match {
     pub(crate) name: Box<str>,
     pub(crate) span: Span,
+    pub(crate) origin: Origin,
     pub(crate) when: RouteMatch,
+    /// Whether `uri` is given: the prefix `/` may be written or not.
+    pub(crate) has_uri: bool,
+    pub(crate) ignore_uri_case: bool,
     pub(crate) port: Option<u16>,
     pub(crate) source_labels: Labels,
     pub(crate) source_namespace: Option<Box<str>>,
@@ -65,7 +69,7 @@ pub(crate) static HTTP_MATCH: Message = Message {
     ],
 };
 
-pub(crate) fn match_block(block: &Object<'_>, sink: &mut Sink) -> Match {
+pub(crate) fn match_block(block: &Object<'_>, meta: &Meta, sink: &mut Sink) -> Match {
     let mut conditions = Vec::new();
     for (field, key) in
         [("scheme", HeaderKey::Scheme), ("method", HeaderKey::Method), ("authority", HeaderKey::Authority)]
@@ -84,7 +88,10 @@ pub(crate) fn match_block(block: &Object<'_>, sink: &mut Sink) -> Match {
     Match {
         name: block.text("name").map_or("", |text| text.value).into(),
         span: block.span(),
+        origin: meta.origin(block.span()),
         when,
+        has_uri: block.has("uri"),
+        ignore_uri_case: block.bool("ignoreUriCase").unwrap_or_default(),
         port: block.int("port").and_then(|number| port(number, sink)),
         source_labels: block.labels("sourceLabels"),
         source_namespace: block.text("sourceNamespace").map(|text| text.value.into()),

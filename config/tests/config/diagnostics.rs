@@ -3,8 +3,8 @@
 use outrigger_config::report::{Code, Report};
 
 use crate::support::{
-    DESTINATION_RULE, MESH, REGISTRY, TO_REVIEWS, VIRTUAL_SERVICE, codes, findings, options, rule, rules,
-    telemetry, try_load, with_mesh,
+    DESTINATION_RULE, MESH, REGISTRY, TO_REVIEWS, VIRTUAL_SERVICE, codes, delegate, findings, options, rule,
+    rules, telemetry, try_load, with_mesh,
 };
 
 /// Something that yields the code; the mesh stands before it.
@@ -29,7 +29,7 @@ fn example(code: Code) -> Vec<String> {
             of(&format!("  - match: [{{ uri: {{ exact: /a, prefix: /b }} }}]\n    {TO_REVIEWS}"))
         }
         Code::NotHonoured => policy("{ tls: { mode: SIMPLE } }"),
-        Code::NotExecutable => of("  - redirect: { uri: /elsewhere }"),
+        Code::NotExecutable => of(&format!("  - {TO_REVIEWS}\n    fault: {{ abort: {{ httpStatus: 503 }} }}")),
         Code::Deprecated => policy("{ outlierDetection: { consecutiveErrors: 3, maxEjectionPercent: 50 } }"),
         Code::UnknownSubset => mesh(
             [
@@ -56,6 +56,21 @@ fn example(code: Code) -> Vec<String> {
         Code::InvalidHost => of("  - route: [{ destination: { host: 'reviews.*' } }]"),
         Code::InvalidHeader => of(&format!("  - {TO_REVIEWS}\n    headers: {{ request: {{ set: {{ x: '%NOPE%' }} }} }}")),
         Code::InvalidRetry => of(&format!("  - {TO_REVIEWS}\n    retries: {{ attempts: 2, retryOn: '503, reset' }}")),
+        Code::LargeBody => {
+            let body = "a".repeat(102_401);
+            of(&format!("  - directResponse:\n      status: 200\n      body:\n        string: >-\n          {body}"))
+        }
+        Code::IgnoredAuthority => of("  - rewrite: { authority: a.example }\n    route:\n    - destination: { host: reviews }\n      \
+             headers: { request: { set: { host: b.example } } }"),
+        Code::MissingDelegate => of("  - delegate: { name: nowhere }"),
+        Code::ConflictingDelegate => mesh(
+            [
+                rules("  - match: [{ uri: { prefix: /a } }]\n    delegate: { name: rest }"),
+                delegate(&format!("  - match: [{{ uri: {{ prefix: /b }} }}]\n    {TO_REVIEWS}")),
+            ]
+            .join("---\n"),
+        ),
+        Code::UnusedDelegate => mesh(delegate(&format!("  - {TO_REVIEWS}"))),
         Code::EmptySubset => mesh(rule("  subsets: [{ name: v9, labels: { version: v9 } }]")),
         Code::NeverEjects => policy("{ outlierDetection: {} }"),
         Code::DuplicateName => mesh(rule("  subsets: [{ name: v1 }, { name: v1 }]")),
@@ -163,11 +178,64 @@ fn what_istio_rejects_is_rejected() {
         (hosts(&format!("['{}.com']", "a.".repeat(130))), Code::InvalidHost),
         (hosts("[reviews, reviews]"), Code::DuplicateName),
         (hosts("['*.com', '*.foo.com']"), Code::DuplicateName),
-        (hosts("[]"), Code::NotExecutable),
+        (hosts("[]\n  gateways: [mesh]"), Code::ExclusiveFields),
+        (hosts("[]\n  tls: []"), Code::ExclusiveFields),
+        (hosts("[]\n  tcp: []"), Code::ExclusiveFields),
+        (delegate("  - delegate: { name: further }"), Code::ExclusiveFields),
         (rules("   []"), Code::MissingField),
         (rules("  - null"), Code::WrongType),
         (rules("  - name: a"), Code::MissingField),
         (on_route("redirect: { uri: / }"), Code::ExclusiveFields),
+        (on_route("directResponse: { status: 200 }"), Code::ExclusiveFields),
+        (on_route("delegate: { name: a }"), Code::ExclusiveFields),
+        (rules("  - redirect: { uri: / }\n    delegate: { name: a }"), Code::ExclusiveFields),
+        (rules("  - redirect: { uri: / }\n    rewrite: { uri: / }"), Code::ExclusiveFields),
+        (rules("  - redirect: { uri: / }\n    fault: {}"), Code::ExclusiveFields),
+        (rules("  - redirect: { uri: / }\n    directResponse: { status: 200 }"), Code::ExclusiveFields),
+        (rules("  - directResponse: { status: 200 }\n    rewrite: { uri: / }"), Code::ExclusiveFields),
+        (rules("  - directResponse: { status: 200 }\n    fault: {}"), Code::ExclusiveFields),
+        (rules("  - redirect: {}"), Code::MissingField),
+        (rules("  - redirect: { redirectCode: 302 }"), Code::MissingField),
+        (rules("  - redirect: { uri: /a, redirectCode: 200 }"), Code::InvalidValue),
+        (rules("  - redirect: { uri: /a, redirectCode: 304 }"), Code::InvalidValue),
+        (rules("  - redirect: { scheme: ftp }"), Code::InvalidValue),
+        (rules("  - redirect: { port: 70000 }"), Code::InvalidValue),
+        (rules("  - redirect: { port: 80, derivePort: FROM_REQUEST_PORT }"), Code::ExclusiveFields),
+        (rules("  - redirect: { uri: /a, prefixRewrite: /b }"), Code::ExclusiveFields),
+        (
+            rules(
+                "  - match: [{ uri: { prefix: /a } }, { uri: { exact: /b } }]\n    redirect: { prefixRewrite: /c }",
+            ),
+            Code::ExclusiveFields,
+        ),
+        (rules("  - redirect: { authority: \"a\\nb\" }"), Code::InvalidValue),
+        (rules("  - directResponse: {}"), Code::MissingField),
+        (rules("  - directResponse: { status: 199 }"), Code::InvalidValue),
+        (rules("  - directResponse: { status: 601 }"), Code::InvalidValue),
+        (
+            rules("  - directResponse: { status: 200, body: { string: a, bytes: YQ== } }"),
+            Code::ExclusiveFields,
+        ),
+        (rules("  - directResponse: { status: 200, body: { bytes: 'a b' } }"), Code::InvalidValue),
+        (
+            rules(&format!(
+                "  - directResponse: {{ status: 200, body: {{ string: {} }} }}",
+                "a".repeat(1_048_577)
+            )),
+            Code::InvalidValue,
+        ),
+        (on_route("rewrite: {}"), Code::MissingField),
+        (on_route("rewrite: { uri: a }"), Code::InvalidValue),
+        (on_route("rewrite: { uri: '/a#b' }"), Code::InvalidValue),
+        (on_route("rewrite: { uri: /, uriRegexRewrite: { match: a, rewrite: b } }"), Code::ExclusiveFields),
+        (on_route("rewrite: { uriRegexRewrite: { match: a } }"), Code::MissingField),
+        (on_route("rewrite: { uriRegexRewrite: { rewrite: a } }"), Code::MissingField),
+        (on_route("rewrite: { uriRegexRewrite: { match: '(', rewrite: a } }"), Code::InvalidRegex),
+        (on_route("rewrite: { uriRegexRewrite: { match: a, rewrite: '\\1' } }"), Code::InvalidRegex),
+        (
+            on_route("rewrite: { authority: a }\n    headers: { request: { set: { Host: b } } }"),
+            Code::ExclusiveFields,
+        ),
         (on_match("{ headers: { x: null } }"), Code::InvalidValue),
         (on_match("{ headers: { x: { prefix: '' } } }"), Code::InvalidValue),
         (on_match("{ headers: { '@request.auth.claims.x': { exact: a } } }"), Code::InvalidHeader),

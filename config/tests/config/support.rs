@@ -188,6 +188,11 @@ pub(crate) fn rules(http: &str) -> String {
     )
 }
 
+/// A `VirtualService` without hosts, `rest`, with these http rules, each line indented by two at least.
+pub(crate) fn delegate(http: &str) -> String {
+    rules(http).replace("name: reviews }", "name: rest }").replace("  hosts: [reviews]\n", "")
+}
+
 /// A `DestinationRule` for `reviews` with this spec, each line indented by two.
 pub(crate) fn rule(spec: &str) -> String {
     format!(
