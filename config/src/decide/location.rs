@@ -84,7 +84,9 @@ mod tests {
         let https = Redirect { scheme: Some(RedirectScheme::Https), ..to() };
         let host = Redirect { authority: Some("other.example:99".into()), ..to() };
         let prefix = Redirect { path: Some(PathRewrite::Prefix { matched: 3, value: "/x".into() }), ..to() };
+        let bare = Redirect { path: Some(PathRewrite::Prefix { matched: 4, value: "x".into() }), ..to() };
         for (redirect, authority, path, expected) in [
+            (bare, "web", "/old/a", "http://web/x/a"),
             (uri("/new"), "web", "/old/x?y=1", "http://web/new?y=1"),
             (uri("/new?a=b"), "web", "/old?y=1", "http://web/new?a=b"),
             (uri("/n#frag"), "web", "/old?x", "http://web/n#frag?x"),

@@ -137,7 +137,7 @@ async fn outcome<'p>(
             }
             Decision::Redirect { route, redirect } => {
                 let reply = Box::new(redirect::redirect(redirect, &view));
-                redirect::rewrite(redirect, context.record(), &mut parts.headers)?;
+                redirect::rewrite(redirect, context.record(), &mut parts.headers);
                 redirect::settle(conn, context, route, &mut parts.headers);
                 return Ok(Outcome::Direct { reply, request: parts.headers, ops: &route.response_headers });
             }
@@ -300,7 +300,6 @@ fn reply_with(
         record.flags.raise(flag);
     }
     record.details = Some(reply.details.clone());
-    record.status = reply.status.as_u16();
     let mut headers = reply.begin();
     if let Some((ops, request)) = ops {
         headers::apply(ops, &mut headers, &Facts { record, request: Some(request) });

@@ -9,13 +9,7 @@ use outrigger_config::{
     snapshot::{DirectResponse, PathRewrite, Redirect, Route},
 };
 
-use super::{
-    client::ConnInfo,
-    context::RequestContext,
-    reply::{Failure, Reply},
-    rewrite,
-    trace::operation,
-};
+use super::{client::ConnInfo, context::RequestContext, reply::Reply, rewrite, trace::operation};
 use crate::telemetry::Record;
 
 /// The answer of a `redirect`.
@@ -32,14 +26,11 @@ pub(crate) fn direct(response: &DirectResponse, request: &RequestView<'_>) -> Re
     }
 }
 
-/// A replaced prefix counts for header operations and the log, as in Envoy; a whole new path is the client's business.
-///
-/// # Errors
-/// The new path is none that a request can have.
-pub(crate) fn rewrite(to: &Redirect, record: &mut Record, headers: &mut HeaderMap) -> Result<(), Failure> {
-    match &to.path {
-        Some(prefix @ PathRewrite::Prefix { .. }) => rewrite::path(prefix, record, headers),
-        _ => Ok(()),
+/// A replaced prefix counts for header operations and the log, as in Envoy; a whole new path is the client's business,
+/// and so is one that no request can have.
+pub(crate) fn rewrite(to: &Redirect, record: &mut Record, headers: &mut HeaderMap) {
+    if let Some(prefix @ PathRewrite::Prefix { .. }) = &to.path {
+        let _ = rewrite::path(prefix, record, headers);
     }
 }
 
