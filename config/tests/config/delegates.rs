@@ -234,7 +234,7 @@ fn a_rule_that_fits_one_block_of_its_root_stays() {
 }
 
 #[test]
-fn the_age_and_exports_of_the_root_decide_not_those_of_its_delegate() {
+fn the_age_of_the_root_decides_not_that_of_its_delegate() {
     let aged = |text: String, name: &str, created: &str| {
         text.replace(&format!("name: {name} }}"), &format!("name: {name}, creationTimestamp: {created} }}"))
     };
