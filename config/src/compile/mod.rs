@@ -2,11 +2,14 @@
 //! listener its virtual hosts, routes and clusters. All findings are collected.
 
 mod access_logs;
+mod actions;
 mod clusters;
+mod delegates;
 mod hosts;
 mod policy;
 mod receivers;
 mod references;
+mod refine;
 mod routes;
 mod telemetry;
 
@@ -34,6 +37,7 @@ use crate::{
         virtual_service::VirtualService,
     },
     kubernetes::Cluster,
+    lint,
     registry::{Registry, Service, View},
     report::Code,
     sink::{Sink, Span},
@@ -86,7 +90,9 @@ pub(crate) fn compile(
     let registry =
         Registry::build(&resources.cluster, &resources.service_entries, &resources.workloads, &view, sink);
     let rules = Rules::merge(resources.destination_rules, &mesh, node, sink);
-    let virtual_services = VirtualServices::choose(&resources.virtual_services, &mesh, node, sink);
+    let merged = delegates::merge(resources.virtual_services, &mesh.exports.virtual_services, sink);
+    merged.iter().for_each(|vs| lint::shadow(vs, sink));
+    let virtual_services = VirtualServices::choose(&merged, &mesh, node, sink);
     for filter in &resources.envoy_filters {
         envoy_filter::check(filter, &mesh.root_namespace, options, sink);
     }

@@ -4,8 +4,11 @@ use super::Compiler;
 use crate::{
     fields::did_you_mean,
     istio::{
-        PortProtocol, destination::Destination, destination_rule::DestinationRule, selects,
-        virtual_service::VirtualService,
+        PortProtocol,
+        destination::Destination,
+        destination_rule::DestinationRule,
+        selects,
+        virtual_service::{HttpRule, VirtualService},
     },
     registry::Service,
     report::Code,
@@ -17,7 +20,7 @@ impl Compiler<'_> {
     pub(super) fn check_references(&mut self) {
         for vs in self.virtual_services.iter() {
             self.check_hosts(vs);
-            for destination in vs.http.iter().flat_map(|rule| &rule.destinations) {
+            for destination in vs.http.iter().flat_map(HttpRule::destinations) {
                 self.check_destination(destination);
                 self.check_chosen_port(vs, destination);
             }

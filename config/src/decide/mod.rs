@@ -4,13 +4,17 @@
 
 mod hash;
 mod hosts;
+mod location;
 mod matching;
 mod path;
+mod rewrite;
 
 use http::{HeaderMap, Method};
 
 pub use hash::{Hashed, Peers, hash_key, xxh64};
+pub use location::location;
 pub use path::{InvalidPath, normalize_path};
+pub use rewrite::rewritten;
 
 use crate::snapshot::{
     Action, DirectResponse, Forward, Redirect, Route, RouteTable, VirtualHost, WeightedCluster,
@@ -130,6 +134,7 @@ mod tests {
         let entry = |weight: &u32| WeightedCluster {
             cluster: ClusterRef::Missing(weight.to_string().into()),
             weight: *weight,
+            authority: None,
             request_headers: HeaderOps::default(),
             response_headers: HeaderOps::default(),
         };

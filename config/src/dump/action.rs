@@ -40,6 +40,7 @@ impl Snapshot {
                     .map(|entry| {
                         let mut out =
                             object(json!({ "name": self.name_of(&entry.cluster), "weight": entry.weight }));
+                        put(&mut out, "host_rewrite_literal", literal(entry.authority.as_ref()));
                         put(&mut out, "request_headers", operations(&entry.request_headers));
                         put(&mut out, "response_headers", operations(&entry.response_headers));
                         Value::Object(out)
@@ -47,8 +48,7 @@ impl Snapshot {
                     .collect(),
             ),
         }
-        let authority = forward.authority.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes()));
-        put(&mut out, "host_rewrite_literal", authority.into());
+        put(&mut out, "host_rewrite_literal", literal(forward.authority.as_ref()));
         put(&mut out, "path_rewrite", forward.rewrite.as_ref().map_or(Value::Null, rewrite));
         put(&mut out, "timeout", forward.timeout.map_or(Value::Null, duration));
         put(&mut out, "retry_policy", forward.retry.as_ref().map_or(Value::Null, retry));
@@ -66,6 +66,10 @@ impl Snapshot {
             ClusterRef::Missing(name) => format!("{name} (missing)"),
         }
     }
+}
+
+fn literal(value: Option<&HeaderValue>) -> Value {
+    value.map(|value| String::from_utf8_lossy(value.as_bytes())).into()
 }
 
 fn redirect(to: &Redirect) -> Value {
@@ -108,16 +112,13 @@ pub(super) fn fault(fault: &Fault) -> Value {
 }
 
 pub(super) fn cors(cors: &Cors) -> Value {
-    let text = |value: &Option<HeaderValue>| {
-        value.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
-    };
     let mut out = object(json!({ "forward_not_matching_preflights": cors.forward_unmatched_preflights }));
     let origins = cors.allow_origins.iter().map(|origin| Value::Object(value_match(origin)));
     put(&mut out, "allow_origin_string_match", origins.collect());
-    put(&mut out, "allow_methods", text(&cors.allow_methods).into());
-    put(&mut out, "allow_headers", text(&cors.allow_headers).into());
-    put(&mut out, "expose_headers", text(&cors.expose_headers).into());
-    put(&mut out, "max_age", text(&cors.max_age).into());
+    put(&mut out, "allow_methods", literal(cors.allow_methods.as_ref()));
+    put(&mut out, "allow_headers", literal(cors.allow_headers.as_ref()));
+    put(&mut out, "expose_headers", literal(cors.expose_headers.as_ref()));
+    put(&mut out, "max_age", literal(cors.max_age.as_ref()));
     put(&mut out, "allow_credentials", cors.allow_credentials.into());
     Value::Object(out)
 }

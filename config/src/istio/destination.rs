@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// One entry of `route`; the host is a full name.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Destination {
     pub(crate) host: Spanned<Box<str>>,
     pub(crate) subset: Option<Spanned<Box<str>>>,
@@ -116,6 +116,6 @@ fn destination(entry: &Object<'_>, weight: u32, meta: &Meta, sink: &mut Sink) ->
         subset: subset.map(|subset| Spanned { value: subset.value.into(), span: subset.span }),
         port: number.and_then(|n| Some(Spanned { value: port(n, sink)?, span: n.span })),
         weight,
-        headers: headers(entry, sink),
+        headers: headers(entry, sink).unwrap_or_default(),
     })
 }

@@ -1,25 +1,29 @@
 //! `HTTPMatchRequest`: one block of `match`, compiled.
 
 use super::{
-    STRING_MATCH, check_gateways, check_labels, full_match, header_name, is_label, one_form, port,
+    Meta, STRING_MATCH, check_gateways, check_labels, full_match, header_name, is_label, one_form, port,
     value_match,
 };
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
     report::Code,
     sink::{Sink, Span},
-    snapshot::{HeaderKey, HeaderMatch, PathMatch, QueryMatch, RouteMatch},
+    snapshot::{HeaderKey, HeaderMatch, Origin, PathMatch, QueryMatch, RouteMatch},
     yaml::Entry,
 };
 
 /// One block of `match`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Match {
     pub(crate) name: Box<str>,
     pub(crate) span: Span,
     /// Of the path that is asked for, else of the block.
     pub(crate) path_span: Span,
+    pub(crate) origin: Origin,
     pub(crate) when: RouteMatch,
+    /// Whether `uri` is given: the prefix `/` may be written or not.
+    pub(crate) has_uri: bool,
+    pub(crate) ignore_uri_case: bool,
     pub(crate) port: Option<u16>,
     pub(crate) source_labels: Labels,
     pub(crate) source_namespace: Option<Box<str>>,
@@ -72,7 +76,7 @@ pub(crate) static HTTP_MATCH: Message = Message {
 };
 
 /// `in_mesh` is the reach of the virtual service: claims of a token are there for gateways only.
-pub(crate) fn match_block(block: &Object<'_>, in_mesh: bool, sink: &mut Sink) -> Match {
+pub(crate) fn match_block(block: &Object<'_>, in_mesh: bool, meta: &Meta, sink: &mut Sink) -> Match {
     let mut conditions = Vec::new();
     for (field, key) in
         [("scheme", HeaderKey::Scheme), ("method", HeaderKey::Method), ("authority", HeaderKey::Authority)]
@@ -100,7 +104,10 @@ pub(crate) fn match_block(block: &Object<'_>, in_mesh: bool, sink: &mut Sink) ->
         name: block.text("name").map_or("", |text| text.value).into(),
         span: block.span(),
         path_span,
+        origin: meta.origin(block.span()),
         when,
+        has_uri: block.has("uri"),
+        ignore_uri_case: block.bool("ignoreUriCase").unwrap_or_default(),
         port: block.int("port").filter(|number| number.value != 0).and_then(|number| port(number, sink)),
         source_labels: block.labels("sourceLabels"),
         source_namespace: namespace.map(|text| text.value.into()),

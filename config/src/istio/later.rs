@@ -4,42 +4,6 @@
 use super::{STRING_MATCH, destination::DESTINATION};
 use crate::fields::{Message, Type, later};
 
-pub(super) static REDIRECT: Message = Message {
-    name: "HTTPRedirect",
-    fields: &[
-        later("uri", Type::Text),
-        later("authority", Type::Text),
-        later("port", Type::Int),
-        later("derivePort", Type::Enum(&["FROM_PROTOCOL_DEFAULT", "FROM_REQUEST_PORT"])),
-        later("scheme", Type::Text),
-        later("redirectCode", Type::Int),
-        later("prefixRewrite", Type::Text),
-    ],
-};
-
-pub(super) static DIRECT_RESPONSE: Message = Message {
-    name: "HTTPDirectResponse",
-    fields: &[later("status", Type::Int), later("body", Type::Object(&BODY))],
-};
-
-static BODY: Message =
-    Message { name: "HTTPBody", fields: &[later("string", Type::Text), later("bytes", Type::Text)] };
-
-pub(super) static DELEGATE: Message =
-    Message { name: "Delegate", fields: &[later("name", Type::Text), later("namespace", Type::Text)] };
-
-pub(super) static REWRITE: Message = Message {
-    name: "HTTPRewrite",
-    fields: &[
-        later("uri", Type::Text),
-        later("authority", Type::Text),
-        later("uriRegexRewrite", Type::Object(&REGEX_REWRITE)),
-    ],
-};
-
-static REGEX_REWRITE: Message =
-    Message { name: "RegexRewrite", fields: &[later("match", Type::Text), later("rewrite", Type::Text)] };
-
 pub(super) static FAULT: Message = Message {
     name: "HTTPFaultInjection",
     fields: &[later("delay", Type::Object(&DELAY)), later("abort", Type::Object(&ABORT))],

@@ -2,8 +2,10 @@
 
 pub(crate) mod connection_pool;
 pub(crate) mod custom_tags;
+pub(crate) mod delegate;
 pub(crate) mod destination;
 pub(crate) mod destination_rule;
+mod direct_response;
 pub(crate) mod envoy_filter;
 pub(crate) mod headers;
 pub(crate) mod http_match;
@@ -18,7 +20,9 @@ mod names;
 pub(crate) mod outlier;
 mod provider_fields;
 pub(crate) mod providers;
+pub(crate) mod redirect;
 pub(crate) mod retries;
+pub(crate) mod rewrite;
 pub(crate) mod service_entry;
 mod service_entry_checks;
 pub(crate) mod sidecar;
@@ -235,12 +239,22 @@ pub(crate) fn value_match(node: &Node, sink: &mut Sink) -> Option<ValueMatch> {
     })
 }
 
-/// Istio's limits, and a match of the whole value.
+/// A match of the whole value.
 pub(crate) fn full_match(text: &Spanned<&str>, sink: &mut Sink) -> Option<Regex> {
+    compiled(text, &format!("^(?:{})$", text.value), sink)
+}
+
+/// A match anywhere in the value.
+pub(crate) fn any_match(text: &Spanned<&str>, sink: &mut Sink) -> Option<Regex> {
+    compiled(text, text.value, sink)
+}
+
+/// Istio's limits are those of the text as it was written.
+fn compiled(text: &Spanned<&str>, whole: &str, sink: &mut Sink) -> Option<Regex> {
     let problem = match text.value {
         "" => "it is empty".to_owned(),
         long if long.len() > 1024 => "it is longer than 1024 bytes".to_owned(),
-        pattern => match (Regex::new(pattern), Regex::new(&format!("^(?:{pattern})$"))) {
+        pattern => match (Regex::new(pattern), Regex::new(whole)) {
             (Ok(_), Ok(regex)) => return Some(regex),
             (Err(error), _) | (_, Err(error)) => {
                 let text = error.to_string();

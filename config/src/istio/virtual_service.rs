@@ -4,16 +4,21 @@ use std::time::Duration;
 
 use super::{
     Exports, Meta, at_least_1ms, check_gateways, check_host,
+    delegate::{DELEGATE, Delegate, read_delegate},
     destination::{DESTINATION, Destination, HTTP_DESTINATION, weighted},
+    direct_response::{DIRECT_RESPONSE, read_direct},
     headers::{HEADERS, Headers, headers},
     http_match::{HTTP_MATCH, Match, match_block},
     later,
+    redirect::{REDIRECT, Redirect, read_redirect},
     retries::{HTTP_RETRY, Retries, read_retries},
+    rewrite::{REWRITE, Rewrite, read_rewrite},
 };
 use crate::{
     fields::{Message, Object, Spanned, Type, refused, warned, yes},
     report::Code,
     sink::{Sink, Span},
+    snapshot::{DirectResponse, Origin},
 };
 
 /// One resource; hosts are full names.
@@ -21,24 +26,57 @@ use crate::{
 pub(crate) struct VirtualService {
     pub(crate) meta: Meta,
     pub(crate) hosts: Vec<Spanned<Box<str>>>,
+    /// Without hosts of its own: others refer to it.
+    pub(crate) is_delegate: bool,
     pub(crate) gateways: Vec<Box<str>>,
     pub(crate) http: Vec<HttpRule>,
     pub(crate) exports: Exports,
 }
 
-/// One entry of `http`.
-#[derive(Debug)]
+/// One entry of `http`. What a delegate inherits is optional here.
+#[derive(Debug, Clone)]
 pub(crate) struct HttpRule {
     pub(crate) name: Box<str>,
     pub(crate) span: Span,
+    pub(crate) origin: Origin,
     /// Empty: everything.
     pub(crate) matches: Vec<Match>,
-    pub(crate) destinations: Vec<Destination>,
+    pub(crate) does: Does,
+    pub(crate) rewrite: Option<Rewrite>,
+    /// Zero: none, whatever the root says.
     pub(crate) timeout: Option<Duration>,
     /// `None`: the mesh's default.
     pub(crate) retries: Option<Retries>,
     pub(crate) retries_span: Span,
-    pub(crate) headers: Headers,
+    pub(crate) headers: Option<Headers>,
+}
+
+/// What becomes of the requests of a rule.
+#[derive(Debug, Clone)]
+pub(crate) enum Does {
+    /// `route`; none where they could not be read.
+    Route(Vec<Destination>),
+    /// `redirect`
+    Redirect(Box<Redirect>),
+    /// `directResponse`
+    Direct(DirectResponse),
+    /// `delegate`
+    Delegate(Delegate),
+}
+
+impl HttpRule {
+    /// Where requests are forwarded to.
+    pub(crate) fn destinations(&self) -> &[Destination] {
+        match &self.does {
+            Does::Route(destinations) => destinations,
+            Does::Redirect(_) | Does::Direct(_) | Does::Delegate(_) => &[],
+        }
+    }
+
+    /// `timeout`, if it is one.
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        self.timeout.filter(|timeout| !timeout.is_zero())
+    }
 }
 
 static WHY_ACTION: &str = "the action is planned";
@@ -62,10 +100,14 @@ pub(crate) static HTTP_ROUTE: Message = Message {
         yes("name", Type::Text, "routes_are_named_by_rule_and_match"),
         yes("match", Type::List(&Type::Object(&HTTP_MATCH)), "every_match_field_is_honoured"),
         yes("route", Type::List(&Type::Object(&HTTP_DESTINATION)), "the_seed_compiles"),
-        refused("redirect", Type::Object(&later::REDIRECT), WHY_ACTION),
-        refused("directResponse", Type::Object(&later::DIRECT_RESPONSE), WHY_ACTION),
-        refused("delegate", Type::Object(&later::DELEGATE), WHY_ACTION),
-        refused("rewrite", Type::Object(&later::REWRITE), WHY_ACTION),
+        yes("redirect", Type::Object(&REDIRECT), "a_redirect_is_translated_as_in_istio"),
+        yes("directResponse", Type::Object(&DIRECT_RESPONSE), "a_direct_response_has_its_status_and_body"),
+        yes("delegate", Type::Object(&DELEGATE), "a_delegates_rules_stand_in_the_place_of_the_entry"),
+        yes(
+            "rewrite",
+            Type::Object(&REWRITE),
+            "a_prefix_is_replaced_by_its_length_and_any_other_match_as_a_whole",
+        ),
         yes("timeout", Type::Duration, "timeouts_and_retries_are_compiled"),
         yes("retries", Type::Object(&HTTP_RETRY), "timeouts_and_retries_are_compiled"),
         refused("fault", Type::Object(&later::FAULT), WHY_ACTION),
@@ -78,20 +120,27 @@ pub(crate) static HTTP_ROUTE: Message = Message {
     ],
 };
 
-/// Reads the spec; `None` where there is nothing to go on with.
+/// Reads the spec.
 pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> VirtualService {
-    let hosts = hosts(spec, &meta, sink);
+    let is_delegate = spec.texts("hosts").is_empty();
+    if is_delegate {
+        for field in ["gateways", "tls", "tcp"].into_iter().filter(|field| spec.has(field)) {
+            let message = format!("a VirtualService without hosts is a delegate, and has no `{field}`");
+            let found = sink.report(Code::ExclusiveFields, spec.key_span(field), message);
+            found.help("list the hosts if it is none");
+        }
+    }
     let rules = spec.objects("http");
     if rules.is_empty() && !spec.has("tls") && !spec.has("tcp") {
         sink.report(Code::MissingField, spec.span(), "a VirtualService needs http, tls or tcp");
     }
     check_gateways(&spec.texts("gateways"), sink);
     let in_mesh = applies_to_mesh(spec);
-    let http = rules.iter().map(|rule| http_rule(rule, in_mesh, &meta, sink)).collect();
     VirtualService {
-        hosts,
+        hosts: hosts(spec, &meta, sink),
+        is_delegate,
         gateways: spec.texts("gateways").iter().map(|text| text.value.into()).collect(),
-        http,
+        http: rules.iter().map(|rule| http_rule(rule, in_mesh, &meta, is_delegate, sink)).collect(),
         exports: Exports::read(spec, &meta, sink),
         meta,
     }
@@ -99,11 +148,6 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> VirtualSer
 
 fn hosts(spec: &Object<'_>, meta: &Meta, sink: &mut Sink) -> Vec<Spanned<Box<str>>> {
     let written = spec.texts("hosts");
-    if written.is_empty() {
-        let found =
-            sink.report(Code::NotExecutable, spec.span(), "a VirtualService without hosts is a delegate");
-        found.help("delegates are not built yet: list the hosts");
-    }
     let mut hosts: Vec<Spanned<Box<str>>> = Vec::new();
     for host in written.iter().filter(|host| check_host(host, sink)).collect::<Vec<_>>() {
         let full = meta.full_host(host.value);
@@ -125,37 +169,71 @@ fn applies_to_mesh(spec: &Object<'_>) -> bool {
     gateways.is_empty() || gateways.iter().any(|gateway| gateway.value == "mesh")
 }
 
-fn http_rule(rule: &Object<'_>, in_mesh: bool, meta: &Meta, sink: &mut Sink) -> HttpRule {
-    let other_action = ["redirect", "directResponse", "delegate"].into_iter().any(|action| rule.has(action));
-    let destinations = rule.objects("route");
-    if destinations.is_empty() && !other_action {
-        let found = sink.report(Code::MissingField, rule.span(), "the rule has no route");
-        found.help("give it `route` with at least one destination");
-    }
-    if !destinations.is_empty() && other_action {
-        let message = "a rule has one of route, redirect, directResponse, delegate";
-        sink.report(Code::ExclusiveFields, rule.key_span("route"), message);
-    }
+fn http_rule(rule: &Object<'_>, in_mesh: bool, meta: &Meta, in_delegate: bool, sink: &mut Sink) -> HttpRule {
     let headers = headers(rule, sink);
-    let destinations = weighted(&destinations, meta, sink);
-    let several = destinations.len() > 1;
-    for destination in &destinations {
-        if let (true, Some(authority)) = (several, &destination.headers.authority) {
-            let message = "a destination of several cannot set its own authority yet";
-            sink.report(Code::NotExecutable, authority.span, message).help("set it for the whole route");
-        }
-        if let (Some(_), Some(second)) = (&headers.authority, &destination.headers.authority) {
-            sink.report(Code::ExclusiveFields, second.span, "the authority is set by the route already");
-        }
-    }
-    HttpRule {
+    let rewrite = rule.object("rewrite").map(|block| read_rewrite(&block, headers.as_ref(), sink));
+    let does = does(rule, meta, in_delegate, sink);
+    let authority = headers.as_ref().is_some_and(|headers| headers.authority.is_some())
+        || rewrite.as_ref().is_some_and(|rewrite| rewrite.authority.is_some());
+    let timeout = rule.duration("timeout");
+    let read = HttpRule {
         name: rule.text("name").map_or("", |text| text.value).into(),
         span: rule.span(),
-        matches: rule.objects("match").iter().map(|block| match_block(block, in_mesh, sink)).collect(),
-        destinations,
-        timeout: at_least_1ms(rule.duration("timeout").filter(|t| !t.value.is_zero()), sink),
+        origin: meta.origin(rule.span()),
+        matches: rule.objects("match").iter().map(|block| match_block(block, in_mesh, meta, sink)).collect(),
+        does,
+        rewrite,
+        timeout: match timeout {
+            Some(zero) if zero.value.is_zero() => Some(Duration::ZERO),
+            timeout => at_least_1ms(timeout, sink),
+        },
         retries: rule.object("retries").map(|retries| read_retries(&retries, sink)),
         retries_span: rule.key_span("retries"),
         headers,
+    };
+    let ignored = read.destinations().iter().filter(|_| authority);
+    for second in ignored.filter_map(|destination| destination.headers.authority.as_ref()) {
+        let message = "the authority of the destination has no effect";
+        let found = sink.report(Code::IgnoredAuthority, second.span, message);
+        found.label("the whole route sets another");
+    }
+    read
+}
+
+/// Istio's rules for what stands beside what.
+fn does(rule: &Object<'_>, meta: &Meta, in_delegate: bool, sink: &mut Sink) -> Does {
+    let direct = rule.object("directResponse").map(|response| read_direct(&response, sink));
+    if let Some(delegate) = rule.object("delegate") {
+        if in_delegate {
+            let found = sink.report(
+                Code::ExclusiveFields,
+                rule.key_span("delegate"),
+                "a delegate cannot delegate any further",
+            );
+            found.label("this VirtualService has no hosts, so it is a delegate");
+        }
+        exclude(rule, "delegate", &["route", "redirect"], sink);
+        return Does::Delegate(read_delegate(&delegate, direct, meta));
+    }
+    if let Some(redirect) = rule.object("redirect") {
+        exclude(rule, "redirect", &["route", "fault", "rewrite", "directResponse"], sink);
+        return Does::Redirect(Box::new(read_redirect(&redirect, rule, sink)));
+    }
+    if let Some(direct) = direct {
+        exclude(rule, "directResponse", &["route", "fault", "rewrite"], sink);
+        return Does::Direct(direct);
+    }
+    let destinations = rule.objects("route");
+    if destinations.is_empty() {
+        let found = sink.report(Code::MissingField, rule.span(), "the rule does nothing");
+        found.help("give it one of `route`, `redirect`, `directResponse`, `delegate`");
+    }
+    Does::Route(weighted(&destinations, meta, sink))
+}
+
+fn exclude(rule: &Object<'_>, action: &str, others: &[&str], sink: &mut Sink) {
+    for other in others.iter().filter(|other| rule.has(other)) {
+        let message = format!("a rule with `{action}` has no `{other}`");
+        sink.report(Code::ExclusiveFields, rule.key_span(other), message);
     }
 }

@@ -2,24 +2,30 @@
 
 use super::cover::covers;
 use crate::{
-    istio::{http_match::Match, virtual_service::VirtualService},
+    istio::{
+        http_match::Match,
+        virtual_service::{HttpRule, VirtualService},
+    },
     report::Code,
-    sink::{Sink, Span},
-    snapshot::PathMatch,
+    sink::{Finding, Sink, Span},
+    snapshot::{Origin, PathMatch},
 };
 
 /// Behind so many matches nothing is compared: pairs grow with the square.
 const MAX_MATCHES: usize = 1000;
 
-/// Rules behind a catch-all, rules that are written again, and matches that an earlier one covers.
-pub(super) fn lint(vs: &VirtualService, sink: &mut Sink) {
-    let mut caught: Option<Span> = None;
+/// Rules behind a catch-all, rules that are written again, and matches that an earlier one covers, after delegates have
+/// taken their places.
+pub(crate) fn shadow(vs: &VirtualService, sink: &mut Sink) {
+    let mut caught: Option<&HttpRule> = None;
     let mut earlier: Vec<&Match> = Vec::new();
     for rule in &vs.http {
         if let Some(by) = caught {
             let found = sink.report(Code::UnreachableRule, rule.span, "this rule is never reached");
-            found.label(format!("the rule of line {} takes every request", by.line));
+            let place = place(by.span, &by.origin, rule.span);
+            found.label(format!("the rule of {place} takes every request"));
             found.help("put the general rule last");
+            tell_root(found, vs, &rule.origin);
             continue;
         }
         let mut again = 0;
@@ -28,7 +34,7 @@ pub(super) fn lint(vs: &VirtualService, sink: &mut Sink) {
                 Some(first) => {
                     let same = covers(block, first);
                     again += usize::from(same);
-                    report_covered(first, block, same, sink);
+                    tell_root(report_covered(first, block, same, sink), vs, &block.origin);
                 }
                 None if earlier.len() < MAX_MATCHES => earlier.push(block),
                 None => {}
@@ -37,28 +43,28 @@ pub(super) fn lint(vs: &VirtualService, sink: &mut Sink) {
         if again > 0 && again == rule.matches.len() {
             let found = sink.report(Code::UnreachableRule, rule.span, "this rule is never reached");
             found.label("earlier rules have all of its matches").help("remove it, or change its matches");
+            tell_root(found, vs, &rule.origin);
         }
         let all = |block: &Match| block.takes_all() && block.applies_everywhere();
         if rule.matches.is_empty() || rule.matches.iter().any(all) {
-            caught = Some(rule.span);
+            caught = Some(rule);
         }
     }
 }
 
-fn report_covered(first: &Match, block: &Match, same: bool, sink: &mut Sink) {
-    let line = first.span.line;
+fn report_covered<'s>(first: &Match, block: &Match, same: bool, sink: &'s mut Sink) -> &'s mut Finding {
+    let place = place(first.span, &first.origin, block.span);
     let message = match &first.when.path {
-        _ if same => format!("the match of line {line} asks for the same"),
+        _ if same => format!("the match of {place} asks for the same"),
         PathMatch::Prefix { value, .. } if value.len() > 1 => {
-            format!("the prefix `{value}` of line {line} takes these requests first")
+            format!("the prefix `{value}` of {place} takes these requests first")
         }
-        _ => format!("the match of line {line} takes these requests first"),
+        _ => format!("the match of {place} takes these requests first"),
     };
     let found = sink.report(Code::IneffectiveMatch, block.span, message);
     found.label("takes no request");
     if same {
-        found.help("remove one of them");
-        return;
+        return found.help("remove one of them");
     }
     found.help("put the match that asks for more first");
     if let (
@@ -69,5 +75,18 @@ fn report_covered(first: &Match, block: &Match, same: bool, sink: &mut Sink) {
         && value.get(prefix.len()..).is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
     {
         found.note(format!("a prefix is plain text, no path segment: `{prefix}` takes `{value}` too"));
+    }
+    found
+}
+
+/// A delegate's rules may stand in another file than what comes before them.
+fn place(of: Span, origin: &Origin, seen_from: Span) -> String {
+    if of.file == seen_from.file { format!("line {}", of.line) } else { origin.to_string() }
+}
+
+/// What is true of a delegate's rule under one root need not be under another.
+fn tell_root(found: &mut Finding, vs: &VirtualService, origin: &Origin) {
+    if *origin.resource != *vs.meta.resource() {
+        found.note(format!("as a delegate of {}", vs.meta.reference()));
     }
 }

@@ -106,6 +106,7 @@ impl Forward {
         let entry = WeightedCluster {
             cluster,
             weight: 1,
+            authority: None,
             request_headers: HeaderOps::default(),
             response_headers: HeaderOps::default(),
         };
@@ -138,6 +139,8 @@ pub struct WeightedCluster {
     pub cluster: ClusterRef,
     /// Share of [`Forward::total_weight`]; 1 for a lone destination.
     pub weight: u32,
+    /// Replaces the authority, where the destination is one of several; [`Forward::authority`] comes after it.
+    pub authority: Option<HeaderValue>,
     /// Operations on the request, before the route's own.
     pub request_headers: HeaderOps,
     /// Operations on the response, before the route's own.

@@ -6,14 +6,14 @@ use outrigger_config::{
 };
 
 use crate::support::{
-    DESTINATION_RULE, MESH, REGISTRY, TO_REVIEWS, VIRTUAL_SERVICE, codes, findings, options, rule, rules,
-    try_load, with_mesh,
+    DESTINATION_RULE, MESH, REGISTRY, TO_REVIEWS, VIRTUAL_SERVICE, codes, delegate, findings, options, rule,
+    rules, try_load, with_mesh,
 };
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/diagnostics.md");
 
 /// The blocks of a code's page: an example that yields it, and what to write instead. The mesh stands before each, if it
-/// is not marked `alone`.
+/// is not marked `alone`; in one that is marked `shortened` dots stand for a long text.
 fn blocks(code: Code) -> [Vec<String>; 2] {
     let page = code.page();
     let blocks = page.split("```yaml").skip(1).map(|rest| {
@@ -21,6 +21,7 @@ fn blocks(code: Code) -> [Vec<String>; 2] {
         let text = text.split_once("```").unwrap().0.to_owned();
         match mark.trim() {
             "alone" => vec![text],
+            "shortened" => vec![MESH.to_owned(), text.replace("...", &"a".repeat(102_401))],
             "" => vec![MESH.to_owned(), text],
             other => panic!("{code}: a block is marked `{other}`"),
         }
@@ -157,11 +158,64 @@ fn what_istio_rejects_is_rejected() {
         (hosts(&format!("['{}.com']", "a.".repeat(130))), Code::InvalidHost),
         (hosts("[reviews, reviews]"), Code::DuplicateName),
         (hosts("['*.com', '*.foo.com']"), Code::DuplicateName),
-        (hosts("[]"), Code::NotExecutable),
+        (hosts("[]\n  gateways: [mesh]"), Code::ExclusiveFields),
+        (hosts("[]\n  tls: []"), Code::ExclusiveFields),
+        (hosts("[]\n  tcp: []"), Code::ExclusiveFields),
+        (delegate("  - delegate: { name: further }"), Code::ExclusiveFields),
         (rules("   []"), Code::MissingField),
         (rules("  - null"), Code::WrongType),
         (rules("  - name: a"), Code::MissingField),
         (on_route("redirect: { uri: / }"), Code::ExclusiveFields),
+        (on_route("directResponse: { status: 200 }"), Code::ExclusiveFields),
+        (on_route("delegate: { name: a }"), Code::ExclusiveFields),
+        (rules("  - redirect: { uri: / }\n    delegate: { name: a }"), Code::ExclusiveFields),
+        (rules("  - redirect: { uri: / }\n    rewrite: { uri: / }"), Code::ExclusiveFields),
+        (rules("  - redirect: { uri: / }\n    fault: {}"), Code::ExclusiveFields),
+        (rules("  - redirect: { uri: / }\n    directResponse: { status: 200 }"), Code::ExclusiveFields),
+        (rules("  - directResponse: { status: 200 }\n    rewrite: { uri: / }"), Code::ExclusiveFields),
+        (rules("  - directResponse: { status: 200 }\n    fault: {}"), Code::ExclusiveFields),
+        (rules("  - redirect: {}"), Code::MissingField),
+        (rules("  - redirect: { redirectCode: 302 }"), Code::MissingField),
+        (rules("  - redirect: { uri: /a, redirectCode: 200 }"), Code::InvalidValue),
+        (rules("  - redirect: { uri: /a, redirectCode: 304 }"), Code::InvalidValue),
+        (rules("  - redirect: { scheme: ftp }"), Code::InvalidValue),
+        (rules("  - redirect: { port: 70000 }"), Code::InvalidValue),
+        (rules("  - redirect: { port: 80, derivePort: FROM_REQUEST_PORT }"), Code::ExclusiveFields),
+        (rules("  - redirect: { uri: /a, prefixRewrite: /b }"), Code::ExclusiveFields),
+        (
+            rules(
+                "  - match: [{ uri: { prefix: /a } }, { uri: { exact: /b } }]\n    redirect: { prefixRewrite: /c }",
+            ),
+            Code::ExclusiveFields,
+        ),
+        (rules("  - redirect: { authority: \"a\\nb\" }"), Code::InvalidValue),
+        (rules("  - directResponse: {}"), Code::MissingField),
+        (rules("  - directResponse: { status: 199 }"), Code::InvalidValue),
+        (rules("  - directResponse: { status: 601 }"), Code::InvalidValue),
+        (
+            rules("  - directResponse: { status: 200, body: { string: a, bytes: YQ== } }"),
+            Code::ExclusiveFields,
+        ),
+        (rules("  - directResponse: { status: 200, body: { bytes: 'a b' } }"), Code::InvalidValue),
+        (
+            rules(&format!(
+                "  - directResponse: {{ status: 200, body: {{ string: {} }} }}",
+                "a".repeat(1_048_577)
+            )),
+            Code::InvalidValue,
+        ),
+        (on_route("rewrite: {}"), Code::MissingField),
+        (on_route("rewrite: { uri: a }"), Code::InvalidValue),
+        (on_route("rewrite: { uri: '/a#b' }"), Code::InvalidValue),
+        (on_route("rewrite: { uri: /, uriRegexRewrite: { match: a, rewrite: b } }"), Code::ExclusiveFields),
+        (on_route("rewrite: { uriRegexRewrite: { match: a } }"), Code::MissingField),
+        (on_route("rewrite: { uriRegexRewrite: { rewrite: a } }"), Code::MissingField),
+        (on_route("rewrite: { uriRegexRewrite: { match: '(', rewrite: a } }"), Code::InvalidRegex),
+        (on_route("rewrite: { uriRegexRewrite: { match: a, rewrite: '\\1' } }"), Code::InvalidRegex),
+        (
+            on_route("rewrite: { authority: a }\n    headers: { request: { set: { Host: b } } }"),
+            Code::ExclusiveFields,
+        ),
         (on_match("{ headers: { x: null } }"), Code::InvalidValue),
         (on_match("{ headers: { x: { prefix: '' } } }"), Code::InvalidValue),
         (on_match("{ headers: { '@request.auth.claims.x': { exact: a } } }"), Code::InvalidHeader),

@@ -5,7 +5,9 @@
 mod support;
 
 mod access_logs;
+mod actions;
 mod compatibility;
+mod delegates;
 mod diagnostics;
 mod hosts;
 mod kubernetes;

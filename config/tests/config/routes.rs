@@ -243,10 +243,6 @@ fn origins_name_the_match_block() {
 #[test]
 fn actions_that_are_not_built_are_errors() {
     for action in [
-        "redirect: { uri: / }",
-        "directResponse: { status: 200 }",
-        "delegate: { name: x }",
-        "rewrite: { uri: / }",
         "fault: { abort: { httpStatus: 500 } }",
         "mirror: { host: reviews }",
         "mirrors: [{ destination: { host: reviews } }]",

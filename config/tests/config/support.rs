@@ -5,7 +5,7 @@ use outrigger_config::{
     LoadOptions, Loaded, Source,
     decide::{Decision, RequestView, decide},
     load,
-    report::{Code, Report},
+    report::{Code, Report, Severity},
     snapshot::{Cluster, ClusterRef, Destination, Node, OtlpProtocol, RouteTable, Snapshot},
 };
 
@@ -51,6 +51,11 @@ pub(crate) fn findings(texts: &[&str]) -> Report {
 
 pub(crate) fn codes(report: &Report) -> Vec<Code> {
     report.diagnostics.iter().map(|diagnostic| diagnostic.code).collect()
+}
+
+/// Those that are more than notes.
+pub(crate) fn complaints(report: &Report) -> Vec<Code> {
+    codes(report).into_iter().filter(|code| code.severity() > Severity::Note).collect()
 }
 
 pub(crate) fn table<'s>(snapshot: &'s Snapshot, name: &str) -> &'s RouteTable {
@@ -156,6 +161,11 @@ pub(crate) fn rules(http: &str) -> String {
     )
 }
 
+/// A `VirtualService` without hosts, `rest`, with these http rules, each line indented by two at least.
+pub(crate) fn delegate(http: &str) -> String {
+    rules(http).replace("name: reviews }", "name: rest }").replace("  hosts: [reviews]\n", "")
+}
+
 /// A `DestinationRule` for `reviews` with this spec, each line indented by two.
 pub(crate) fn rule(spec: &str) -> String {
     format!(
@@ -204,7 +214,7 @@ pub(crate) fn telemetry(metadata: &str, spec: &str) -> String {
 pub(crate) fn quiet(texts: &[&str], options: &LoadOptions) -> Snapshot {
     let texts: Vec<&str> = std::iter::once(MESH).chain(texts.iter().copied()).collect();
     let loaded = try_load(&texts, options).unwrap_or_else(|report| panic!("{report}"));
-    assert_eq!(codes(&loaded.warnings), [], "{}", loaded.warnings);
+    assert_eq!(complaints(&loaded.warnings), [], "{}", loaded.warnings);
     loaded.snapshot
 }
 

@@ -110,6 +110,11 @@ fn retain(headers: &mut HeaderMap, passes: impl Fn(&HeaderName) -> bool) {
     *headers = kept;
 }
 
+/// Removes these, and keeps the others in their order.
+pub(crate) fn remove(headers: &mut HeaderMap, names: &[HeaderName]) {
+    retain(headers, |name| !names.contains(name));
+}
+
 fn append(kept: &mut HeaderMap, headers: HeaderMap, passes: impl Fn(&HeaderName) -> bool) {
     let mut current = None;
     // Further lines of a name come without it.
@@ -188,7 +193,7 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
 /// Istio's order: removals, then `set`, then `add`. An empty value is not added.
 pub(crate) fn apply(ops: &HeaderOps, headers: &mut HeaderMap, facts: &Facts<'_>) {
     if !ops.remove.is_empty() {
-        retain(headers, |name| !ops.remove.contains(name));
+        remove(headers, &ops.remove);
     }
     for (name, format) in &ops.set {
         match evaluate(format, facts, headers) {

@@ -13,10 +13,12 @@ mod forward;
 mod headers;
 mod http1;
 mod limits;
+mod redirect;
 pub(crate) mod replay;
 mod reply;
 mod request_id;
 mod retry;
+mod rewrite;
 mod service;
 mod timeout;
 pub mod trace;
@@ -129,13 +131,16 @@ async fn outcome<'p>(
                 return Err(Failure::NoRoute);
             }
             Decision::Direct { route, response } => {
-                context.sending(&parts.headers);
-                context.record().route = Some(Arc::clone(&route.name));
-                let reply = Box::new(Reply::direct(response));
+                let reply = Box::new(redirect::direct(response, &view));
+                redirect::settle(conn, context, route, &mut parts.headers);
                 return Ok(Outcome::Direct { reply, request: parts.headers, ops: &route.response_headers });
             }
-            // No configuration can hold one yet: the compiler refuses `redirect`.
-            Decision::Redirect { .. } => return Err(Failure::NoRoute),
+            Decision::Redirect { route, redirect } => {
+                let reply = Box::new(redirect::redirect(redirect, &view));
+                redirect::rewrite(redirect, context.record(), &mut parts.headers);
+                redirect::settle(conn, context, route, &mut parts.headers);
+                return Ok(Outcome::Direct { reply, request: parts.headers, ops: &route.response_headers });
+            }
             Decision::Forward { route, forward, destination } => (route, forward, destination),
         };
     context.record().route = Some(Arc::clone(&route.name));
@@ -151,10 +156,10 @@ async fn outcome<'p>(
     let limits = timeout::limits(forward, &parts.headers, grpc);
     limits.announce(&mut parts.headers, grpc);
     parts.headers.insert(headers::X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
-    let authority = forward.authority.clone().unwrap_or(target.authority);
-    context.record().authority = Some(authority.clone());
-    for ops in [&destination.request_headers, &route.request_headers] {
-        headers::apply(ops, &mut parts.headers, &Facts { record: context.record(), request: None });
+    if let Err(failure) = rewrite::finalize(route, forward, destination, context.record(), &mut parts.headers)
+    {
+        context.sending(&parts.headers);
+        return Err(failure);
     }
     let mut operation = Operation::default();
     if let Some(trace) = trace {
@@ -167,12 +172,14 @@ async fn outcome<'p>(
     let retry = forward.retry.as_ref();
     let upload = Upload::new(incoming, retry.is_some(), Rc::clone(worker.replay()));
     context.receive(&upload);
+    // As the rewrites left them.
+    let (authority, path) = (context.record().authority.clone(), context.record().path.clone());
     let mut outbound = Outbound {
         wire: forward::wire(cluster.protocol(), parts.version),
         cluster: Arc::clone(cluster),
         method: parts.method,
-        authority,
-        path: target.path,
+        authority: authority.unwrap_or(target.authority),
+        path: path.unwrap_or(target.path),
         headers: parts.headers,
         upload,
         per_try_timeout: limits.per_try,
@@ -298,12 +305,14 @@ fn reply_with(
         record.flags.raise(flag);
     }
     record.details = Some(reply.details.clone());
-    let (status, mut headers, text) = reply.head(record.grpc);
-    record.status = status.as_u16();
+    let mut headers = reply.begin();
     if let Some((ops, request)) = ops {
         headers::apply(ops, &mut headers, &Facts { record, request: Some(request) });
     }
-    let source = if *method == Method::HEAD { Source::Empty } else { Source::Text(text) };
+    let (status, text) = reply.finish(&mut headers, record.grpc);
+    record.status = status.as_u16();
+    let silent = *method == Method::HEAD || status == StatusCode::NOT_MODIFIED;
+    let source = if silent { Source::Empty } else { Source::Text(text) };
     respond(worker, context, status, headers, source, None, reply.close)
 }
 

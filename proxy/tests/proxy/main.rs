@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod access_log;
+mod actions;
 mod admin;
 mod balancing;
 mod bodies;

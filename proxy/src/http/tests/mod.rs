@@ -339,6 +339,7 @@ fn weighted(index: u32, weight: u32) -> WeightedCluster {
     WeightedCluster {
         cluster: ClusterRef::Known(ClusterId(index)),
         weight,
+        authority: None,
         request_headers: HeaderOps::default(),
         response_headers: HeaderOps::default(),
     }
