@@ -70,6 +70,8 @@ codes! {
     InvalidHost 110 Error "IST0106" "the host name cannot be used"
     InvalidHeader 111 Error "IST0106" "the header cannot be used"
     InvalidRetry 112 Error "IST0106" "the retry policy cannot be used"
+    NeverHappens 130 Warning "" "a fault never happens"
+    NoEffect 131 Warning "" "a field has no effect"
     EmptySubset 201 Warning "IST0101" "a subset selects no endpoint"
     NeverEjects 202 Warning "" "the ejection limit never lets an endpoint go"
     DuplicateName 203 Error "IST0106" "a name is given twice"

@@ -11,13 +11,19 @@ use crate::{
 };
 
 const ANSWER: &str = "its requests get 503 with the flag NC";
+const NO_COPY: &str = "it gets no copies";
 
 impl Compiler<'_> {
     pub(super) fn check_references(&mut self) {
         for vs in self.virtual_services.iter() {
             self.check_hosts(vs);
-            for destination in vs.http.iter().flat_map(|rule| &rule.destinations) {
-                self.check_destination(destination);
+            for rule in &vs.http {
+                for destination in &rule.destinations {
+                    self.check_destination(destination, ANSWER);
+                }
+                for mirror in &rule.mirrors {
+                    self.check_destination(&mirror.destination, NO_COPY);
+                }
             }
         }
         for rule in self.rules.iter() {
@@ -36,25 +42,25 @@ impl Compiler<'_> {
         }
     }
 
-    fn check_destination(&mut self, destination: &Destination) {
+    fn check_destination(&mut self, destination: &Destination, consequence: &str) {
         let host = &destination.host;
         let Some(service) = self.registry.find(&host.value) else {
             let help = self.similar_host(&host.value);
             let message = format!("no service has the host `{}`", host.value);
             let found = self.sink.report(Code::UnknownHost, host.span, message);
-            found.label(ANSWER).help(help);
+            found.label(consequence).help(help);
             return;
         };
         if let Some(port) = destination.port.filter(|port| service.port(port.value).is_none()) {
             let ports: Vec<_> = service.ports.iter().map(|port| port.number.to_string()).collect();
             let message = format!("`{}` has no port {}", service.host, port.value);
             let found = self.sink.report(Code::UnknownPort, port.span, message);
-            found.label(ANSWER).note(format!("{} has {}", service.origin, ports.join(", ")));
+            found.label(consequence).note(format!("{} has {}", service.origin, ports.join(", ")));
         }
-        self.check_subset(destination, service);
+        self.check_subset(destination, service, consequence);
     }
 
-    fn check_subset(&mut self, destination: &Destination, service: &Service) {
+    fn check_subset(&mut self, destination: &Destination, service: &Service, consequence: &str) {
         let Some(subset) = &destination.subset else { return };
         let rule = self.rules.of(service);
         let subsets = rule.map(|rule| &*rule.subsets).unwrap_or_default();
@@ -65,7 +71,7 @@ impl Compiler<'_> {
         let guess = did_you_mean(&subset.value, names.clone());
         let message = format!("the subset `{}` is not defined", subset.value);
         let found = self.sink.report(Code::UnknownSubset, subset.span, message);
-        found.label(ANSWER);
+        found.label(consequence);
         match rule {
             Some(rule) => {
                 let names = names.collect::<Vec<_>>().join(", ");

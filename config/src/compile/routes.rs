@@ -77,8 +77,8 @@ impl Compiler<'_> {
             action: Action::Forward(Box::new(self.forward(rule, lone.is_some(), port))),
             request_headers: request,
             response_headers: response,
-            fault: None,
-            cors: None,
+            fault: rule.fault.clone().map(Box::new),
+            cors: rule.cors.clone().map(Box::new),
             origin: vs.meta.origin(block.map_or(rule.span, |block| block.span)),
         }
     }
@@ -118,11 +118,15 @@ impl Compiler<'_> {
             retry: self.retry(rule, lone && !hash.is_empty()),
             clusters: clusters.into(),
             hash: hash.into(),
-            mirrors: Box::default(),
+            mirrors: self.mirrors(rule, port),
         }
     }
 
-    fn destination(&mut self, destination: &Destination, listener: u16) -> crate::snapshot::ClusterRef {
+    pub(super) fn destination(
+        &mut self,
+        destination: &Destination,
+        listener: u16,
+    ) -> crate::snapshot::ClusterRef {
         let service = self.registry.find(&destination.host.value);
         let port = destination_port(destination, service, listener);
         let subset = destination.subset.as_ref().map_or("", |subset| &subset.value);

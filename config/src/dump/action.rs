@@ -118,7 +118,7 @@ pub(super) fn cors(cors: &Cors) -> Value {
     put(&mut out, "allow_headers", text(&cors.allow_headers).into());
     put(&mut out, "expose_headers", text(&cors.expose_headers).into());
     put(&mut out, "max_age", text(&cors.max_age).into());
-    put(&mut out, "allow_credentials", cors.allow_credentials.into());
+    put(&mut out, "allow_credentials", cors.allow_credentials.then_some(true).into());
     Value::Object(out)
 }
 

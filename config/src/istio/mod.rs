@@ -1,9 +1,11 @@
 //! Istio's resources as users write them: the envelope, and the scalars that several kinds share.
 
 pub(crate) mod connection_pool;
+mod cors;
 pub(crate) mod custom_tags;
 pub(crate) mod destination;
 pub(crate) mod destination_rule;
+mod fault;
 pub(crate) mod headers;
 pub(crate) mod http_match;
 mod later;
@@ -11,7 +13,9 @@ pub(crate) mod load_balancer;
 pub(crate) mod log_format;
 pub(crate) mod mesh;
 pub(crate) mod mesh_fields;
+pub(crate) mod mirror;
 pub(crate) mod outlier;
+mod percent;
 mod provider_fields;
 pub(crate) mod providers;
 pub(crate) mod retries;

@@ -4,18 +4,22 @@ use std::time::Duration;
 
 use super::{
     Exports, Meta, at_least_1ms, check_host,
+    cors::{CORS, cors},
     destination::{DESTINATION, Destination, HTTP_DESTINATION, weighted},
+    fault::{FAULT, fault},
     full_host,
     headers::{HEADERS, Headers, headers},
     http_match::{HTTP_MATCH, Match, match_block},
     later,
+    mirror::{MIRROR_POLICY, MirrorTo, mirrors},
+    percent::PERCENT,
     retries::{HTTP_RETRY, Retries, read_retries},
 };
 use crate::{
     fields::{Message, Object, Spanned, Type, refused, warned, yes},
     report::Code,
     sink::{Sink, Span},
-    snapshot::PathMatch,
+    snapshot::{Cors, Fault, PathMatch},
 };
 
 /// One resource; hosts are full names.
@@ -40,6 +44,9 @@ pub(crate) struct HttpRule {
     /// `None`: the mesh's default.
     pub(crate) retries: Option<Retries>,
     pub(crate) headers: Headers,
+    pub(crate) fault: Option<Fault>,
+    pub(crate) cors: Option<Cors>,
+    pub(crate) mirrors: Vec<MirrorTo>,
 }
 
 static WHY_ACTION: &str = "the action is planned";
@@ -69,12 +76,12 @@ pub(crate) static HTTP_ROUTE: Message = Message {
         refused("rewrite", Type::Object(&later::REWRITE), WHY_ACTION),
         yes("timeout", Type::Duration, "timeouts_and_retries_are_compiled"),
         yes("retries", Type::Object(&HTTP_RETRY), "timeouts_and_retries_are_compiled"),
-        refused("fault", Type::Object(&later::FAULT), WHY_ACTION),
-        refused("mirror", Type::Object(&DESTINATION), WHY_ACTION),
-        refused("mirrors", Type::List(&Type::Object(&later::MIRROR_POLICY)), WHY_ACTION),
-        refused("mirrorPercent", Type::Int, WHY_ACTION),
-        refused("mirrorPercentage", Type::Object(&later::PERCENT), WHY_ACTION),
-        refused("corsPolicy", Type::Object(&later::CORS), WHY_ACTION),
+        yes("fault", Type::Object(&FAULT), "faults_are_compiled"),
+        yes("mirror", Type::Object(&DESTINATION), "mirrors_are_compiled"),
+        yes("mirrors", Type::List(&Type::Object(&MIRROR_POLICY)), "mirrors_are_compiled"),
+        yes("mirrorPercent", Type::Int, "a_mirror_has_the_newer_percentage"),
+        yes("mirrorPercentage", Type::Object(&PERCENT), "a_mirror_has_the_newer_percentage"),
+        yes("corsPolicy", Type::Object(&CORS), "a_cors_policy_is_compiled"),
         yes("headers", Type::Object(&HEADERS), "header_operations_keep_istios_order"),
     ],
 };
@@ -157,6 +164,9 @@ fn http_rule(rule: &Object<'_>, meta: &Meta, sink: &mut Sink) -> HttpRule {
         timeout: at_least_1ms(rule.duration("timeout").filter(|t| !t.value.is_zero()), sink),
         retries: rule.object("retries").map(|retries| read_retries(&retries, sink)),
         headers,
+        fault: fault(rule, sink),
+        cors: cors(rule, sink),
+        mirrors: mirrors(rule, meta, sink),
     }
 }
 

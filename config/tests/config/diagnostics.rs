@@ -56,6 +56,8 @@ fn example(code: Code) -> Vec<String> {
         Code::InvalidHost => of("  - route: [{ destination: { host: 'reviews.*' } }]"),
         Code::InvalidHeader => of(&format!("  - {TO_REVIEWS}\n    headers: {{ request: {{ set: {{ x: '%NOPE%' }} }} }}")),
         Code::InvalidRetry => of(&format!("  - {TO_REVIEWS}\n    retries: {{ attempts: 2, retryOn: '503, reset' }}")),
+        Code::NeverHappens => of(&format!("  - {TO_REVIEWS}\n    fault: {{ delay: {{ fixedDelay: 2s }} }}")),
+        Code::NoEffect => of(&format!("  - {TO_REVIEWS}\n    mirrorPercentage: {{ value: 5 }}")),
         Code::EmptySubset => mesh(rule("  subsets: [{ name: v9, labels: { version: v9 } }]")),
         Code::NeverEjects => policy("{ outlierDetection: {} }"),
         Code::DuplicateName => mesh(rule("  subsets: [{ name: v1 }, { name: v1 }]")),

@@ -247,10 +247,6 @@ fn actions_that_are_not_built_are_errors() {
         "directResponse: { status: 200 }",
         "delegate: { name: x }",
         "rewrite: { uri: / }",
-        "fault: { abort: { httpStatus: 500 } }",
-        "mirror: { host: reviews }",
-        "mirrors: [{ destination: { host: reviews } }]",
-        "corsPolicy: { allowMethods: [GET] }",
     ] {
         let report = findings(&[MESH, &rules(&format!("  - {action}\n    {TO_REVIEWS}"))]);
         assert!(codes(&report).contains(&Code::NotExecutable), "{action}: {report}");
