@@ -8,7 +8,7 @@ use http::{
     header::{CONTENT_LENGTH, CONTENT_TYPE},
 };
 
-use outrigger_config::snapshot::DirectResponse;
+use outrigger_config::snapshot::{AbortStatus, DirectResponse};
 
 use super::headers::{GRPC_MESSAGE, GRPC_STATUS, X_ENVOY_OVERLOADED};
 use crate::{
@@ -34,6 +34,8 @@ pub(crate) enum Failure {
     UpgradeFailed,
     /// HTTP/2 only: the stream is reset without an answer.
     ResetStream,
+    /// The route injects it.
+    Fault(AbortStatus),
     /// No route takes it.
     NoRoute,
     /// The destination does not exist.
@@ -63,6 +65,8 @@ pub(crate) enum Failure {
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) body: Bytes,
+    /// What a gRPC client is told, where that does not follow from `status`.
+    pub(crate) grpc_status: Option<u32>,
     pub(crate) flag: Option<Flag>,
     pub(crate) details: Details,
     pub(crate) overloaded: bool,
@@ -75,6 +79,7 @@ impl Reply {
         Self {
             status,
             body: Bytes::from_static(body.as_bytes()),
+            grpc_status: None,
             flag: None,
             details: Details::fixed(details),
             overloaded: false,
@@ -111,6 +116,14 @@ impl Reply {
             Failure::ResetStream => Self::new(S::BAD_REQUEST, "", "http2.too_many_headers")
                 .flag(Flag::DownstreamProtocolError)
                 .closing(),
+            Failure::Fault(status) => {
+                let (status, grpc_status) = match *status {
+                    AbortStatus::Http(status) => (status, None),
+                    AbortStatus::Grpc(status) => (S::OK, Some(status)),
+                };
+                let reply = Self::new(status, "fault filter abort", "fault_filter_abort");
+                Self { grpc_status, ..reply }.flag(Flag::FaultInjected)
+            }
             Failure::NoRoute => Self::new(S::NOT_FOUND, "", "route_not_found").flag(Flag::NoRouteFound),
             Failure::NoCluster => {
                 Self::new(S::SERVICE_UNAVAILABLE, "", "cluster_not_found").flag(Flag::NoClusterFound)
@@ -160,11 +173,16 @@ impl Reply {
         }
         if grpc {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers.insert(GRPC_STATUS, HeaderValue::from_static(grpc_status(self.status)));
+            let code = self.grpc_status.unwrap_or_else(|| grpc_status(self.status));
+            headers.insert(GRPC_STATUS, code.into());
             if let Some(message) = text_value(&self.body).filter(|message| !message.is_empty()) {
                 headers.insert(GRPC_MESSAGE, message);
             }
             return (StatusCode::OK, headers, Bytes::new());
+        }
+        // Envoy writes a body behind these as well, which no client reads as one.
+        if matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+            return (self.status, headers, Bytes::new());
         }
         if !self.body.is_empty() {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(self.body.len()));
@@ -227,14 +245,14 @@ fn refusal(violation: Violation) -> Reply {
 }
 
 /// Envoy `Grpc::Utility::httpToGrpcStatus`.
-fn grpc_status(status: StatusCode) -> &'static str {
+fn grpc_status(status: StatusCode) -> u32 {
     match status.as_u16() {
-        400 => "13",
-        401 => "16",
-        403 => "7",
-        404 => "12",
-        429 | 502 | 503 | 504 => "14",
-        _ => "2",
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
     }
 }
 
@@ -314,5 +332,18 @@ mod tests {
         assert!(!headers.contains_key(GRPC_MESSAGE));
         let (_, headers, _) = Reply::to(&Failure::MissingHost, false).head(true);
         assert_eq!(headers[GRPC_STATUS], "13");
+        let (_, headers, _) = Reply::to(&Failure::Fault(AbortStatus::Grpc(5)), false).head(true);
+        assert_eq!(
+            (&headers[GRPC_STATUS], &headers[GRPC_MESSAGE]),
+            (&"5".parse().unwrap(), &"fault filter abort".parse().unwrap())
+        );
+    }
+
+    #[test]
+    fn an_abort_with_a_status_that_has_no_body_has_none() {
+        for status in [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED] {
+            let (_, headers, body) = Reply::to(&Failure::Fault(AbortStatus::Http(status)), false).head(false);
+            assert!(headers.is_empty() && body.is_empty(), "{status}");
+        }
     }
 }
