@@ -114,11 +114,11 @@ mod tests {
 
     fn asked(
         policy: &Cors,
-        method: Method,
+        method: &Method,
         lines: &[(http::HeaderName, &'static str)],
     ) -> (char, Vec<String>) {
         let headers = lines.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value)));
-        let verdict = judge(policy, &method, &headers.collect(), &FilterStats::default());
+        let verdict = judge(policy, method, &headers.collect(), &FilterStats::default());
         let (kind, told) = match verdict {
             Verdict::Silent => ('s', HeaderMap::new()),
             Verdict::Allowed(leave) => {
@@ -144,7 +144,7 @@ mod tests {
             "max-age",
             "expose-headers",
         ];
-        assert_eq!(asked(&policy(), Method::OPTIONS, &lines), ('p', expected.map(str::to_owned).to_vec()));
+        assert_eq!(asked(&policy(), &Method::OPTIONS, &lines), ('p', expected.map(str::to_owned).to_vec()));
         let plain = Cors {
             allow_methods: None,
             allow_headers: None,
@@ -153,33 +153,33 @@ mod tests {
             allow_credentials: false,
             ..policy()
         };
-        assert_eq!(asked(&plain, Method::OPTIONS, &lines).1, ["allow-origin"]);
+        assert_eq!(asked(&plain, &Method::OPTIONS, &lines).1, ["allow-origin"]);
     }
 
     #[test]
     fn a_foreign_preflight_goes_on_or_is_answered_without_leave() {
         let lines = [(ORIGIN, "https://z"), POST];
-        assert_eq!(asked(&policy(), Method::OPTIONS, &lines).0, 's');
+        assert_eq!(asked(&policy(), &Method::OPTIONS, &lines).0, 's');
         let ignores = Cors { forward_unmatched_preflights: false, ..policy() };
         let expected = ["allow-credentials", "allow-methods", "allow-headers", "max-age"];
-        assert_eq!(asked(&ignores, Method::OPTIONS, &lines), ('p', expected.map(str::to_owned).to_vec()));
-        assert_eq!(asked(&ignores, Method::GET, &lines).0, 's');
+        assert_eq!(asked(&ignores, &Method::OPTIONS, &lines), ('p', expected.map(str::to_owned).to_vec()));
+        assert_eq!(asked(&ignores, &Method::GET, &lines).0, 's');
     }
 
     #[test]
     fn only_options_with_a_method_to_come_is_a_preflight() {
         let origin = (ORIGIN, "https://bb");
         let expected = ["allow-origin", "allow-credentials", "expose-headers"].map(str::to_owned).to_vec();
-        assert_eq!(asked(&policy(), Method::GET, &[origin.clone(), POST]), ('a', expected));
-        assert_eq!(asked(&policy(), Method::OPTIONS, std::slice::from_ref(&origin)).0, 'a');
+        assert_eq!(asked(&policy(), &Method::GET, &[origin.clone(), POST]), ('a', expected));
+        assert_eq!(asked(&policy(), &Method::OPTIONS, std::slice::from_ref(&origin)).0, 'a');
         let empty = (ACCESS_CONTROL_REQUEST_METHOD, "");
-        assert_eq!(asked(&policy(), Method::OPTIONS, &[origin, empty]).0, 'a');
+        assert_eq!(asked(&policy(), &Method::OPTIONS, &[origin, empty]).0, 'a');
     }
 
     #[test]
     fn no_origin_or_two_of_them_get_no_leave() {
         for lines in [&[] as &[_], &[(ORIGIN, "")], &[(ORIGIN, "https://b"), (ORIGIN, "https://b")]] {
-            assert_eq!(asked(&policy(), Method::GET, lines).0, 's', "{lines:?}");
+            assert_eq!(asked(&policy(), &Method::GET, lines).0, 's', "{lines:?}");
         }
     }
 }

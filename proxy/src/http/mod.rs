@@ -2,7 +2,7 @@
 //!
 //! Each stage is a file: `limits` and `headers` make the request fit to be routed, the decision is the pure one of
 //! `outrigger-config`, `fault` and `cors` may answer before any upstream does, `retry` and `forward` get an answer, `reply` makes one where there is none, `body`
-//! carries it to its true end. Connections begin and end in `conn`, which calls `handle`.
+//! carries it to its true end; `mirror` sends copies beside it. Connections begin and end in `conn`, which calls `handle`.
 
 mod body;
 mod client;
@@ -15,11 +15,13 @@ mod forward;
 mod headers;
 mod http1;
 mod limits;
+mod mirror;
 pub(crate) mod replay;
 mod reply;
 mod request_id;
 mod retry;
 mod service;
+mod tap;
 mod timeout;
 pub mod trace;
 pub(crate) mod upload;
@@ -50,6 +52,7 @@ use context::RequestContext;
 use cors::{Leave, Verdict};
 use format::Facts;
 use forward::Outbound;
+use mirror::Terms;
 use reply::{Failure, Reply};
 use timeout::Deadline;
 use trace::operation::{self, Operation};
@@ -213,8 +216,22 @@ async fn outcome<'p>(
         per_try_timeout: limits.per_try,
         busy: RefCell::default(),
     };
-    let (sent, deadline) =
-        retry::run(worker, context, &mut outbound, retry, hashed.key, limits.overall).await?;
+    let copies = if forward.mirrors.is_empty() {
+        None
+    } else {
+        let terms = Terms {
+            mirrors: &forward.mirrors,
+            version: parts.version,
+            timeout: limits.overall,
+            trace: trace.map(|trace| (trace, tracing.propagation)),
+        };
+        mirror::start(worker, conn, published, &outbound, &terms)
+    };
+    let result = retry::run(worker, context.record(), &mut outbound, retry, hashed.key, limits.overall).await;
+    if let (Some(copies), Err(failure)) = (copies, &result) {
+        copies.outlive(failure);
+    }
+    let (sent, deadline) = result?;
     context.record().details = Some(Details::VIA_UPSTREAM);
     Ok(Outcome::Answer(Answer {
         sent,

@@ -14,6 +14,7 @@ mod ejection;
 mod faults;
 mod headers;
 mod metrics;
+mod mirrors;
 mod otlp;
 mod pooling;
 mod reload;
