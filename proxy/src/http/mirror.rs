@@ -3,8 +3,10 @@
 //! A copy is no request of a client: it is counted by its cluster, and by nothing else. It has one try and the route's
 //! timeout, and the cluster's circuit breakers bound how many there are. Whatever becomes of it, the caller never knows.
 
-use std::{cell::Cell, future::poll_fn, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, future::poll_fn, panic::AssertUnwindSafe, rc::Rc, sync::Arc, time::Duration};
 
+use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Version};
 use http_body_util::BodyExt;
 use outrigger_config::snapshot::{ClusterRef, Direction, Mirror, Propagation};
@@ -26,6 +28,9 @@ use crate::{
     upstream::{ClusterState, Published, pool::Sent},
     worker::Worker,
 };
+
+/// What a client may still send for the copies alone, once the request itself has failed.
+const REST: usize = 1 << 20;
 
 /// What the copies of a request differ in from the request itself.
 #[derive(Debug)]
@@ -80,8 +85,13 @@ pub(crate) fn start(
         let (worker, source) = (Rc::clone(worker), Arc::clone(&request.cluster));
         let (direction, timeout, recalled) = (conn.direction(), terms.timeout, Rc::clone(&recalled));
         spawn_local(async move {
-            if !recalled.get() {
-                deliver(&worker, copy, direction, timeout, &source).await;
+            if recalled.get() {
+                return;
+            }
+            let delivered =
+                AssertUnwindSafe(deliver(&worker, copy, direction, timeout, &source)).catch_unwind();
+            if delivered.await.is_err() {
+                worker.count_panic();
             }
         });
     }
@@ -90,15 +100,23 @@ pub(crate) fn start(
 
 impl Copies {
     /// The request itself has failed. What no host ever took is not mirrored; otherwise the client may still be sending,
-    /// and what it sends is for the copies alone.
+    /// and the little that is left is for the copies alone.
     pub(crate) fn outlive(self, failure: &Failure) {
         if matches!(failure, Failure::NoHealthyUpstream | Failure::Overflow) {
             self.recalled.set(true);
         }
         let Some(mut rest) = self.upload.rest() else { return };
-        spawn_local(
-            async move { while self.upload.is_copied() && matches!(rest.frame().await, Some(Ok(_))) {} },
-        );
+        spawn_local(async move {
+            let mut left = REST;
+            while self.upload.is_copied()
+                && let Some(Ok(frame)) = rest.frame().await
+            {
+                match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+                    Some(less) => left = less,
+                    None => return,
+                }
+            }
+        });
     }
 }
 
@@ -113,8 +131,8 @@ async fn deliver(
     let upload = Rc::clone(&copy.upload);
     let overflown = tokio::select! {
         biased;
-        () = exchange(worker, &mut copy, direction, timeout) => false,
         overflown = poll_fn(|cx| upload.poll_cut(cx)) => overflown,
+        () = exchange(worker, &mut copy, direction, timeout) => false,
     };
     if overflown {
         source.stats.retry_or_shadow_abandoned.inc();
