@@ -81,6 +81,9 @@ fn merged(root: &HttpRule, to: &Delegate, leaf: &HttpRule, sink: &mut Sink) -> O
         timeout: leaf.timeout.or(root.timeout),
         retries_span: if leaf.retries.is_some() { leaf.retries_span } else { root.retries_span },
         retries: leaf.retries.as_ref().or(root.retries.as_ref()).cloned(),
+        fault: leaf.fault.as_ref().or(root.fault.as_ref()).cloned(),
+        cors: leaf.cors.as_ref().or(root.cors.as_ref()).cloned(),
+        mirrors: if leaf.mirrors.is_empty() { &root.mirrors } else { &leaf.mirrors }.clone(),
         headers: leaf.headers.as_ref().or(root.headers.as_ref()).cloned(),
     })
 }

@@ -6,6 +6,7 @@ mod actions;
 mod clusters;
 mod delegates;
 mod hosts;
+mod mirrors;
 mod policy;
 mod receivers;
 mod references;

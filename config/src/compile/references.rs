@@ -4,25 +4,28 @@ use super::Compiler;
 use crate::{
     fields::did_you_mean,
     istio::{
-        PortProtocol,
-        destination::Destination,
-        destination_rule::DestinationRule,
-        selects,
-        virtual_service::{HttpRule, VirtualService},
+        PortProtocol, destination::Destination, destination_rule::DestinationRule, selects,
+        virtual_service::VirtualService,
     },
     registry::Service,
     report::Code,
 };
 
 const ANSWER: &str = "its requests get 503 with the flag NC";
+const NO_COPY: &str = "it gets no copies";
 
 impl Compiler<'_> {
     pub(super) fn check_references(&mut self) {
         for vs in self.virtual_services.iter() {
             self.check_hosts(vs);
-            for destination in vs.http.iter().flat_map(HttpRule::destinations) {
-                self.check_destination(destination);
-                self.check_chosen_port(vs, destination);
+            for rule in &vs.http {
+                for destination in rule.destinations() {
+                    self.check_destination(destination, ANSWER);
+                    self.check_chosen_port(vs, destination);
+                }
+                for mirror in &rule.mirrors {
+                    self.check_destination(&mirror.destination, NO_COPY);
+                }
             }
         }
         for rule in self.rules.iter() {
@@ -41,22 +44,22 @@ impl Compiler<'_> {
         }
     }
 
-    fn check_destination(&mut self, destination: &Destination) {
+    fn check_destination(&mut self, destination: &Destination, consequence: &str) {
         let host = &destination.host;
         let Some(service) = self.registry.find(&host.value) else {
             let help = self.similar_host(&host.value);
             let message = format!("no service has the host `{}`", host.value);
             let found = self.sink.report(Code::UnknownHost, host.span, message);
-            found.label(ANSWER).help(help);
+            found.label(consequence).help(help);
             return;
         };
         if let Some(port) = destination.port.filter(|port| service.port(port.value).is_none()) {
             let ports: Vec<_> = service.ports.iter().map(|port| port.number.to_string()).collect();
             let message = format!("`{}` has no port {}", service.host, port.value);
             let found = self.sink.report(Code::UnknownPort, port.span, message);
-            found.label(ANSWER).note(format!("{} has {}", service.origin, ports.join(", ")));
+            found.label(consequence).note(format!("{} has {}", service.origin, ports.join(", ")));
         }
-        self.check_subset(destination, service);
+        self.check_subset(destination, service, consequence);
     }
 
     /// Istio keeps the port of the request where a destination with several ports names none.
@@ -77,7 +80,7 @@ impl Compiler<'_> {
         found.help("name the port: `port: { number: N }`");
     }
 
-    fn check_subset(&mut self, destination: &Destination, service: &Service) {
+    fn check_subset(&mut self, destination: &Destination, service: &Service, consequence: &str) {
         let Some(subset) = &destination.subset else { return };
         let rule = self.rules.of(service);
         let subsets = rule.map(|rule| &*rule.subsets).unwrap_or_default();
@@ -88,7 +91,7 @@ impl Compiler<'_> {
         let guess = did_you_mean(&subset.value, names.clone());
         let message = format!("the subset `{}` is not defined", subset.value);
         let found = self.sink.report(Code::UnknownSubset, subset.span, message);
-        found.label(ANSWER);
+        found.label(consequence);
         match rule {
             Some(rule) => {
                 let names = names.collect::<Vec<_>>().join(", ");

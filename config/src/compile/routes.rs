@@ -78,8 +78,8 @@ impl Compiler<'_> {
             when,
             request_headers: request,
             response_headers: response,
-            fault: None,
-            cors: None,
+            fault: rule.fault.clone().map(Box::new),
+            cors: rule.cors.clone().map(Box::new),
             origin: block.map_or(&rule.origin, |block| &block.origin).clone(),
         }
     }
@@ -120,11 +120,15 @@ impl Compiler<'_> {
             retry: self.retry(rule, lone && !hash.is_empty()),
             clusters: clusters.into(),
             hash: hash.into(),
-            mirrors: Box::default(),
+            mirrors: self.mirrors(rule, port),
         }
     }
 
-    fn destination(&mut self, destination: &Destination, listener: u16) -> crate::snapshot::ClusterRef {
+    pub(super) fn destination(
+        &mut self,
+        destination: &Destination,
+        listener: u16,
+    ) -> crate::snapshot::ClusterRef {
         let service = self.registry.find(&destination.host.value);
         let port = destination_port(destination, service, listener);
         let subset = destination.subset.as_ref().map_or("", |subset| &subset.value);

@@ -119,7 +119,7 @@ pub(super) fn cors(cors: &Cors) -> Value {
     put(&mut out, "allow_headers", literal(cors.allow_headers.as_ref()));
     put(&mut out, "expose_headers", literal(cors.expose_headers.as_ref()));
     put(&mut out, "max_age", literal(cors.max_age.as_ref()));
-    put(&mut out, "allow_credentials", cors.allow_credentials.into());
+    put(&mut out, "allow_credentials", cors.allow_credentials.then_some(true).into());
     Value::Object(out)
 }
 

@@ -87,10 +87,16 @@ pub(super) fn weighted(entries: &[Object<'_>], meta: &Meta, sink: &mut Sink) -> 
 }
 
 fn destination(entry: &Object<'_>, weight: u32, meta: &Meta, sink: &mut Sink) -> Option<Destination> {
-    let Some(target) = entry.object("destination") else {
+    let Some(to) = entry.object("destination") else {
         sink.report(Code::MissingField, entry.span(), "the entry has no destination");
         return None;
     };
+    let to = target(&to, meta, sink)?;
+    Some(Destination { weight, headers: headers(entry, sink).unwrap_or_default(), ..to })
+}
+
+/// A `Destination` alone, which takes everything.
+pub(super) fn target(target: &Object<'_>, meta: &Meta, sink: &mut Sink) -> Option<Destination> {
     let Some(host) = target.text("host") else {
         sink.report(Code::MissingField, target.span(), "the destination has no host");
         return None;
@@ -115,7 +121,7 @@ fn destination(entry: &Object<'_>, weight: u32, meta: &Meta, sink: &mut Sink) ->
         host: Spanned { value: meta.full_host(host.value), span: host.span },
         subset: subset.map(|subset| Spanned { value: subset.value.into(), span: subset.span }),
         port: number.and_then(|n| Some(Spanned { value: port(n, sink)?, span: n.span })),
-        weight,
-        headers: headers(entry, sink).unwrap_or_default(),
+        weight: 1,
+        headers: Headers::default(),
     })
 }

@@ -1,54 +1,8 @@
 //! Tables of parts that are not built yet. They are known, so that a misspelt field in them is found today, and the
 //! page on compatibility is complete.
 
-use super::{STRING_MATCH, destination::DESTINATION};
+use super::destination::DESTINATION;
 use crate::fields::{Message, Type, later};
-
-pub(super) static FAULT: Message = Message {
-    name: "HTTPFaultInjection",
-    fields: &[later("delay", Type::Object(&DELAY)), later("abort", Type::Object(&ABORT))],
-};
-
-static DELAY: Message = Message {
-    name: "Delay",
-    fields: &[
-        later("percent", Type::Int),
-        later("percentage", Type::Object(&PERCENT)),
-        later("fixedDelay", Type::Duration),
-        later("exponentialDelay", Type::Duration),
-    ],
-};
-
-static ABORT: Message = Message {
-    name: "Abort",
-    fields: &[
-        later("percentage", Type::Object(&PERCENT)),
-        later("httpStatus", Type::Int),
-        later("grpcStatus", Type::Text),
-        later("http2Error", Type::Text),
-    ],
-};
-
-pub(super) static PERCENT: Message = Message { name: "Percent", fields: &[later("value", Type::Float)] };
-
-pub(super) static MIRROR_POLICY: Message = Message {
-    name: "HTTPMirrorPolicy",
-    fields: &[later("destination", Type::Object(&DESTINATION)), later("percentage", Type::Object(&PERCENT))],
-};
-
-pub(super) static CORS: Message = Message {
-    name: "CorsPolicy",
-    fields: &[
-        later("allowOrigin", Type::List(&Type::Text)),
-        later("allowOrigins", Type::List(&Type::Object(&STRING_MATCH))),
-        later("allowMethods", Type::List(&Type::Text)),
-        later("allowHeaders", Type::List(&Type::Text)),
-        later("exposeHeaders", Type::List(&Type::Text)),
-        later("maxAge", Type::Duration),
-        later("allowCredentials", Type::Bool),
-        later("unmatchedPreflights", Type::Enum(&["UNSPECIFIED", "FORWARD", "IGNORE"])),
-    ],
-};
 
 pub(super) static TLS_ROUTE: Message = Message {
     name: "TLSRoute",

@@ -1,12 +1,14 @@
 //! Istio's resources as users write them: the envelope, and the scalars that several kinds share.
 
 pub(crate) mod connection_pool;
+mod cors;
 pub(crate) mod custom_tags;
 pub(crate) mod delegate;
 pub(crate) mod destination;
 pub(crate) mod destination_rule;
 mod direct_response;
 pub(crate) mod envoy_filter;
+mod fault;
 pub(crate) mod headers;
 pub(crate) mod http_match;
 pub(crate) mod imports;
@@ -16,8 +18,10 @@ mod locality;
 pub(crate) mod log_format;
 pub(crate) mod mesh;
 pub(crate) mod mesh_fields;
+pub(crate) mod mirror;
 mod names;
 pub(crate) mod outlier;
+mod percent;
 mod provider_fields;
 pub(crate) mod providers;
 pub(crate) mod redirect;

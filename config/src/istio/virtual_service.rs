@@ -4,21 +4,25 @@ use std::time::Duration;
 
 use super::{
     Exports, Meta, at_least_1ms, check_gateways, check_host,
+    cors::{CORS, cors},
     delegate::{DELEGATE, Delegate, read_delegate},
     destination::{DESTINATION, Destination, HTTP_DESTINATION, weighted},
     direct_response::{DIRECT_RESPONSE, read_direct},
+    fault::{FAULT, fault},
     headers::{HEADERS, Headers, headers},
     http_match::{HTTP_MATCH, Match, match_block},
     later,
+    mirror::{MIRROR_POLICY, MirrorTo, mirrors},
+    percent::PERCENT,
     redirect::{REDIRECT, Redirect, read_redirect},
     retries::{HTTP_RETRY, Retries, read_retries},
     rewrite::{REWRITE, Rewrite, read_rewrite},
 };
 use crate::{
-    fields::{Message, Object, Spanned, Type, refused, warned, yes},
+    fields::{Message, Object, Spanned, Type, warned, yes},
     report::Code,
     sink::{Sink, Span},
-    snapshot::{DirectResponse, Origin},
+    snapshot::{Cors, DirectResponse, Fault, Origin},
 };
 
 /// One resource; hosts are full names.
@@ -49,6 +53,9 @@ pub(crate) struct HttpRule {
     pub(crate) retries: Option<Retries>,
     pub(crate) retries_span: Span,
     pub(crate) headers: Option<Headers>,
+    pub(crate) fault: Option<Fault>,
+    pub(crate) cors: Option<Cors>,
+    pub(crate) mirrors: Vec<MirrorTo>,
 }
 
 /// What becomes of the requests of a rule.
@@ -79,7 +86,6 @@ impl HttpRule {
     }
 }
 
-static WHY_ACTION: &str = "the action is planned";
 static WHY_TCP: &str = "only HTTP listeners are built yet";
 
 pub(crate) static VIRTUAL_SERVICE: Message = Message {
@@ -110,12 +116,12 @@ pub(crate) static HTTP_ROUTE: Message = Message {
         ),
         yes("timeout", Type::Duration, "timeouts_and_retries_are_compiled"),
         yes("retries", Type::Object(&HTTP_RETRY), "timeouts_and_retries_are_compiled"),
-        refused("fault", Type::Object(&later::FAULT), WHY_ACTION),
-        refused("mirror", Type::Object(&DESTINATION), WHY_ACTION),
-        refused("mirrors", Type::List(&Type::Object(&later::MIRROR_POLICY)), WHY_ACTION),
-        refused("mirrorPercent", Type::Int, WHY_ACTION),
-        refused("mirrorPercentage", Type::Object(&later::PERCENT), WHY_ACTION),
-        refused("corsPolicy", Type::Object(&later::CORS), WHY_ACTION),
+        yes("fault", Type::Object(&FAULT), "faults_are_compiled"),
+        yes("mirror", Type::Object(&DESTINATION), "mirrors_are_compiled"),
+        yes("mirrors", Type::List(&Type::Object(&MIRROR_POLICY)), "mirrors_are_compiled"),
+        yes("mirrorPercent", Type::Int, "a_mirror_has_the_newer_percentage"),
+        yes("mirrorPercentage", Type::Object(&PERCENT), "a_mirror_has_the_newer_percentage"),
+        yes("corsPolicy", Type::Object(&CORS), "a_cors_policy_is_compiled"),
         yes("headers", Type::Object(&HEADERS), "header_operations_keep_istios_order"),
     ],
 };
@@ -190,6 +196,9 @@ fn http_rule(rule: &Object<'_>, in_mesh: bool, meta: &Meta, in_delegate: bool, s
         retries: rule.object("retries").map(|retries| read_retries(&retries, sink)),
         retries_span: rule.key_span("retries"),
         headers,
+        fault: fault(rule, sink),
+        cors: cors(rule, sink),
+        mirrors: mirrors(rule, meta, sink),
     };
     let ignored = read.destinations().iter().filter(|_| authority);
     for second in ignored.filter_map(|destination| destination.headers.authority.as_ref()) {

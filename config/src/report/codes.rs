@@ -60,6 +60,8 @@ codes! {
     MissingDelegate 122 Warning "" "a delegate does not exist or is not exported"
     ConflictingDelegate 123 Warning "" "a rule of a delegate does not fit its root"
     UnusedDelegate 124 Warning "" "nothing refers to a delegate"
+    NeverHappens 130 Warning "" "a fault never happens"
+    NoEffect 131 Warning "" "a field has no effect"
     PrefixIsText 140 Note "" "a path prefix takes longer names too"
     RetriesCut 141 Warning "" "retries do not fit into the timeout"
     UnsafeRetry 142 Warning "" "retries may repeat a request that was carried out"

@@ -49,6 +49,8 @@ const PAGES: &[(&str, &str)] = &[
     page!("0122"),
     page!("0123"),
     page!("0124"),
+    page!("0130"),
+    page!("0131"),
     page!("0140"),
     page!("0141"),
     page!("0142"),

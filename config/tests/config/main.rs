@@ -9,6 +9,7 @@ mod actions;
 mod compatibility;
 mod delegates;
 mod diagnostics;
+mod filters;
 mod hosts;
 mod kubernetes;
 mod lints;

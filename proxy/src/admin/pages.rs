@@ -241,9 +241,10 @@ fn stat_name(sample: &Sample) -> String {
             Some(class) => format!("cluster.{cluster}.{stat}_{class}"),
             None => format!("cluster.{cluster}.{stat}"),
         },
-        _ => match name.strip_prefix("envoy_server_") {
-            Some(stat) => format!("server.{stat}"),
-            None => name.to_owned(),
+        _ => match (name.strip_prefix("envoy_server_"), name.strip_prefix("envoy_http_")) {
+            (Some(stat), _) => format!("server.{stat}"),
+            (_, Some(stat)) => format!("http.{}", dotted(stat)),
+            (None, None) => name.to_owned(),
         },
     }
 }
@@ -253,6 +254,8 @@ fn dotted(stat: &str) -> Cow<'_, str> {
     for (group, named) in [
         ("circuit_breakers_default_", "circuit_breakers.default."),
         ("outlier_detection_", "outlier_detection."),
+        ("fault_", "fault."),
+        ("cors_", "cors."),
     ] {
         if let Some(rest) = stat.strip_prefix(group) {
             return format!("{named}{rest}").into();
@@ -279,6 +282,13 @@ fn help() -> String {
 mod tests {
     use super::*;
     use crate::telemetry::Kind;
+
+    #[test]
+    fn statistics_of_filters_stand_under_http() {
+        let name = "envoy_http_fault_aborts_injected".into();
+        let sample = Sample { name, help: "", kind: Kind::Counter, labels: Vec::new(), value: 0.0 };
+        assert_eq!(stat_name(&sample), "http.fault.aborts_injected");
+    }
 
     #[test]
     fn statistics_of_a_group_have_its_name_and_a_dot() {

@@ -23,6 +23,7 @@ pub(crate) const X_ENVOY_EXPECTED_RQ_TIMEOUT_MS: HeaderName =
 pub(crate) const X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName =
     HeaderName::from_static("x-envoy-upstream-service-time");
 pub(crate) const X_ENVOY_OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+pub(crate) const X_ENVOY_INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
 pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub(crate) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -159,6 +160,17 @@ pub(crate) fn forwarded_for(headers: &HeaderMap) -> Option<SocketAddr> {
     Some(SocketAddr::new(last.parse().ok()?, 0))
 }
 
+/// Names another hop that the request came through; its lines become one.
+pub(crate) fn forward_for(headers: &mut HeaderMap, address: &HeaderValue) {
+    let mut hops: Vec<&[u8]> = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
+    hops.push(address.as_bytes());
+    if let Ok(value) = HeaderValue::from_bytes(&hops.join(&b','))
+        && !value.is_empty()
+    {
+        headers.insert(X_FORWARDED_FOR, value);
+    }
+}
+
 /// Whether a comma-separated value holds a token, parameters and case ignored.
 pub(crate) fn has_token(value: &HeaderValue, token: &str) -> bool {
     value.as_bytes().split(|byte| *byte == b',').any(|part| {
@@ -286,6 +298,20 @@ mod tests {
         );
         assert_eq!(client(&[("x-forwarded-for", "1.2.3.4, unknown")]), None);
         assert_eq!(client(&[]), None);
+    }
+
+    #[test]
+    fn another_hop_is_named_behind_those_before_it() {
+        let own = HeaderValue::from_static("10.0.0.1");
+        for (lines, expected) in [
+            (&[] as &[_], "10.0.0.1"),
+            (&[("x-forwarded-for", "1.2.3.4, 5.6.7.8")], "1.2.3.4, 5.6.7.8,10.0.0.1"),
+            (&[("x-forwarded-for", "1.2.3.4"), ("x-forwarded-for", "::1")], "1.2.3.4,::1,10.0.0.1"),
+        ] {
+            let mut map = headers(lines);
+            forward_for(&mut map, &own);
+            assert_eq!(map.get_all("x-forwarded-for").iter().collect::<Vec<_>>(), [expected]);
+        }
     }
 
     #[test]

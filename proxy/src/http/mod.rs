@@ -1,18 +1,21 @@
 //! The request path: one async function that calls the stages in order.
 //!
 //! Each stage is a file: `limits` and `headers` make the request fit to be routed, the decision is the pure one of
-//! `outrigger-config`, `retry` and `forward` get an answer, `reply` makes one where there is none, `body`
-//! carries it to its true end. Connections begin and end in `conn`, which calls `handle`.
+//! `outrigger-config`, `fault` and `cors` may answer before any upstream does, `retry` and `forward` get an answer, `reply` makes one where there is none, `body`
+//! carries it to its true end; `mirror` sends copies beside it. Connections begin and end in `conn`, which calls `handle`.
 
 mod body;
 mod client;
 pub(crate) mod conn;
 mod context;
+mod cors;
+mod fault;
 mod format;
 mod forward;
 mod headers;
 mod http1;
 mod limits;
+mod mirror;
 mod redirect;
 pub(crate) mod replay;
 mod reply;
@@ -20,6 +23,7 @@ mod request_id;
 mod retry;
 mod rewrite;
 mod service;
+mod tap;
 mod timeout;
 pub mod trace;
 pub(crate) mod upload;
@@ -47,8 +51,10 @@ use crate::{
 use body::{ResponseBody, Source};
 use client::ConnInfo;
 use context::RequestContext;
+use cors::{Leave, Verdict};
 use format::Facts;
 use forward::Outbound;
+use mirror::Terms;
 use reply::{Failure, Reply};
 use timeout::Deadline;
 use trace::operation::{self, Operation};
@@ -64,10 +70,15 @@ pub(crate) async fn handle(
     let published = conn.published(worker);
     let method = parts.method.clone();
     let mut context = RequestContext::begin(worker, conn, &published, &parts);
-    match outcome(worker, conn, &published, &mut context, parts, incoming).await {
-        Ok(Outcome::Answer(answer)) => Ok(relay(worker, context, answer)),
+    let mut leave = None;
+    match outcome(worker, conn, &published, &mut context, &mut leave, parts, incoming).await {
+        Ok(Outcome::Answer(answer)) => Ok(relay(worker, context, answer, leave)),
         Ok(Outcome::Direct { reply, request, ops }) => {
-            Ok(reply_with(worker, context, &reply, &method, Some((ops, &request))))
+            Ok(reply_with(worker, context, &reply, &method, Some((ops, &request)), None))
+        }
+        Ok(Outcome::Preflight(headers)) => {
+            context.record().details = Some(Details::fixed("cors_response"));
+            Ok(respond(worker, context, StatusCode::OK, headers, Source::Empty, None, false))
         }
         // Dropped unfinished, the context says what happened.
         Err(Failure::ClientLeft) => Err(Aborted),
@@ -77,7 +88,7 @@ pub(crate) async fn handle(
                 context.refuse(&reply);
                 return Err(Aborted);
             }
-            Ok(reply_with(worker, context, &reply, &method, None))
+            Ok(reply_with(worker, context, &reply, &method, None, leave))
         }
     }
 }
@@ -90,7 +101,13 @@ pub(crate) struct Aborted;
 /// What becomes of a request that does not fail.
 enum Outcome<'p> {
     Answer(Answer<'p>),
-    Direct { reply: Box<Reply>, request: HeaderMap, ops: &'p HeaderOps },
+    Direct {
+        reply: Box<Reply>,
+        request: HeaderMap,
+        ops: &'p HeaderOps,
+    },
+    /// Answered by the route's cross-origin rules.
+    Preflight(HeaderMap),
 }
 
 /// An upstream's answer with what its way back needs.
@@ -107,11 +124,13 @@ struct Answer<'p> {
     operation: Option<HeaderValue>,
 }
 
+/// `leave` is what the answer, whichever it is, has to tell an allowed origin.
 async fn outcome<'p>(
     worker: &Rc<Worker>,
     conn: &ConnInfo,
     published: &'p Published,
     context: &mut RequestContext,
+    leave: &mut Option<Leave<'p>>,
     mut parts: Box<Parts>,
     incoming: Incoming,
 ) -> Result<Outcome<'p>, Failure> {
@@ -123,20 +142,19 @@ async fn outcome<'p>(
 
     // `published` still has the listener, also when it has left the configuration since.
     let table = conn.routes(&published.snapshot).ok_or(Failure::NoRoute)?;
-    let view = target.view(&parts);
     let (route, forward, destination) =
-        match decide(&published.snapshot[table], &view, || worker.rng().next_u64()) {
+        match decide(&published.snapshot[table], &target.view(&parts), || worker.rng().next_u64()) {
             Decision::NoRoute => {
                 context.sending(&parts.headers);
                 return Err(Failure::NoRoute);
             }
             Decision::Direct { route, response } => {
-                let reply = Box::new(redirect::direct(response, &view));
+                let reply = Box::new(redirect::direct(response, &target.view(&parts)));
                 redirect::settle(conn, context, route, &mut parts.headers);
                 return Ok(Outcome::Direct { reply, request: parts.headers, ops: &route.response_headers });
             }
             Decision::Redirect { route, redirect } => {
-                let reply = Box::new(redirect::redirect(redirect, &view));
+                let reply = Box::new(redirect::redirect(redirect, &target.view(&parts)));
                 redirect::rewrite(redirect, context.record(), &mut parts.headers);
                 redirect::settle(conn, context, route, &mut parts.headers);
                 return Ok(Outcome::Direct { reply, request: parts.headers, ops: &route.response_headers });
@@ -144,13 +162,33 @@ async fn outcome<'p>(
             Decision::Forward { route, forward, destination } => (route, forward, destination),
         };
     context.record().route = Some(Arc::clone(&route.name));
-    let ClusterRef::Known(cluster) = destination.cluster else {
+    let cluster = match destination.cluster {
+        ClusterRef::Known(cluster) => Some(published.cluster(cluster)),
+        ClusterRef::Missing(_) => None,
+    };
+    context.choose(cluster);
+    if let Some(fault) = &route.fault {
+        context.sending(&parts.headers);
+        // Boxed, so that requests without a fault have no room for one.
+        Box::pin(fault::inject(worker, context, fault)).await?;
+    }
+    if let Some(policy) = &route.cors {
+        match cors::judge(policy, &parts.method, &parts.headers, &worker.stats().filters) {
+            Verdict::Silent => {}
+            Verdict::Allowed(allowed) => *leave = Some(allowed),
+            Verdict::Preflight(headers) => {
+                context.sending(&parts.headers);
+                return Ok(Outcome::Preflight(headers));
+            }
+        }
+    }
+    let Some(cluster) = cluster else {
         context.sending(&parts.headers);
         return Err(Failure::NoCluster);
     };
-    let cluster = published.cluster(cluster);
     context.assign(cluster);
-    let hashed = hash_key(&forward.hash, &view, Peers { remote: conn.peer(), local: conn.local() });
+    let peers = Peers { remote: conn.peer(), local: conn.local() };
+    let hashed = hash_key(&forward.hash, &target.view(&parts), peers);
 
     let grpc = context.record().grpc;
     let limits = timeout::limits(forward, &parts.headers, grpc);
@@ -185,8 +223,22 @@ async fn outcome<'p>(
         per_try_timeout: limits.per_try,
         busy: RefCell::default(),
     };
-    let (sent, deadline) =
-        retry::run(worker, context, &mut outbound, retry, hashed.key, limits.overall).await?;
+    let copies = if forward.mirrors.is_empty() {
+        None
+    } else {
+        let terms = Terms {
+            mirrors: &forward.mirrors,
+            version: parts.version,
+            timeout: limits.overall,
+            trace: trace.map(|trace| (trace, tracing.propagation)),
+        };
+        mirror::start(worker, conn, published, &outbound, &terms)
+    };
+    let result = retry::run(worker, context.record(), &mut outbound, retry, hashed.key, limits.overall).await;
+    if let (Some(copies), Err(failure)) = (copies, &result) {
+        copies.outlive(failure);
+    }
+    let (sent, deadline) = result?;
     context.record().details = Some(Details::VIA_UPSTREAM);
     Ok(Outcome::Answer(Answer {
         sent,
@@ -259,7 +311,12 @@ fn normalized(asked: Option<&PathAndQuery>, mode: PathNormalization) -> Result<P
 }
 
 /// Passes an upstream's answer on. (hyper drops the `content-length` of a 304, which Envoy keeps; RFC 9110 allows both.)
-fn relay(worker: &Worker, mut context: RequestContext, answer: Answer<'_>) -> Response<ResponseBody> {
+fn relay(
+    worker: &Worker,
+    mut context: RequestContext,
+    answer: Answer<'_>,
+    leave: Option<Leave<'_>>,
+) -> Response<ResponseBody> {
     let (mut head, body) = answer.sent.response.into_parts();
     headers::clean_response(&mut head.headers);
     if answer.traced {
@@ -278,6 +335,9 @@ fn relay(worker: &Worker, mut context: RequestContext, answer: Answer<'_>) -> Re
     }
     for cookie in answer.cookies {
         head.headers.append(SET_COOKIE, cookie);
+    }
+    if let Some(leave) = leave {
+        leave.tell(&mut head.headers);
     }
     let source = Source::Upstream(body);
     respond(worker, context, head.status, head.headers, source, answer.deadline, false)
@@ -299,6 +359,7 @@ fn reply_with(
     reply: &Reply,
     method: &Method,
     ops: Option<(&HeaderOps, &HeaderMap)>,
+    leave: Option<Leave<'_>>,
 ) -> Response<ResponseBody> {
     let record = context.record();
     if let Some(flag) = reply.flag {
@@ -308,6 +369,9 @@ fn reply_with(
     let mut headers = reply.begin();
     if let Some((ops, request)) = ops {
         headers::apply(ops, &mut headers, &Facts { record, request: Some(request) });
+    }
+    if let Some(leave) = leave {
+        leave.tell(&mut headers);
     }
     let (status, text) = reply.finish(&mut headers, record.grpc);
     record.status = status.as_u16();

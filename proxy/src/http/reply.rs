@@ -11,6 +11,8 @@ use http::{
     header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION},
 };
 
+use outrigger_config::snapshot::AbortStatus;
+
 use super::headers::{GRPC_MESSAGE, GRPC_STATUS, X_ENVOY_OVERLOADED, remove};
 use crate::{
     net::head::Violation,
@@ -35,6 +37,8 @@ pub(crate) enum Failure {
     UpgradeFailed,
     /// HTTP/2 only: the stream is reset without an answer.
     ResetStream,
+    /// The route injects it.
+    Fault(AbortStatus),
     /// No route takes it.
     NoRoute,
     /// The destination does not exist.
@@ -64,6 +68,8 @@ pub(crate) enum Failure {
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) body: Bytes,
+    /// What a gRPC client is told, where that does not follow from `status`.
+    pub(crate) grpc_status: Option<u32>,
     pub(crate) flag: Option<Flag>,
     pub(crate) details: Details,
     pub(crate) overloaded: bool,
@@ -78,6 +84,7 @@ impl Reply {
         Self {
             status,
             body: Bytes::from_static(body.as_bytes()),
+            grpc_status: None,
             flag: None,
             details: Details::fixed(details),
             overloaded: false,
@@ -115,6 +122,14 @@ impl Reply {
             Failure::ResetStream => Self::new(S::BAD_REQUEST, "", "http2.too_many_headers")
                 .flag(Flag::DownstreamProtocolError)
                 .closing(),
+            Failure::Fault(status) => {
+                let (status, grpc_status) = match *status {
+                    AbortStatus::Http(status) => (status, None),
+                    AbortStatus::Grpc(status) => (S::OK, Some(status)),
+                };
+                let reply = Self::new(status, "fault filter abort", "fault_filter_abort");
+                Self { grpc_status, ..reply }.flag(Flag::FaultInjected)
+            }
             Failure::NoRoute => Self::new(S::NOT_FOUND, "", "route_not_found").flag(Flag::NoRouteFound),
             Failure::NoCluster => {
                 Self::new(S::SERVICE_UNAVAILABLE, "", "cluster_not_found").flag(Flag::NoClusterFound)
@@ -172,15 +187,16 @@ impl Reply {
     pub(crate) fn finish(&self, headers: &mut HeaderMap, grpc: bool) -> (StatusCode, Bytes) {
         if grpc {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers.insert(GRPC_STATUS, HeaderValue::from_static(grpc_status(self.status)));
+            let code = self.grpc_status.unwrap_or_else(|| grpc_status(self.status));
+            headers.insert(GRPC_STATUS, code.into());
             if let Some(message) = grpc_message(&self.body).filter(|message| !message.is_empty()) {
                 headers.insert(GRPC_MESSAGE, message);
             }
             remove(headers, &[CONTENT_LENGTH]);
             return (StatusCode::OK, Bytes::new());
         }
-        if self.body.is_empty() || self.status == StatusCode::NO_CONTENT {
-            // RFC 9110 forbids the body of a 204, which Envoy sends all the same.
+        if self.body.is_empty() || matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+            // RFC 9110 forbids the body of these, which Envoy sends all the same.
             remove(headers, &[CONTENT_LENGTH, CONTENT_TYPE]);
             return (self.status, Bytes::new());
         }
@@ -243,14 +259,14 @@ fn refusal(violation: Violation) -> Reply {
 }
 
 /// Envoy `Grpc::Utility::httpToGrpcStatus`.
-fn grpc_status(status: StatusCode) -> &'static str {
+fn grpc_status(status: StatusCode) -> u32 {
     match status.as_u16() {
-        400 => "13",
-        401 => "16",
-        403 => "7",
-        404 => "12",
-        429 | 502 | 503 | 504 => "14",
-        _ => "2",
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
     }
 }
 
@@ -349,6 +365,20 @@ mod tests {
         assert!(!headers.contains_key(GRPC_MESSAGE));
         let (_, headers, _) = head(&Reply::to(&Failure::MissingHost, false), true);
         assert_eq!(headers[GRPC_STATUS], "13");
+        let (_, headers, _) = head(&Reply::to(&Failure::Fault(AbortStatus::Grpc(5)), false), true);
+        assert_eq!(
+            (&headers[GRPC_STATUS], &headers[GRPC_MESSAGE]),
+            (&"5".parse().unwrap(), &"fault filter abort".parse().unwrap())
+        );
+    }
+
+    #[test]
+    fn an_abort_with_a_status_that_has_no_body_has_none() {
+        for status in [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED] {
+            let (_, headers, body) =
+                head(&Reply::to(&Failure::Fault(AbortStatus::Http(status)), false), false);
+            assert!(headers.is_empty() && body.is_empty(), "{status}");
+        }
     }
 
     #[test]
