@@ -9,6 +9,7 @@ mod compile;
 pub mod decide;
 mod diagnose;
 pub mod dump;
+pub mod explain;
 mod fields;
 pub mod format;
 mod istio;

@@ -10,6 +10,11 @@ mod path;
 use http::{HeaderMap, Method};
 
 pub use hash::{Hashed, Peers, hash_key, xxh64};
+pub(crate) use hash::{combined, cookie_value, policy_hash};
+pub use hosts::Domain;
+pub(crate) use hosts::without_port;
+pub use matching::Condition;
+pub(crate) use matching::query_value;
 pub use path::{InvalidPath, normalize_path};
 
 use crate::snapshot::{
@@ -109,8 +114,8 @@ pub fn first_match<'s>(host: &'s VirtualHost, request: &RequestView<'_>) -> Opti
 }
 
 /// Envoy `weighted_clusters`: the draw modulo the total, then cumulative ranges in list order.
-fn split(forward: &Forward, draw: impl FnOnce() -> u64) -> Option<&WeightedCluster> {
-    if let [only] = &*forward.clusters {
+pub(crate) fn split(forward: &Forward, draw: impl FnOnce() -> u64) -> Option<&WeightedCluster> {
+    if let Some(only) = forward.lone() {
         return Some(only);
     }
     let mut left = draw().checked_rem(forward.total_weight)?;

@@ -2,7 +2,7 @@
 //!
 //! A dump is for people and scripts; nothing reads it back.
 
-mod action;
+pub(crate) mod action;
 mod cluster;
 mod observation;
 mod route;
@@ -51,7 +51,7 @@ impl Snapshot {
 }
 
 /// Leaves out what is unset: a dump of defaults hides what was written.
-fn put(out: &mut Map<String, Value>, key: &str, value: Value) {
+pub(crate) fn put(out: &mut Map<String, Value>, key: &str, value: Value) {
     let empty = match &value {
         Value::Null => true,
         Value::Array(items) => items.is_empty(),
@@ -63,7 +63,7 @@ fn put(out: &mut Map<String, Value>, key: &str, value: Value) {
     }
 }
 
-fn object(value: Value) -> Map<String, Value> {
+pub(crate) fn object(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(map) => map,
         _ => Map::new(),
@@ -76,6 +76,6 @@ fn texts<'a>(
     pairs.map(|(key, value)| (key.to_string(), (**value).into())).collect()
 }
 
-fn duration(duration: Duration) -> Value {
+pub(crate) fn duration(duration: Duration) -> Value {
     format!("{duration:?}").into()
 }
