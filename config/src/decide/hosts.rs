@@ -47,6 +47,7 @@ impl HostMap {
 
     /// The same with the domain that fits.
     #[must_use]
+    #[inline]
     pub fn find_domain(&self, authority: &str) -> Option<(Domain<'_>, u32)> {
         let host = lower_case(without_port(authority));
         let host = &*host;

@@ -32,10 +32,12 @@ impl RouteMatch {
     /// True if every condition holds.
     #[must_use]
     pub fn matches(&self, request: &RequestView<'_>) -> bool {
-        self.conditions().all(|condition| condition.holds(request))
+        self.path.matches(request.path())
+            && self.headers.iter().all(|condition| condition.holds(request))
+            && self.query.iter().all(|condition| condition.holds(request.query()))
     }
 
-    /// Its conditions, in the order in which they are looked at.
+    /// Its conditions, in the order in which [`matches`](Self::matches) looks at them.
     pub fn conditions(&self) -> impl Iterator<Item = Condition<'_>> {
         std::iter::once(Condition::Path(&self.path))
             .chain(self.headers.iter().map(Condition::Header))

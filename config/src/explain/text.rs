@@ -10,7 +10,8 @@ use crate::{
     decide::Domain,
     dump::action::{percent, retry_on},
     snapshot::{
-        AbortStatus, Direction, HashPolicy, HeaderOps, Origin, PathRewrite, Redirect, RedirectScheme, Share,
+        AbortStatus, Direction, Discovery, HashPolicy, HeaderOps, Origin, PathRewrite, Redirect,
+        RedirectScheme, Share,
     },
 };
 
@@ -206,6 +207,11 @@ impl Lines<'_, '_> {
             self.line("cluster", &format!("{name} (weight {weight}, draws {}..{last}{mark})", bucket.from))?;
         }
         self.target(&bucket.place)?;
+        if let Place::Known(cluster) = &bucket.place
+            && cluster.discovery == Discovery::OriginalDestination
+        {
+            self.more("it is for where the client was going, which an explicit listener does not know")?;
+        }
         match &bucket.pick {
             Some(pick) => self.pick(pick),
             None => Ok(()),
