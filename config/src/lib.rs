@@ -8,6 +8,7 @@ pub mod compatibility;
 mod compile;
 pub mod decide;
 mod diagnose;
+pub mod diff;
 pub mod dump;
 pub mod explain;
 mod fields;

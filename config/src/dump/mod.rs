@@ -5,13 +5,13 @@
 pub(crate) mod action;
 mod cluster;
 mod observation;
-mod route;
+pub(crate) mod route;
 
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::snapshot::{Direction, Snapshot};
+use crate::snapshot::{Direction, Listener, Snapshot};
 use observation::{destination, observation};
 use route::domains;
 
@@ -26,16 +26,7 @@ impl Snapshot {
                 "name": &*self.node.name,
                 "labels": texts(self.node.labels.iter()),
             },
-            "listeners": self.listeners.iter().map(|listener| json!({
-                "name": &*listener.name,
-                "address": listener.bind.to_string(),
-                "traffic_direction": match listener.direction {
-                    Direction::Inbound => "INBOUND",
-                    Direction::Outbound => "OUTBOUND",
-                },
-                "route_config_name": &*self[listener.routes].name,
-                "origin": listener.origin.to_string(),
-            })).collect::<Vec<_>>(),
+            "listeners": self.listeners.iter().map(|listener| self.listener(listener)).collect::<Vec<_>>(),
             "routes": self.route_tables.iter().map(|table| json!({
                 "name": &*table.name,
                 "virtual_hosts": (0_u32..).zip(&table.virtual_hosts).map(|(index, host)| {
@@ -46,6 +37,19 @@ impl Snapshot {
             "outbound": observation(&self.outbound),
             "inbound": observation(&self.inbound),
             "metrics": self.metrics.as_deref().map(destination),
+        })
+    }
+
+    pub(crate) fn listener(&self, listener: &Listener) -> Value {
+        json!({
+            "name": &*listener.name,
+            "address": listener.bind.to_string(),
+            "traffic_direction": match listener.direction {
+                Direction::Inbound => "INBOUND",
+                Direction::Outbound => "OUTBOUND",
+            },
+            "route_config_name": &*self[listener.routes].name,
+            "origin": listener.origin.to_string(),
         })
     }
 }

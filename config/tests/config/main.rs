@@ -7,6 +7,7 @@ mod support;
 mod access_logs;
 mod compatibility;
 mod diagnostics;
+mod diff;
 mod explain;
 mod hosts;
 mod matching;
