@@ -1,11 +1,11 @@
 //! `outrigger validate`: every finding of a configuration, without running it.
 
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, ValueEnum};
 use outrigger_config::{report::Severity, snapshot::TelemetryDefaults};
 
-use super::{BAD_CONFIGURATION, FINDINGS, identity::IdentityArgs};
+use super::{BAD_CONFIGURATION, FINDINGS, identity::IdentityArgs, show};
 use crate::reload::Sources;
 
 /// Check configuration without running it.
@@ -72,9 +72,4 @@ pub(super) fn run(args: &ValidateArgs) -> ExitCode {
         return FINDINGS.into();
     }
     ExitCode::SUCCESS
-}
-
-/// A reader that has seen enough (`| head`) is no error.
-fn show(findings: &str) {
-    let _ = std::io::stdout().write_all(findings.as_bytes());
 }

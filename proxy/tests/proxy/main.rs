@@ -10,6 +10,7 @@ mod bodies;
 mod cli;
 mod drain;
 mod ejection;
+mod explain;
 mod headers;
 mod metrics;
 mod otlp;
