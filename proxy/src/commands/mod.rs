@@ -1,7 +1,9 @@
 //! The command line: one file a verb.
 //!
-//! Exit codes follow `sysexits`: 64 usage, 65 bad configuration, 69 cannot bind, 79 findings of `validate`.
+//! Exit codes follow `sysexits`: 64 usage, 65 bad configuration, 69 cannot bind, 79 findings of `validate`;
+//! `diff` has 1 for differences, as `kubectl diff`.
 
+mod diff;
 mod explain;
 mod identity;
 mod proxy;
@@ -29,6 +31,8 @@ enum Verb {
     Validate(validate::ValidateArgs),
     /// Tell where a configuration sends a request, and why.
     Explain(explain::ExplainArgs),
+    /// Tell what differs between two configurations.
+    Diff(diff::DiffArgs),
 }
 
 /// How a tool that answers a question shows its answer.
@@ -58,6 +62,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Verb::Proxy(args) => proxy::run(*args),
             Verb::Validate(args) => validate::run(&args),
             Verb::Explain(args) => explain::run(&args),
+            Verb::Diff(args) => diff::run(&args),
         },
         Err(error) => {
             // A closed terminal is no reason to fail twice.

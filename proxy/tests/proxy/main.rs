@@ -8,6 +8,7 @@ mod admin;
 mod balancing;
 mod bodies;
 mod cli;
+mod diff;
 mod drain;
 mod ejection;
 mod explain;
