@@ -8,7 +8,10 @@ mod text;
 mod trace;
 mod words;
 
-use http::{Method, header::ORIGIN};
+use http::{
+    Method,
+    header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN},
+};
 
 pub use trace::{
     ActionTrace, Asked, Bucket, Check, CorsTrace, Explanation, FaultTrace, ForwardTrace, HashTrace,
@@ -18,17 +21,16 @@ pub use trace::{
 use crate::{
     decide::{Domain, Peers, RequestView, combined, policy_hash, split, without_port},
     snapshot::{
-        Action, ClusterRef, Cors, Direction, Fault, Forward, Listener, Route, RouteTable, Share, Snapshot,
+        Action, ClusterRef, Cors, Direction, Fault, Forward, Listener, Mirror, Route, RouteTable, Share,
+        Snapshot,
     },
 };
-
-const ACCESS_CONTROL_REQUEST_METHOD: &str = "access-control-request-method";
 
 /// Where draws come from; without one, whatever is left to chance stays open.
 pub type Draws<'d> = Option<&'d mut dyn FnMut() -> u64>;
 
-/// Decides, and says why. It draws as the data path does: first for a split by weight, then for a delay, an abort, and
-/// each mirror.
+/// Decides, and says why. It draws as the data path does: first for a split by weight, then for a delay, for an abort, and
+/// once for all mirrors.
 #[must_use]
 pub fn explain<'s>(
     snapshot: &'s Snapshot,
@@ -69,16 +71,8 @@ pub fn explain<'s>(
         let fault = trace.route.fault.as_deref().map(|fault| faults(fault, &mut draws)).unwrap_or_default();
         let cors = trace.route.cors.as_deref().map(|cors| cross_origin(cors, request));
         let mut taken = Taken { trace, fault, cors, action };
-        if let ActionTrace::Forward(forward) = &mut taken.action {
-            forward.mirrors = forward
-                .forward
-                .mirrors
-                .iter()
-                .map(|mirror| {
-                    let hit = drawn(mirror.share, &mut draws);
-                    MirrorTrace { mirror, place: place(snapshot, &mirror.cluster), hit }
-                })
-                .collect();
+        if let ActionTrace::Forward(trace) = &mut taken.action {
+            trace.mirrors = mirrors(snapshot, trace.forward, &mut draws);
         }
         taken
     });
@@ -163,10 +157,25 @@ fn faults(fault: &Fault, draws: &mut Draws<'_>) -> FaultTrace {
     }
 }
 
-/// Without a draw only all and none are settled.
+/// One draw is for all of them.
+fn mirrors<'s>(snapshot: &'s Snapshot, forward: &'s Forward, draws: &mut Draws<'_>) -> Vec<MirrorTrace<'s>> {
+    let draw = if forward.mirrors.is_empty() { None } else { draws.as_mut().map(|draw| draw()) };
+    let trace = |mirror: &'s Mirror| MirrorTrace {
+        mirror,
+        place: place(snapshot, &mirror.cluster),
+        hit: hit(mirror.share, draw),
+    };
+    forward.mirrors.iter().map(trace).collect()
+}
+
 fn drawn(share: Share, draws: &mut Draws<'_>) -> Option<bool> {
-    match draws {
-        Some(draw) => Some(share.hits(draw())),
+    hit(share, draws.as_mut().map(|draw| draw()))
+}
+
+/// Without a draw only all and none are settled.
+fn hit(share: Share, draw: Option<u64>) -> Option<bool> {
+    match draw {
+        Some(draw) => Some(share.hits(draw)),
         None if share == Share::ALL => Some(true),
         None if share == Share::NONE => Some(false),
         None => None,
@@ -174,15 +183,18 @@ fn drawn(share: Share, draws: &mut Draws<'_>) -> Option<bool> {
 }
 
 fn cross_origin<'s>(cors: &'s Cors, request: &RequestView<'_>) -> CorsTrace<'s> {
-    let origin = request.headers.get(ORIGIN);
-    let origin = origin.map(words::readable);
+    let mut lines = request.headers.get_all(ORIGIN).iter();
+    let first = lines.next().filter(|origin| !origin.is_empty());
+    // Two origins are none that a rule could know.
+    let lone =
+        first.filter(|_| lines.next().is_none()).and_then(|origin| str::from_utf8(origin.as_bytes()).ok());
+    let names_method =
+        request.headers.get(ACCESS_CONTROL_REQUEST_METHOD).is_some_and(|value| !value.is_empty());
     CorsTrace {
         cors,
-        allowed: origin.as_ref().is_some_and(|origin| cors.allow_origins.iter().any(|a| a.matches(origin))),
-        preflight: *request.method == Method::OPTIONS
-            && origin.is_some()
-            && request.headers.get(ACCESS_CONTROL_REQUEST_METHOD).is_some_and(|value| !value.is_empty()),
-        origin,
+        origin: first.map(words::readable),
+        allowed: lone.is_some_and(|origin| cors.allow_origins.iter().any(|allowed| allowed.matches(origin))),
+        preflight: *request.method == Method::OPTIONS && first.is_some() && names_method,
     }
 }
 

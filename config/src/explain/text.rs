@@ -264,9 +264,9 @@ impl Lines<'_, '_> {
 
 fn share(share: Share, hit: Option<bool>) -> String {
     let drawn = match hit {
-        _ if share == Share::ALL => ", so for this one",
-        Some(true) => ", drawn for this one",
-        Some(false) => ", not for this one",
+        _ if share == Share::ALL => ", so this one too",
+        Some(true) => ", this one too",
+        Some(false) => ", not this one",
         None => "",
     };
     format!("{} % of the requests{drawn}", percent(share))
@@ -279,18 +279,21 @@ fn redirect(to: &Redirect) -> String {
     });
     let host = to.authority.as_deref().map(|host| format!("host {}", quoted(host)));
     let port = to.port.map(|port| format!("port {port}"));
-    let parts: Vec<_> = [scheme, host, port, to.path.as_ref().map(path)].into_iter().flatten().collect();
+    let parts: Vec<_> = [scheme, host, port, to.path.as_ref().map(|to| format!("path: {}", path(to)))]
+        .into_iter()
+        .flatten()
+        .collect();
     format!("{} to {}", to.status.as_u16(), parts.join(", "))
 }
 
 fn path(rewrite: &PathRewrite) -> String {
     match rewrite {
         PathRewrite::Prefix { matched, value } => {
-            format!("path: its first {matched} bytes become {}", quoted(value))
+            format!("its first {matched} bytes become {}", quoted(value))
         }
-        PathRewrite::Full(value) => format!("path: becomes {}", quoted(value)),
+        PathRewrite::Full(value) => format!("becomes {}", quoted(value)),
         PathRewrite::Regex { pattern, substitution } => {
-            format!("path: what fits {} becomes {}", quoted(pattern.as_str()), quoted(substitution))
+            format!("what fits {} becomes {}", quoted(pattern.as_str()), quoted(substitution))
         }
     }
 }

@@ -1,15 +1,21 @@
 //! What an explanation says. That it agrees with the data path is the proxy's property test.
 
+use std::{num::NonZeroU16, time::Duration};
+
+use http::{HeaderValue, StatusCode};
 use outrigger_config::{
     decide::Peers,
     explain::{Explanation, Verdict, explain},
-    snapshot::Snapshot,
+    snapshot::{
+        AbortStatus, Action, Cors, DirectResponse, Fault, FaultAbort, FaultDelay, Mirror, PathRewrite,
+        Redirect, RedirectScheme, Route, Share, Snapshot, ValueMatch,
+    },
 };
 use serde_json::Value;
 
 use crate::support::{
     DESTINATION_RULE, MESH, REGISTRY, Request, VIRTUAL_SERVICE, WEIGHTED, options, rule, rules, snapshot,
-    try_load,
+    table, try_load,
 };
 
 fn peers() -> Peers {
@@ -144,4 +150,111 @@ fn a_request_that_nothing_takes_is_told_every_reason() {
         .map(|trace| format!("{} {}", trace.checks[0].expected, trace.checks[0].found))
         .collect();
     assert_eq!(found, ["is `/a` `/c`", "fits `/b+` `/c`"]);
+}
+
+/// The first route of `reviews` on port 8080, to be changed.
+fn route(snapshot: &mut Snapshot) -> &mut Route {
+    let index = table(snapshot, "8080").hosts.find("reviews").unwrap();
+    let at = snapshot.route_tables.iter().position(|table| &*table.name == "8080").unwrap();
+    &mut snapshot.route_tables[at].virtual_hosts[index as usize].routes[0]
+}
+
+#[test]
+fn faults_and_mirrors_are_told_with_their_draws() {
+    let mut snapshot = snapshot(&[MESH]);
+    let half = Share::percent(50.0).unwrap();
+    let changed = route(&mut snapshot);
+    changed.fault = Some(Box::new(Fault {
+        delay: Some(FaultDelay { share: half, duration: Duration::from_secs(5) }),
+        abort: Some(FaultAbort { share: half, status: AbortStatus::Http(StatusCode::IM_A_TEAPOT) }),
+    }));
+    if let Action::Forward(forward) = &mut changed.action {
+        let copy = |share| Mirror { cluster: forward.clusters[0].cluster.clone(), share };
+        forward.mirrors = [copy(half), copy(Share::ALL)].into();
+    }
+    let request = Request::to("reviews");
+    let open = explained(&snapshot, 8080, &request, None);
+    assert!(matches!(open.verdict(), Verdict::Forward { endpoint: None, .. }), "{open}");
+    let text = open.to_string();
+    for line in [
+        "fault         5s of delay for 50 % of the requests\n",
+        "fault         abort with status 418 for 50 % of the requests\n",
+        "reviews.observability.svc.cluster.local gets 50 % of the requests\n",
+        "reviews.observability.svc.cluster.local gets 100 % of the requests, so this one too\n",
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+    let hit = explained(&snapshot, 8080, &request, Some(499_999));
+    assert_eq!(hit.verdict(), Verdict::Aborted(AbortStatus::Http(StatusCode::IM_A_TEAPOT)));
+    assert!(hit.to_string().contains("-> 418, flag FI: a fault aborts it"), "{hit}");
+    let missed = explained(&snapshot, 8080, &request, Some(500_000));
+    assert!(
+        missed.to_string().contains("abort with status 418 for 50 % of the requests, not this one"),
+        "{missed}"
+    );
+    assert_eq!(missed.to_json()["route"]["fault"]["abort_drawn"], false);
+    assert_eq!(missed.to_json()["route"]["forward"]["mirrors"][1]["drawn"], true);
+}
+
+#[test]
+fn cross_origin_rules_are_told_for_the_origin_of_the_request() {
+    let mut snapshot = snapshot(&[MESH]);
+    let policy = |forward_unmatched_preflights| Cors {
+        allow_origins: [ValueMatch::Exact("https://a".into())].into(),
+        allow_methods: None,
+        allow_headers: None,
+        expose_headers: None,
+        max_age: None,
+        allow_credentials: None,
+        forward_unmatched_preflights,
+    };
+    route(&mut snapshot).cors = Some(Box::new(policy(true)));
+    let preflight = |origin: &str| {
+        Request::to("reviews")
+            .method("OPTIONS")
+            .header("origin", origin)
+            .header("access-control-request-method", "PUT")
+    };
+    let said = |snapshot: &Snapshot, request: &Request| explained(snapshot, 8080, request, None).to_string();
+    let answered = "-> 200: the proxy answers the preflight";
+    assert!(said(&snapshot, &preflight("https://a")).contains(answered));
+    let foreign = said(&snapshot, &preflight("https://b"));
+    assert!(foreign.contains("the origin `https://b` is not allowed; one that is `https://a`"), "{foreign}");
+    assert!(foreign.contains("the preflight goes on") && !foreign.contains(answered), "{foreign}");
+    let plain = said(&snapshot, &Request::to("reviews"));
+    assert!(plain.contains("no origin header, so it does not apply"), "{plain}");
+    let two = preflight("https://a").header("origin", "https://a");
+    assert!(!said(&snapshot, &two).contains(answered), "two origins are none");
+    route(&mut snapshot).cors = Some(Box::new(policy(false)));
+    assert!(said(&snapshot, &preflight("https://b")).contains(answered));
+}
+
+#[test]
+fn answers_redirects_and_rewrites_are_told() {
+    let mut snapshot = snapshot(&[MESH]);
+    let said = |snapshot: &Snapshot| explained(snapshot, 8080, &Request::to("reviews"), None).to_string();
+    let path = PathRewrite::Prefix { matched: 4, value: "/v2".into() };
+    if let Action::Forward(forward) = &mut route(&mut snapshot).action {
+        forward.rewrite = Some(path.clone());
+        forward.authority = Some(HeaderValue::from_static("other"));
+    }
+    let text = said(&snapshot);
+    assert!(text.contains("path          its first 4 bytes become `/v2`"), "{text}");
+    assert!(text.contains("authority     becomes `other`"), "{text}");
+    let to = Redirect {
+        status: StatusCode::FOUND,
+        scheme: Some(RedirectScheme::Https),
+        authority: Some("b".into()),
+        port: NonZeroU16::new(8443),
+        path: Some(path),
+    };
+    route(&mut snapshot).action = Action::Redirect(Box::new(to));
+    let text = said(&snapshot);
+    let expected =
+        "redirect      302 to scheme https, host `b`, port 8443, path: its first 4 bytes become `/v2`";
+    assert!(text.contains(expected) && text.contains("-> 302: the route sends it elsewhere"), "{text}");
+    let direct = DirectResponse { status: StatusCode::IM_A_TEAPOT, body: "short".into() };
+    route(&mut snapshot).action = Action::Direct(Box::new(direct));
+    let text = said(&snapshot);
+    assert!(text.contains("answer        418 with 5 bytes") && text.contains("-> 418: the route answers it"));
 }
