@@ -10,7 +10,7 @@ use crate::{
     format::Format,
     snapshot::{
         AbortStatus, Action, ClusterRef, Cors, Fault, Forward, HashPolicy, HeaderOps, PathRewrite, Redirect,
-        RedirectScheme, RetryPolicy, Share, Snapshot,
+        RedirectScheme, RetryOn, RetryPolicy, Share, Snapshot,
     },
 };
 
@@ -72,7 +72,7 @@ fn literal(value: Option<&HeaderValue>) -> Value {
     value.map(|value| String::from_utf8_lossy(value.as_bytes())).into()
 }
 
-fn redirect(to: &Redirect) -> Value {
+pub(crate) fn redirect(to: &Redirect) -> Value {
     let mut out = object(json!({ "response_code": to.status.as_u16() }));
     let scheme = to.scheme.map(|scheme| match scheme {
         RedirectScheme::Http => "http",
@@ -85,7 +85,7 @@ fn redirect(to: &Redirect) -> Value {
     Value::Object(out)
 }
 
-fn rewrite(rewrite: &PathRewrite) -> Value {
+pub(crate) fn rewrite(rewrite: &PathRewrite) -> Value {
     match rewrite {
         PathRewrite::Prefix { matched, value } => json!({ "prefix": &**value, "matched_bytes": matched }),
         PathRewrite::Full(value) => json!({ "path": &**value }),
@@ -95,7 +95,7 @@ fn rewrite(rewrite: &PathRewrite) -> Value {
     }
 }
 
-pub(super) fn fault(fault: &Fault) -> Value {
+pub(crate) fn fault(fault: &Fault) -> Value {
     let mut out = Map::new();
     if let Some(delay) = fault.delay {
         let delay = json!({ "percent": percent(delay.share), "fixed_delay": duration(delay.duration) });
@@ -111,7 +111,7 @@ pub(super) fn fault(fault: &Fault) -> Value {
     Value::Object(out)
 }
 
-pub(super) fn cors(cors: &Cors) -> Value {
+pub(crate) fn cors(cors: &Cors) -> Value {
     let mut out = object(json!({ "forward_not_matching_preflights": cors.forward_unmatched_preflights }));
     let origins = cors.allow_origins.iter().map(|origin| Value::Object(value_match(origin)));
     put(&mut out, "allow_origin_string_match", origins.collect());
@@ -123,11 +123,11 @@ pub(super) fn cors(cors: &Cors) -> Value {
     Value::Object(out)
 }
 
-fn percent(share: Share) -> f64 {
+pub(crate) fn percent(share: Share) -> f64 {
     f64::from(share.millionths()) / 10_000.0
 }
 
-pub(super) fn operations(ops: &HeaderOps) -> Value {
+pub(crate) fn operations(ops: &HeaderOps) -> Value {
     let pairs = |pairs: &[(http::HeaderName, Format)]| -> Value {
         pairs.iter().map(|(name, format)| Value::from(format!("{name}: {format}"))).collect()
     };
@@ -138,8 +138,8 @@ pub(super) fn operations(ops: &HeaderOps) -> Value {
     Value::Object(out)
 }
 
-fn retry(policy: &RetryPolicy) -> Value {
-    let on = &policy.on;
+/// Envoy's words with commas between them.
+pub(crate) fn retry_on(on: &RetryOn) -> String {
     let words = [
         (on.server_error, "5xx"),
         (on.gateway_error, "gateway-error"),
@@ -160,9 +160,13 @@ fn retry(policy: &RetryPolicy) -> Value {
         // Writing to a string cannot fail.
         let _ = write!(list, ",{status}");
     }
+    list.trim_start_matches(',').to_owned()
+}
+
+pub(crate) fn retry(policy: &RetryPolicy) -> Value {
     let mut out = object(json!({
         "num_retries": policy.attempts,
-        "retry_on": list.trim_start_matches(','),
+        "retry_on": retry_on(&policy.on),
         "base_interval": duration(policy.backoff),
         "avoid_previous_hosts": policy.avoid_previous_hosts,
     }));
@@ -170,7 +174,7 @@ fn retry(policy: &RetryPolicy) -> Value {
     Value::Object(out)
 }
 
-fn hash(policy: &HashPolicy) -> Value {
+pub(crate) fn hash(policy: &HashPolicy) -> Value {
     match policy {
         HashPolicy::Header(name) => json!({ "header": name.as_str() }),
         HashPolicy::SourceIp => json!({ "connection_properties": { "source_ip": true } }),

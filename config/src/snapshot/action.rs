@@ -121,6 +121,15 @@ impl Forward {
             mirrors: Box::default(),
         }
     }
+
+    /// The destination that needs no draw, since it is the only one.
+    #[must_use]
+    pub fn lone(&self) -> Option<&WeightedCluster> {
+        match &*self.clusters {
+            [only] => Some(only),
+            _ => None,
+        }
+    }
 }
 
 /// A copy of some requests; its answer is dropped.

@@ -9,6 +9,8 @@ mod actions;
 mod compatibility;
 mod delegates;
 mod diagnostics;
+mod diff;
+mod explain;
 mod filters;
 mod hosts;
 mod kubernetes;

@@ -1,6 +1,6 @@
 //! `outrigger validate`: every finding of a configuration, without running it.
 
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, ValueEnum};
 use outrigger_config::{
@@ -8,7 +8,7 @@ use outrigger_config::{
     snapshot::TelemetryDefaults,
 };
 
-use super::{BAD_CONFIGURATION, FINDINGS, identity::IdentityArgs};
+use super::{BAD_CONFIGURATION, FINDINGS, identity::IdentityArgs, show};
 use crate::reload::Sources;
 
 /// Check configuration without running it.
@@ -116,9 +116,4 @@ fn named(name: &str) -> Result<Named, String> {
         }
         codes => Ok(Named(codes)),
     }
-}
-
-/// A reader that has seen enough (`| head`) is no error.
-fn show(findings: &str) {
-    let _ = std::io::stdout().write_all(findings.as_bytes());
 }

@@ -5,10 +5,12 @@ use http::{
     header::{
         ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
         ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-        ACCESS_CONTROL_REQUEST_METHOD, ORIGIN,
     },
 };
-use outrigger_config::snapshot::Cors;
+use outrigger_config::{
+    decide::{CrossOrigin, cross_origin},
+    snapshot::Cors,
+};
 
 use crate::upstream::stats::FilterStats;
 
@@ -30,19 +32,17 @@ pub(crate) struct Leave<'p> {
     origin: HeaderValue,
 }
 
-/// Looks at a request. A preflight is an OPTIONS that names the method to come.
+/// Looks at a request.
 pub(crate) fn judge<'p>(
     policy: &'p Cors,
     method: &Method,
     headers: &HeaderMap,
     stats: &FilterStats,
 ) -> Verdict<'p> {
-    let Some(origin) = headers.get(ORIGIN).filter(|origin| !origin.is_empty()) else {
+    let Some(CrossOrigin { origin, allowed, preflight }) = cross_origin(policy, method, headers) else {
         return Verdict::Silent;
     };
-    let asked = headers.get(ACCESS_CONTROL_REQUEST_METHOD);
-    let preflight = *method == Method::OPTIONS && asked.is_some_and(|asked| !asked.is_empty());
-    if !allows(policy, headers, origin) {
+    if !allowed {
         stats.cors_origin_invalid.inc();
         return if preflight && !policy.forward_unmatched_preflights {
             Verdict::Preflight(preflight_answer(policy, None))
@@ -55,13 +55,6 @@ pub(crate) fn judge<'p>(
         true => Verdict::Preflight(preflight_answer(policy, Some(origin))),
         false => Verdict::Allowed(Leave { policy, origin: origin.clone() }),
     }
-}
-
-/// A request has one origin: two lines are none that a policy could know.
-fn allows(policy: &Cors, headers: &HeaderMap, origin: &HeaderValue) -> bool {
-    let lone = headers.get_all(ORIGIN).iter().nth(1).is_none();
-    let text = str::from_utf8(origin.as_bytes()).ok().filter(|_| lone);
-    text.is_some_and(|text| policy.allow_origins.iter().any(|matcher| matcher.matches(text)))
 }
 
 /// Envoy's order. Without leave the rest is told all the same, but for the headers to expose.
@@ -95,6 +88,7 @@ impl Leave<'_> {
 
 #[cfg(test)]
 mod tests {
+    use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
     use outrigger_config::snapshot::ValueMatch;
 
     use super::*;

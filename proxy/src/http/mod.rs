@@ -9,6 +9,7 @@ mod client;
 pub(crate) mod conn;
 mod context;
 mod cors;
+pub(crate) mod explain;
 mod fault;
 mod format;
 mod forward;
@@ -260,6 +261,24 @@ struct Target {
 }
 
 impl Target {
+    /// Cleans the headers, adds the first of ours, and normalises the path.
+    fn of(parts: &mut Parts, authority: HeaderValue, mode: PathNormalization) -> Result<Self, Failure> {
+        let headers = &mut parts.headers;
+        headers::clean_request(headers);
+        if parts.version == Version::HTTP_2 {
+            headers::join_cookies(headers);
+        }
+        let path = normalized(parts.uri.path_and_query(), mode)?;
+        if !headers.contains_key(headers::X_FORWARDED_PROTO) {
+            headers.insert(headers::X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+        }
+        let https = match parts.version {
+            Version::HTTP_2 => parts.uri.scheme_str() == Some("https"),
+            _ => headers.get(headers::X_FORWARDED_PROTO).is_some_and(|proto| proto == "https"),
+        };
+        Ok(Self { authority, path, scheme: if https { "https" } else { "http" } })
+    }
+
     fn view<'a>(&'a self, parts: &'a Parts) -> RequestView<'a> {
         RequestView {
             method: &parts.method,
@@ -271,7 +290,7 @@ impl Target {
     }
 }
 
-/// Checks the request, cleans its headers and adds the first of ours.
+/// Checks the request and makes it fit to be routed.
 fn accept(
     conn: &ConnInfo,
     context: &mut RequestContext,
@@ -283,22 +302,9 @@ fn accept(
     }
     let checked = limits::check(parts);
     context.accept(parts, checked.as_ref().ok());
-    let authority = checked?;
-    let headers = &mut parts.headers;
-    headers::clean_request(headers);
-    if parts.version == Version::HTTP_2 {
-        headers::join_cookies(headers);
-    }
-    let path = normalized(parts.uri.path_and_query(), mode)?;
-    context.record().path = Some(path.clone());
-    if !headers.contains_key(headers::X_FORWARDED_PROTO) {
-        headers.insert(headers::X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-    }
-    let https = match parts.version {
-        Version::HTTP_2 => parts.uri.scheme_str() == Some("https"),
-        _ => headers.get(headers::X_FORWARDED_PROTO).is_some_and(|proto| proto == "https"),
-    };
-    Ok(Target { authority, path, scheme: if https { "https" } else { "http" } })
+    let target = Target::of(parts, checked?, mode)?;
+    context.record().path = Some(target.path.clone());
+    Ok(target)
 }
 
 /// What is matched is what is forwarded; a path that is normal already is taken as it is.

@@ -3,6 +3,7 @@
 mod allocations;
 mod bodies;
 mod conn;
+mod explained;
 mod replies;
 mod requests;
 mod retries;
