@@ -22,7 +22,7 @@ use crate::{
     drain::Watch,
     http::{replay::ReplayBudget, upload::RequestBody},
     telemetry::Shard,
-    upstream::{Balancers, Published, pool::Pools},
+    upstream::{Balancers, Published, pool::Pools, stats::FilterStats},
 };
 
 /// How connections of clients are treated.
@@ -46,6 +46,8 @@ pub struct WorkerStats {
     pub panics: AtomicU64,
     /// HTTP/1 connections that wait for a request and hold next to nothing.
     pub parked: AtomicUsize,
+    /// What the filters before the router did.
+    pub filters: FilterStats,
 }
 
 /// Held while a connection is parked.
@@ -136,6 +138,10 @@ impl Worker {
 
     pub(crate) fn replay(&self) -> &Rc<ReplayBudget> {
         &self.replay
+    }
+
+    pub(crate) fn stats(&self) -> &Arc<WorkerStats> {
+        &self.stats
     }
 
     /// Counts one connection as parked.

@@ -2,15 +2,19 @@
 //! listener its virtual hosts, routes and clusters. All findings are collected.
 
 mod access_logs;
+mod actions;
 mod clusters;
+mod delegates;
 mod hosts;
+mod mirrors;
 mod policy;
 mod receivers;
 mod references;
+mod refine;
 mod routes;
 mod telemetry;
 
-use std::{collections::HashMap, num::NonZeroU32, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -23,22 +27,24 @@ use routes::{operation, plain_route};
 use crate::{
     LoadOptions,
     istio::{
-        Meta, PortProtocol, ROOT_NAMESPACE,
+        Meta, PortProtocol,
+        connection_pool::ConnectionPool,
         destination_rule::DestinationRule,
+        envoy_filter::{self, EnvoyFilter},
         mesh::Mesh,
-        retries::default_retry,
         service_entry::{ServiceEntry, Workload},
         sidecar::{self, Egress, Ingress, OutboundMode, Sidecar},
         telemetry::Telemetry,
         virtual_service::VirtualService,
     },
-    registry::{Registry, Service},
+    kubernetes::Cluster,
+    lint,
+    registry::{Registry, Service, View},
     report::Code,
     sink::{Sink, Span},
     snapshot::{
-        Action, Destination, DirectResponse, Direction, HostMap, Listener, Node, Origin, RetryOn,
-        RetryPolicy, Route, RouteMatch, RouteTable, RouteTableId, Snapshot, TelemetryDefaults, Version,
-        VirtualHost,
+        Action, Destination, DirectResponse, Direction, HostMap, Listener, Node, Origin, Route, RouteMatch,
+        RouteTable, RouteTableId, Snapshot, TelemetryDefaults, Version, VirtualHost,
     },
 };
 
@@ -49,8 +55,10 @@ pub(crate) struct Resources {
     pub(crate) destination_rules: Vec<DestinationRule>,
     pub(crate) service_entries: Vec<ServiceEntry>,
     pub(crate) workloads: Vec<(Meta, Workload)>,
+    pub(crate) cluster: Cluster,
     pub(crate) sidecars: Vec<Sidecar>,
     pub(crate) telemetries: Vec<Telemetry>,
+    pub(crate) envoy_filters: Vec<EnvoyFilter>,
     pub(crate) mesh: Option<Mesh>,
 }
 
@@ -78,11 +86,18 @@ pub(crate) fn compile(
 ) -> Snapshot {
     let node = &options.node;
     let mesh = resources.mesh.unwrap_or_default();
-    let registry = Registry::build(resources.service_entries, &resources.workloads, node, sink);
-    let rules = Rules::merge(resources.destination_rules, node, sink);
-    let virtual_services = VirtualServices::choose(&resources.virtual_services, node, sink);
-    let sidecar = sidecar::choose(&resources.sidecars, node, sink);
-    let telemetries = telemetry::choose(&resources.telemetries, node, sink);
+    let sidecar = sidecar::choose(&resources.sidecars, &mesh.root_namespace, node, sink);
+    let view = View { node, mesh: &mesh, sidecar };
+    let registry =
+        Registry::build(&resources.cluster, &resources.service_entries, &resources.workloads, &view, sink);
+    let rules = Rules::merge(resources.destination_rules, &mesh, node, sink);
+    let merged = delegates::merge(resources.virtual_services, &mesh.exports.virtual_services, sink);
+    merged.iter().for_each(|vs| lint::shadow(vs, sink));
+    let virtual_services = VirtualServices::choose(&merged, &mesh, node, sink);
+    for filter in &resources.envoy_filters {
+        envoy_filter::check(filter, &mesh.root_namespace, options, sink);
+    }
+    let telemetries = telemetry::choose(&resources.telemetries, &mesh.root_namespace, node, sink);
     let mut compiler = Compiler {
         node,
         mesh: &mesh,
@@ -107,6 +122,7 @@ pub(crate) fn compile(
         clusters: compiler.clusters.list.into(),
         outbound,
         inbound,
+        paths: mesh.paths,
         metrics,
         node: node.clone(),
     }
@@ -118,8 +134,8 @@ impl Compiler<'_> {
             let found =
                 self.sink.report(Code::NoListener, Span::default(), "no Sidecar applies to this proxy");
             found.note(format!(
-                "its namespace is `{}`, the root namespace `{ROOT_NAMESPACE}`",
-                self.node.namespace
+                "its namespace is `{}`, the root namespace `{}`",
+                self.node.namespace, self.mesh.root_namespace
             ));
             found.help("add a Sidecar with an egress listener: `port`, `bind`, `captureMode: NONE`, `hosts`");
             return (Vec::new(), Vec::new());
@@ -137,7 +153,8 @@ impl Compiler<'_> {
         for ingress in &sidecar.ingress {
             if self.is_http(ingress.port.protocol, ingress.span) {
                 let origin = sidecar.meta.origin(ingress.span);
-                let table = self.inbound_table(ingress, &origin);
+                let pool = ingress.pool.as_ref().or(sidecar.inbound_pool.as_ref());
+                let table = self.inbound_table(ingress, pool, &origin);
                 self.listen(ingress.bind, Direction::Inbound, table, origin, &mut listeners, &mut tables);
             }
         }
@@ -188,8 +205,7 @@ impl Compiler<'_> {
         let number = egress.port.number;
         let mut table = Table::default();
         let carried = self.registry.services.iter().filter(|service| {
-            let taken =
-                egress.hosts.iter().any(|filter| filter.takes(&service.meta.namespace, &service.host));
+            let taken = egress.hosts.service(&service.meta.namespace, &service.host);
             taken && service.port(number).is_some_and(|port| port.protocol != PortProtocol::Other)
         });
         for service in carried {
@@ -275,17 +291,18 @@ impl Compiler<'_> {
         }
     }
 
-    /// Everything goes to the workload; Istio retries what never left, but not for gRPC.
-    fn inbound_table(&mut self, ingress: &Ingress, origin: &Origin) -> RouteTable {
+    /// Everything goes to the workload; Istio retries here too, but not for gRPC.
+    fn inbound_table(
+        &mut self,
+        ingress: &Ingress,
+        pool: Option<&ConnectionPool>,
+        origin: &Origin,
+    ) -> RouteTable {
         let number = ingress.port.number;
-        let cluster = self.inbound(ingress, origin.clone());
+        let cluster = self.inbound(ingress, pool, origin.clone());
         let called = format!("{}:{number}", self.clusters.host(&cluster));
-        let retry = (ingress.port.protocol != PortProtocol::Http2).then(|| RetryPolicy {
-            attempts: NonZeroU32::MIN.saturating_add(1),
-            on: RetryOn { reset_before_request: true, ..RetryOn::default() },
-            avoid_previous_hosts: false,
-            ..default_retry()
-        });
+        let policy = self.mesh.inbound_retries.clone();
+        let retry = policy.0.filter(|_| ingress.port.protocol != PortProtocol::Http2);
         let route = Route {
             operation: operation(&called, &RouteMatch::always()),
             ..plain_route("default", cluster, retry, Box::default(), origin.clone())
@@ -300,15 +317,12 @@ impl Compiler<'_> {
     fn warn_loops(&mut self, listeners: &[Listener]) {
         for service in &self.registry.services {
             for port in &service.ports {
-                for (endpoint, workload) in
-                    service.endpoints(port, &Default::default()).iter().zip(&service.endpoints)
-                {
+                for (address, workload) in service.serving(port) {
                     let own = |listener: &&Listener| {
-                        listener.bind == endpoint.address && listener.direction == Direction::Outbound
+                        listener.bind == address && listener.direction == Direction::Outbound
                     };
                     if let Some(listener) = listeners.iter().find(own) {
-                        let message =
-                            format!("the endpoint {} is a listener of this proxy", endpoint.address);
+                        let message = format!("the endpoint {address} is a listener of this proxy");
                         let found = self.sink.report(Code::ListenerLoop, workload.span, message);
                         found.label(format!("port {} of the service", port.number));
                         found.note(format!("the listener is {}", listener.origin));

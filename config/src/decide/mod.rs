@@ -2,15 +2,26 @@
 //!
 //! What is random is an argument, so that a decision can be replayed. Nothing allocates but an upper-case host.
 
+mod cors;
 mod hash;
 mod hosts;
+mod location;
 mod matching;
 mod path;
+mod rewrite;
 
 use http::{HeaderMap, Method};
 
+pub use cors::{CrossOrigin, cross_origin};
 pub use hash::{Hashed, Peers, hash_key, xxh64};
+pub(crate) use hash::{combined, cookie_value, policy_hash};
+pub use hosts::Domain;
+pub(crate) use hosts::without_port;
+pub use location::location;
+pub use matching::Condition;
+pub(crate) use matching::query_value;
 pub use path::{InvalidPath, normalize_path};
+pub use rewrite::rewritten;
 
 use crate::snapshot::{
     Action, DirectResponse, Forward, Redirect, Route, RouteTable, VirtualHost, WeightedCluster,
@@ -109,8 +120,8 @@ pub fn first_match<'s>(host: &'s VirtualHost, request: &RequestView<'_>) -> Opti
 }
 
 /// Envoy `weighted_clusters`: the draw modulo the total, then cumulative ranges in list order.
-fn split(forward: &Forward, draw: impl FnOnce() -> u64) -> Option<&WeightedCluster> {
-    if let [only] = &*forward.clusters {
+pub(crate) fn split(forward: &Forward, draw: impl FnOnce() -> u64) -> Option<&WeightedCluster> {
+    if let Some(only) = forward.lone() {
         return Some(only);
     }
     let mut left = draw().checked_rem(forward.total_weight)?;
@@ -130,6 +141,7 @@ mod tests {
         let entry = |weight: &u32| WeightedCluster {
             cluster: ClusterRef::Missing(weight.to_string().into()),
             weight: *weight,
+            authority: None,
             request_headers: HeaderOps::default(),
             response_headers: HeaderOps::default(),
         };

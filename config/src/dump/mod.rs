@@ -2,16 +2,16 @@
 //!
 //! A dump is for people and scripts; nothing reads it back.
 
-mod action;
+pub(crate) mod action;
 mod cluster;
 mod observation;
-mod route;
+pub(crate) mod route;
 
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::snapshot::{Direction, Snapshot};
+use crate::snapshot::{Direction, Listener, PathNormalization, Snapshot};
 use observation::{destination, observation};
 use route::domains;
 
@@ -25,17 +25,15 @@ impl Snapshot {
                 "namespace": &*self.node.namespace,
                 "name": &*self.node.name,
                 "labels": texts(self.node.labels.iter()),
+                "domain": self.node.domain.to_string(),
             },
-            "listeners": self.listeners.iter().map(|listener| json!({
-                "name": &*listener.name,
-                "address": listener.bind.to_string(),
-                "traffic_direction": match listener.direction {
-                    Direction::Inbound => "INBOUND",
-                    Direction::Outbound => "OUTBOUND",
-                },
-                "route_config_name": &*self[listener.routes].name,
-                "origin": listener.origin.to_string(),
-            })).collect::<Vec<_>>(),
+            "path_normalization": match self.paths {
+                PathNormalization::None => "NONE",
+                PathNormalization::Base => "BASE",
+                PathNormalization::MergeSlashes => "MERGE_SLASHES",
+                PathNormalization::DecodeAndMergeSlashes => "DECODE_AND_MERGE_SLASHES",
+            },
+            "listeners": self.listeners.iter().map(|listener| self.listener(listener)).collect::<Vec<_>>(),
             "routes": self.route_tables.iter().map(|table| json!({
                 "name": &*table.name,
                 "virtual_hosts": (0_u32..).zip(&table.virtual_hosts).map(|(index, host)| {
@@ -48,10 +46,23 @@ impl Snapshot {
             "metrics": self.metrics.as_deref().map(destination),
         })
     }
+
+    pub(crate) fn listener(&self, listener: &Listener) -> Value {
+        json!({
+            "name": &*listener.name,
+            "address": listener.bind.to_string(),
+            "traffic_direction": match listener.direction {
+                Direction::Inbound => "INBOUND",
+                Direction::Outbound => "OUTBOUND",
+            },
+            "route_config_name": &*self[listener.routes].name,
+            "origin": listener.origin.to_string(),
+        })
+    }
 }
 
 /// Leaves out what is unset: a dump of defaults hides what was written.
-fn put(out: &mut Map<String, Value>, key: &str, value: Value) {
+pub(crate) fn put(out: &mut Map<String, Value>, key: &str, value: Value) {
     let empty = match &value {
         Value::Null => true,
         Value::Array(items) => items.is_empty(),
@@ -63,7 +74,7 @@ fn put(out: &mut Map<String, Value>, key: &str, value: Value) {
     }
 }
 
-fn object(value: Value) -> Map<String, Value> {
+pub(crate) fn object(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(map) => map,
         _ => Map::new(),
@@ -76,6 +87,6 @@ fn texts<'a>(
     pairs.map(|(key, value)| (key.to_string(), (**value).into())).collect()
 }
 
-fn duration(duration: Duration) -> Value {
+pub(crate) fn duration(duration: Duration) -> Value {
     format!("{duration:?}").into()
 }
