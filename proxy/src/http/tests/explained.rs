@@ -251,8 +251,8 @@ fn a_request_that_is_not_routed_is_told_so() {
 fn a_question_without_a_listener_tells_those_there_are() {
     let published = Upstreams::new().publish(Arc::new(compiled(
         "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: { name: a }\nspec:\n  egress:\n  \
-         - { port: { number: 8080, name: http }, bind: 127.0.0.1, captureMode: NONE, hosts: ['*/*'] }\n  \
-         - { port: { number: 8080, name: http }, bind: 127.0.0.2, captureMode: NONE, hosts: ['*/*'] }\n",
+         - { port: { number: 8080, name: http }, bind: 127.0.0.1, captureMode: NONE, hosts: ['*/*'] }\n\
+         \x20 ingress:\n  - { port: { number: 8080, name: http }, bind: 127.0.0.2, defaultEndpoint: '127.0.0.1:1' }\n",
     )));
     let ask = |request: &str, listener: Option<&str>| {
         let question = Question::read(request, []).unwrap();
