@@ -150,7 +150,7 @@ impl Reader<'_> {
         match kind {
             "Service" => {
                 let Some(spec) = istio::spec(document, &service::SERVICE, self.sink) else { return };
-                cluster.services.push(service::read(document, &spec, meta, self.sink));
+                cluster.services.extend(service::read(document, &spec, meta, self.sink));
             }
             "EndpointSlice" => cluster.slices.extend(endpoint_slice::read(document, meta, self.sink)),
             _ => cluster.pods.push(pod::read(document, meta)),

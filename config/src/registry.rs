@@ -10,13 +10,13 @@ use crate::{
         Exports, Meta, covers,
         mesh::Mesh,
         selects,
-        service_entry::{Resolution, ServiceEntry, ServicePort, Workload},
+        service_entry::{Address, Resolution, ServiceEntry, ServicePort, Workload},
         sidecar::Sidecar,
     },
     kubernetes::{Cluster, pod::Pod},
     report::Code,
     sink::{Sink, Span},
-    snapshot::{Discovery, Endpoint, Node, Origin},
+    snapshot::{Endpoint, NamedEndpoint, Node, Origin, Target},
 };
 
 /// All services that are visible to the proxy, in order of the documents.
@@ -40,7 +40,8 @@ pub(crate) struct Service {
     pub(crate) without_pod: usize,
     /// Every name of it stands for those below it too.
     pub(crate) headless: bool,
-    pub(crate) discovery: Discovery,
+    /// How its endpoints are found.
+    pub(crate) resolution: Resolution,
     pub(crate) origin: Origin,
 }
 
@@ -76,25 +77,41 @@ impl Service {
         self.ports.iter().find(|port| port.number == number)
     }
 
-    /// Who serves a port, and where.
-    pub(crate) fn serving(&self, port: &ServicePort) -> impl Iterator<Item = (SocketAddr, &Workload)> {
-        let numbered = self.endpoints.iter().map(|workload| (workload.ports.get(&port.name), workload));
-        numbered
-            .filter_map(|(number, workload)| Some((SocketAddr::new(workload.address, *number?), workload)))
+    /// Who serves a port, and at which number.
+    fn numbered(&self, port: &ServicePort) -> impl Iterator<Item = (u16, &Workload)> {
+        self.endpoints.iter().filter_map(|workload| Some((*workload.ports.get(&port.name)?, workload)))
     }
 
-    /// Those of a port that have all labels.
-    pub(crate) fn endpoints(&self, port: &ServicePort, labels: &Labels) -> Box<[Arc<Endpoint>]> {
-        let selected = self.serving(port).filter(|(_, workload)| selects(labels, &workload.labels));
-        let endpoints = selected.map(|(address, workload)| {
-            Arc::new(Endpoint {
-                address,
-                key: address.to_string().into(),
-                weight: workload.weight,
-                labels: workload.labels.clone(),
-            })
+    /// Who serves a port, and where, as far as the documents say it.
+    pub(crate) fn serving(&self, port: &ServicePort) -> impl Iterator<Item = (SocketAddr, &Workload)> {
+        self.numbered(port).filter_map(|(number, workload)| match &workload.address {
+            Address::Ip(ip) => Some((SocketAddr::new(*ip, number), workload)),
+            Address::Name(_) => None,
+        })
+    }
+
+    /// Those of a port that have all labels, names among them.
+    pub(crate) fn targets(&self, port: &ServicePort, labels: &Labels) -> Box<[Target]> {
+        let selected = self.numbered(port).filter(|(_, workload)| selects(labels, &workload.labels));
+        let targets = selected.map(|(port, Workload { address, weight, labels, .. })| match address {
+            Address::Ip(ip) => {
+                let address = SocketAddr::new(*ip, port);
+                Target::Address(Arc::new(Endpoint {
+                    address,
+                    key: address.to_string().into(),
+                    hostname: "".into(),
+                    weight: *weight,
+                    labels: labels.clone(),
+                }))
+            }
+            Address::Name(name) => Target::Name(NamedEndpoint {
+                name: Arc::clone(name),
+                port,
+                weight: *weight,
+                labels: labels.clone(),
+            }),
         });
-        endpoints.collect()
+        targets.collect()
     }
 }
 
@@ -114,11 +131,8 @@ impl Registry {
             registry.add(service, span, view, sink);
         }
         for entry in entries.iter().filter(|entry| view.sees(&entry.meta, &entry.exports)) {
-            if !is_resolved(entry) {
-                report_unresolved(entry, sink);
-            }
-            // Names cannot be looked up yet.
-            if is_resolved(entry) || entry.resolution.value == Resolution::None {
+            report_unresolved(entry, sink);
+            if entry.resolution.value != Resolution::Dynamic {
                 registry.add_entry(entry, &cluster.pods, workloads, view, sink);
             }
         }
@@ -141,22 +155,26 @@ impl Registry {
             let pods = pods.iter().filter(|pod| entry.internal && here(&pod.meta)).filter_map(Pod::workload);
             endpoints.extend(written.chain(pods).filter(|workload| selects(selector, &workload.labels)));
         }
-        for workload in &mut endpoints {
-            workload.ports = entry.served_by(workload);
+        let by_dns = matches!(entry.resolution.value, Resolution::Dns { .. });
+        if !by_dns {
+            leave_names_out(&mut endpoints, &entry.meta, sink);
         }
+        let alone = by_dns && endpoints.is_empty() && entry.selector.is_none();
         for host in &entry.hosts {
+            let mut endpoints = endpoints.clone();
+            endpoints.extend(alone.then(|| entry.by_itself(host)));
+            for workload in &mut endpoints {
+                workload.ports = entry.served_by(workload);
+            }
             let service = Service {
                 host: host.value.as_ref().into(),
                 meta: entry.meta.clone(),
                 addresses: entry.addresses.clone(),
                 ports: entry.ports.clone(),
-                endpoints: endpoints.clone(),
+                endpoints,
                 without_pod: 0,
                 headless: false,
-                discovery: match entry.resolution.value {
-                    Resolution::None => Discovery::OriginalDestination,
-                    Resolution::Static | Resolution::Dns => Discovery::Static,
-                },
+                resolution: entry.resolution.value,
                 origin: entry.meta.origin(host.span),
             };
             self.add(service, host.span, view, sink);
@@ -197,26 +215,37 @@ impl Registry {
     }
 }
 
-/// Names cannot be looked up yet, but a DNS service whose endpoints are all addresses needs no lookup.
-fn is_resolved(entry: &ServiceEntry) -> bool {
-    match entry.resolution.value {
-        Resolution::Static => true,
-        Resolution::Dns => !entry.endpoints.is_empty() && entry.by_name == 0,
-        Resolution::None => false,
-    }
+/// Whoever selects by labels takes host names too, but only DNS looks them up.
+pub(crate) fn leave_names_out(endpoints: &mut Vec<Workload>, by: &Meta, sink: &mut Sink) {
+    endpoints.retain(|workload| {
+        let Address::Name(name) = &workload.address else { return true };
+        let message = format!("{} selects the host name `{name}`, and does not look it up", by.resource());
+        let found = sink.report(Code::NamedWorkload, workload.span, message);
+        found.label("is no endpoint of it").note(by.reference());
+        found.help("write its IP address, or select it by a ServiceEntry with `resolution: DNS`");
+        false
+    });
 }
 
 fn report_unresolved(entry: &ServiceEntry, sink: &mut Sink) {
     let (what, becomes, why) = match entry.resolution.value {
+        Resolution::Static | Resolution::Dns { .. } => return,
         Resolution::None => (
             "NONE",
             "its requests get 503 with the flag UH",
             "an explicit listener does not know where its client was going",
         ),
-        _ => ("DNS", "the service is left out", "host names of endpoints are not looked up yet"),
+        Resolution::Dynamic => (
+            "DYNAMIC_DNS",
+            "the service is left out: its requests are those of an unknown host",
+            "names are looked up for configurations, not for requests",
+        ),
     };
     let message = format!("{} cannot be resolved by {what}", entry.meta.resource());
     let found = sink.report(Code::NotResolved, entry.resolution.span, message);
     found.label(becomes).note(why);
-    found.help("write `resolution: STATIC` and list `endpoints` by IP address");
+    found.help(match entry.resolution.value {
+        Resolution::Dynamic => "write `resolution: DNS` and list the hosts without wildcards",
+        _ => "write `resolution: STATIC` and list `endpoints` by IP address, or `resolution: DNS`",
+    });
 }

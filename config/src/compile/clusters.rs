@@ -14,13 +14,14 @@ use crate::{
         PortProtocol,
         connection_pool::ConnectionPool,
         destination_rule::{Blocks, Subset},
-        service_entry::ServicePort,
+        service_entry::{Resolution, ServicePort},
         sidecar::Ingress,
     },
     registry::Service,
     report::Code,
     snapshot::{
-        self, Balancer, Cluster, ClusterId, ClusterRef, Discovery, Endpoint, Limits, Origin, Protocol,
+        self, Balancer, Cluster, ClusterId, ClusterRef, Discovery, Dns, Endpoint, Limits, Origin, Protocol,
+        Target,
     },
 };
 
@@ -98,9 +99,11 @@ impl Compiler<'_> {
     ) -> Cluster {
         let name = subset.map_or("", |subset| &subset.name);
         let all = Labels::new();
-        let endpoints = service.endpoints(port, subset.map_or(&all, |subset| &subset.labels));
+        let targets = service.targets(port, subset.map_or(&all, |subset| &subset.labels));
+        let (discovery, endpoints) = self.discovery(service.resolution, targets);
         let pool = blocks.pool.unwrap_or_default();
         let outlier = blocks.outlier.inspect(|detection| {
+            // How many endpoints a name becomes is not known here: none are counted.
             self.warn_never_ejects(
                 detection,
                 endpoints.len(),
@@ -129,13 +132,33 @@ impl Compiler<'_> {
             subset.map_or_else(|| service.origin.clone(), |subset| subset.meta.origin(subset.span)),
         );
         let cluster = Cluster {
-            discovery: service.discovery.clone(),
+            discovery,
             balancer: blocks.load_balancer.map_or(Balancer::LeastRequest, |block| block.balancer),
             panic_threshold: outlier.as_ref().map_or(0, |detection| detection.panic_threshold),
             outlier: outlier.map(|detection| detection.outlier),
             ..cluster
         };
         pooled(cluster, &pool)
+    }
+
+    /// A service by DNS whose endpoints are all written as addresses needs no look-up.
+    fn discovery(&self, resolution: Resolution, targets: Box<[Target]>) -> (Discovery, Box<[Arc<Endpoint>]>) {
+        let is_named = |target: &Target| matches!(target, Target::Name(_));
+        if let Resolution::Dns { first_only } = resolution
+            && targets.iter().any(is_named)
+        {
+            let dns = Dns { targets, first_only, refresh: self.mesh.dns_refresh };
+            return (Discovery::Dns(Box::new(dns)), Box::default());
+        }
+        let endpoints = targets.into_iter().filter_map(|target| match target {
+            Target::Address(endpoint) => Some(endpoint),
+            Target::Name(_) => None,
+        });
+        let discovery = match resolution {
+            Resolution::None => Discovery::OriginalDestination,
+            _ => Discovery::Static,
+        };
+        (discovery, endpoints.collect())
     }
 
     /// Envoy ejects only if 100 * (ejected + 1) / endpoints stays within the limit. With a lone endpoint there is
@@ -197,6 +220,7 @@ impl Compiler<'_> {
         let endpoint = Endpoint {
             address: ingress.endpoint,
             key: ingress.endpoint.to_string().into(),
+            hostname: "".into(),
             weight: 1,
             labels: node.labels.clone(),
         };

@@ -9,7 +9,9 @@ use super::{
 use crate::{
     decide::Domain,
     dump::action::{percent, retry_on},
-    snapshot::{AbortStatus, Direction, Discovery, HashPolicy, HeaderOps, Origin, PathRewrite, Share},
+    snapshot::{
+        AbortStatus, Cluster, Direction, Discovery, HashPolicy, HeaderOps, Origin, PathRewrite, Share,
+    },
 };
 
 /// Endpoints beyond these are counted only.
@@ -212,6 +214,9 @@ impl Lines<'_, '_> {
             && cluster.discovery == Discovery::OriginalDestination
         {
             self.more("it is for where the client was going, which an explicit listener does not know")?;
+        }
+        if let Place::Known(Cluster { discovery: Discovery::Dns(dns), .. }) = &bucket.place {
+            self.more(&words::of_dns(dns))?;
         }
         match &bucket.pick {
             Some(pick) => self.pick(pick),

@@ -17,7 +17,8 @@ pub struct Cluster {
     pub service: Service,
     /// How its endpoints are known.
     pub discovery: Discovery,
-    /// All endpoints whose addresses are known, in order of the documents (the order counts for ring hash).
+    /// In order of the documents (the order counts for ring hash). None where names are looked up: while the proxy runs,
+    /// they are made from the targets of [`Dns`].
     pub endpoints: Box<[Arc<Endpoint>]>,
     /// Balancing policy.
     pub balancer: Balancer,
@@ -65,7 +66,7 @@ pub struct Service {
 pub enum Discovery {
     /// Listed in the documents.
     Static,
-    /// Listed, but some by a host name that is looked up again and again while the proxy runs.
+    /// Listed, but at least one by a host name that is looked up again and again while the proxy runs.
     Dns(Box<Dns>),
     /// Wherever the client was going: an explicit listener knows no such address, so there is no endpoint.
     OriginalDestination,
@@ -121,6 +122,8 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// `ip:port`, the key of ring hash and Maglev and the `upstream_host` of the log.
     pub key: Arc<str>,
+    /// The name that it is an address of; empty where the documents say the address.
+    pub hostname: Arc<str>,
     /// Load balancing weight, 1 or more.
     pub weight: u32,
     /// Labels, by which subsets select and metrics name the workload.

@@ -147,5 +147,11 @@ pub(super) fn resolved(described: &Arc<Cluster>, names: &Names) -> Arc<Cluster> 
 }
 
 fn endpoint(named: &NamedEndpoint, address: SocketAddr) -> Endpoint {
-    Endpoint { address, key: address.to_string().into(), weight: named.weight, labels: named.labels.clone() }
+    Endpoint {
+        address,
+        key: address.to_string().into(),
+        hostname: Arc::clone(&named.name),
+        weight: named.weight,
+        labels: named.labels.clone(),
+    }
 }
