@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri,
 use outrigger_config::{
     decide::Peers,
     explain::{Explanation, ForwardTrace, Pick, Picked, Standing},
-    snapshot::{Balancer, ClusterRef, Listener, Snapshot},
+    snapshot::{Balancer, Cluster, ClusterRef, Discovery, Listener, Snapshot},
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use serde_json::{Value, json};
@@ -113,13 +113,16 @@ fn header(line: &str) -> Option<(HeaderName, HeaderValue)> {
     Some((name.trim().parse().ok()?, value.trim().parse().ok()?))
 }
 
-/// Explains. `bound` is where listeners are bound, by their names: a port of the URL may be the configured or the bound one.
+/// Explains. `bound` is where the listeners of a running proxy are bound, by their names: a port of the URL may be the
+/// configured or the bound one. Without a proxy that runs no name was looked up, and no endpoint is chosen among those of
+/// a cluster with names.
 pub(crate) fn explain<'p>(
     published: &'p Published,
-    bound: &[(Arc<str>, SocketAddr)],
+    bound: Option<&[(Arc<str>, SocketAddr)]>,
     question: &Question,
 ) -> Result<Explained<'p>, Unanswerable> {
     let snapshot = &*published.snapshot;
+    let (runs, bound) = (bound.is_some(), bound.unwrap_or_default());
     let (mut parts, ()) = request(question)?.into_parts();
     let listener = listener(snapshot, bound, question)?;
     let target =
@@ -142,7 +145,8 @@ pub(crate) fn explain<'p>(
     if let Some(forward) = explanation.forward_mut() {
         let limits = timeout::limits(forward.forward, &parts.headers, is_grpc(&parts.headers));
         (forward.timeout, forward.per_try_timeout) = (limits.overall, limits.per_try);
-        picks(published, forward, &mut rng, seeded);
+        let known = |cluster: &Cluster| runs || !matches!(cluster.discovery, Discovery::Dns(_));
+        picks(published, forward, known, &mut rng, seeded);
     }
     Ok(Explained::Decided(Box::new(explanation)))
 }
@@ -244,11 +248,19 @@ fn request(question: &Question) -> Result<Request<()>, Unanswerable> {
 }
 
 /// The endpoint of the destination that is taken, or of every one while that is open.
-fn picks(published: &Published, forward: &mut ForwardTrace<'_>, rng: &mut SmallRng, seeded: bool) {
+fn picks(
+    published: &Published,
+    forward: &mut ForwardTrace<'_>,
+    known: impl Fn(&Cluster) -> bool,
+    rng: &mut SmallRng,
+    seeded: bool,
+) {
     let open = forward.taken().is_none();
     let key = forward.key;
     for bucket in forward.buckets.iter_mut().filter(|bucket| open || bucket.taken) {
-        if let ClusterRef::Known(id) = bucket.entry.cluster {
+        if let ClusterRef::Known(id) = bucket.entry.cluster
+            && known(&published.snapshot[id])
+        {
             bucket.pick = Some(pick(published.cluster(id), key, rng, seeded));
         }
     }
