@@ -64,26 +64,33 @@ impl Service {
 impl Registry {
     /// Takes what the proxy can see; what it cannot resolve is reported and left out.
     pub(crate) fn build(
-        entries: Vec<ServiceEntry>,
-        workloads: &[(Meta, Workload)],
+        entries: &[Arc<ServiceEntry>],
+        workloads: &[Arc<(Meta, Workload)>],
         node: &Node,
         sink: &mut Sink,
     ) -> Self {
         let mut registry = Self::default();
-        for entry in entries.into_iter().filter(|entry| entry.exports.visible(&node.namespace)) {
-            if is_resolvable(&entry) {
-                registry.add(&entry, workloads, node, sink);
+        for entry in entries.iter().filter(|entry| entry.exports.visible(&node.namespace)) {
+            if is_resolvable(entry) {
+                registry.add(entry, workloads, node, sink);
             } else {
-                report_unresolved(&entry, sink);
+                report_unresolved(entry, sink);
             }
         }
         registry
     }
 
-    fn add(&mut self, entry: &ServiceEntry, workloads: &[(Meta, Workload)], node: &Node, sink: &mut Sink) {
+    fn add(
+        &mut self,
+        entry: &ServiceEntry,
+        workloads: &[Arc<(Meta, Workload)>],
+        node: &Node,
+        sink: &mut Sink,
+    ) {
         let mut endpoints = entry.endpoints.clone();
         if let Some(selector) = &entry.selector {
-            let of_namespace = workloads.iter().filter(|(meta, _)| meta.namespace == entry.meta.namespace);
+            let of_namespace =
+                workloads.iter().map(|one| &**one).filter(|(meta, _)| meta.namespace == entry.meta.namespace);
             let labels = of_namespace.map(|(meta, workload)| (meta, all_labels(meta, workload), workload));
             endpoints.extend(
                 labels

@@ -1,6 +1,6 @@
 //! Which names a service answers to, and which virtual service speaks for it.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     by_host::ByHost,
@@ -19,12 +19,12 @@ pub(crate) struct VirtualServices<'r> {
 }
 
 impl<'r> VirtualServices<'r> {
-    pub(crate) fn choose(written: &'r [VirtualService], node: &Node, sink: &mut Sink) -> Self {
+    pub(crate) fn choose(written: &'r [Arc<VirtualService>], node: &Node, sink: &mut Sink) -> Self {
         let for_mesh = |vs: &&VirtualService| {
             vs.gateways.is_empty() || vs.gateways.iter().any(|gateway| &**gateway == "mesh")
         };
         let visible = |vs: &&VirtualService| vs.exports.visible(&node.namespace);
-        let mut ordered: Vec<_> = written.iter().filter(for_mesh).filter(visible).collect();
+        let mut ordered: Vec<_> = written.iter().map(|vs| &**vs).filter(for_mesh).filter(visible).collect();
         ordered.sort_by(|a, b| {
             (!a.exports.private_to(&node.namespace), a.meta.age())
                 .cmp(&(!b.exports.private_to(&node.namespace), b.meta.age()))

@@ -20,7 +20,6 @@ use policy::Rules;
 use routes::{everything, operation, plain_route};
 
 use crate::{
-    LoadOptions,
     istio::{
         Meta, PortProtocol, ROOT_NAMESPACE,
         destination_rule::DestinationRule,
@@ -40,16 +39,30 @@ use crate::{
     },
 };
 
-/// Everything that was read.
+/// What was read: of one document, or of all.
 #[derive(Debug, Default)]
 pub(crate) struct Resources {
-    pub(crate) virtual_services: Vec<VirtualService>,
-    pub(crate) destination_rules: Vec<DestinationRule>,
-    pub(crate) service_entries: Vec<ServiceEntry>,
-    pub(crate) workloads: Vec<(Meta, Workload)>,
-    pub(crate) sidecars: Vec<Sidecar>,
-    pub(crate) telemetries: Vec<Telemetry>,
-    pub(crate) mesh: Option<Mesh>,
+    pub(crate) virtual_services: Vec<Arc<VirtualService>>,
+    pub(crate) destination_rules: Vec<Arc<DestinationRule>>,
+    pub(crate) service_entries: Vec<Arc<ServiceEntry>>,
+    pub(crate) workloads: Vec<Arc<(Meta, Workload)>>,
+    pub(crate) sidecars: Vec<Arc<Sidecar>>,
+    pub(crate) telemetries: Vec<Arc<Telemetry>>,
+    pub(crate) mesh: Option<Arc<Mesh>>,
+}
+
+impl Resources {
+    /// Adds those of a document; the last settings of the mesh count.
+    pub(crate) fn extend(&mut self, other: &Self) {
+        let Self { virtual_services, destination_rules, service_entries, workloads, .. } = other;
+        self.virtual_services.extend(virtual_services.iter().cloned());
+        self.destination_rules.extend(destination_rules.iter().cloned());
+        self.service_entries.extend(service_entries.iter().cloned());
+        self.workloads.extend(workloads.iter().cloned());
+        self.sidecars.extend(other.sidecars.iter().cloned());
+        self.telemetries.extend(other.telemetries.iter().cloned());
+        self.mesh = other.mesh.clone().or(self.mesh.take());
+    }
 }
 
 /// What the passes share.
@@ -70,13 +83,13 @@ struct Compiler<'a> {
 /// Compiles; with errors in the sink the snapshot is of no use.
 pub(crate) fn compile(
     resources: Resources,
-    options: &LoadOptions,
+    node: &Node,
+    telemetry: &TelemetryDefaults,
     version: Version,
     sink: &mut Sink,
 ) -> Snapshot {
-    let node = &options.node;
     let mesh = resources.mesh.unwrap_or_default();
-    let registry = Registry::build(resources.service_entries, &resources.workloads, node, sink);
+    let registry = Registry::build(&resources.service_entries, &resources.workloads, node, sink);
     let rules = Rules::merge(resources.destination_rules, node, sink);
     let virtual_services = VirtualServices::choose(&resources.virtual_services, node, sink);
     let sidecar = sidecar::choose(&resources.sidecars, node, sink);
@@ -87,7 +100,7 @@ pub(crate) fn compile(
         registry: &registry,
         rules: &rules,
         virtual_services: &virtual_services,
-        environment: &options.telemetry,
+        environment: telemetry,
         clusters: Clusters::default(),
         receivers: Vec::new(),
         sink,
@@ -97,7 +110,7 @@ pub(crate) fn compile(
     // Behind the listeners: the clusters of receivers come last.
     let outbound = compiler.observation(&telemetries, Direction::Outbound);
     let inbound = compiler.observation(&telemetries, Direction::Inbound);
-    let metrics = compiler.resolved(options.telemetry.metrics.as_ref());
+    let metrics = compiler.resolved(telemetry.metrics.as_ref());
     Snapshot {
         version,
         listeners: listeners.into(),

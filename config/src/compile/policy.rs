@@ -18,7 +18,7 @@ use crate::{
 /// The rules that may apply to this proxy, those for one host merged.
 #[derive(Debug)]
 pub(crate) struct Rules {
-    rules: Vec<DestinationRule>,
+    rules: Vec<Arc<DestinationRule>>,
     by_host: ByHost,
     namespace: Box<str>,
 }
@@ -26,21 +26,22 @@ pub(crate) struct Rules {
 impl Rules {
     /// Merges the rules of one namespace and host, the oldest first: new subsets are appended, the first
     /// `trafficPolicy` counts.
-    pub(crate) fn merge(mut written: Vec<DestinationRule>, node: &Node, sink: &mut Sink) -> Self {
+    pub(crate) fn merge(mut written: Vec<Arc<DestinationRule>>, node: &Node, sink: &mut Sink) -> Self {
         written.retain(|rule| {
             let chosen = rule.selector.as_ref().is_none_or(|labels| selects(labels, &node.labels));
             chosen && (rule.meta.namespace == node.namespace || rule.selector.is_none())
         });
         written.sort_by(|a, b| a.meta.age().cmp(&b.meta.age()));
-        let mut rules: Vec<DestinationRule> = Vec::new();
+        let mut rules: Vec<Arc<DestinationRule>> = Vec::new();
         let mut alike: HashMap<(Arc<str>, Box<str>), Vec<usize>> = HashMap::new();
         for rule in written {
             let alike = alike.entry((rule.meta.namespace.clone(), rule.host.value.clone())).or_default();
-            let same =
-                |other: &DestinationRule| other.exports == rule.exports && other.selector == rule.selector;
+            let same = |other: &Arc<DestinationRule>| {
+                other.exports == rule.exports && other.selector == rule.selector
+            };
             let first = alike.iter().copied().find(|index| rules.get(*index).is_some_and(same));
             match first.and_then(|index| rules.get_mut(index)) {
-                Some(first) => merge_into(first, rule, sink),
+                Some(first) => merge_into(Arc::make_mut(first), &rule, sink),
                 None => {
                     alike.push(rules.len());
                     rules.push(rule);
@@ -65,7 +66,8 @@ impl Rules {
 
     /// The selecting rule first, then the most specific host, then the oldest.
     fn best(&self, namespace: &str, service: &Service) -> Option<&DestinationRule> {
-        let found = self.by_host.of(&service.host).filter_map(|(_, index)| self.rules.get(index));
+        let found =
+            self.by_host.of(&service.host).filter_map(|(_, index)| self.rules.get(index)).map(|rule| &**rule);
         let here =
             found.filter(|rule| &*rule.meta.namespace == namespace && rule.exports.visible(&self.namespace));
         here.min_by_key(|rule| {
@@ -75,23 +77,23 @@ impl Rules {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &DestinationRule> {
-        self.rules.iter()
+        self.rules.iter().map(|rule| &**rule)
     }
 }
 
-fn merge_into(first: &mut DestinationRule, rule: DestinationRule, sink: &mut Sink) {
+fn merge_into(first: &mut DestinationRule, rule: &DestinationRule, sink: &mut Sink) {
     let other = first.meta.reference();
-    for subset in rule.subsets {
+    for subset in &rule.subsets {
         if first.subsets.iter().any(|known| known.name == subset.name) {
             let message = format!("the subset `{}` is defined already", subset.name);
             let found = sink.report(Code::ConflictingRules, subset.span, message);
             found.label("has no effect").note(format!("{other} defines it"));
         } else {
-            first.subsets.push(subset);
+            first.subsets.push(subset.clone());
         }
     }
-    match (&first.policy, rule.policy) {
-        (None, policy) => first.policy = policy,
+    match (&first.policy, &rule.policy) {
+        (None, policy) => first.policy.clone_from(policy),
         (Some(_), Some(_)) => {
             let found = sink.report(
                 Code::ConflictingRules,

@@ -1,6 +1,9 @@
 //! `Sidecar`: where to listen, and which services each listener carries.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use super::{
     Meta, PORT, ROOT_NAMESPACE, SELECTOR, connection_pool::CONNECTION_POOL, covers, destination::DESTINATION,
@@ -141,14 +144,15 @@ pub(crate) fn outbound_mode(policy: &Object<'_>) -> OutboundMode {
 }
 
 /// Istio's choice: selector before namespace before root namespace, the oldest first.
-pub(crate) fn choose<'s>(sidecars: &'s [Sidecar], node: &Node, sink: &mut Sink) -> Option<&'s Sidecar> {
+pub(crate) fn choose<'s>(sidecars: &'s [Arc<Sidecar>], node: &Node, sink: &mut Sink) -> Option<&'s Sidecar> {
     let rank = |sidecar: &Sidecar| match &sidecar.selector {
         Some(labels) if sidecar.meta.namespace == node.namespace && selects(labels, &node.labels) => Some(0),
         None if sidecar.meta.namespace == node.namespace => Some(1),
         None if &*sidecar.meta.namespace == ROOT_NAMESPACE => Some(2),
         _ => None,
     };
-    let mut ranked: Vec<_> = sidecars.iter().filter_map(|sidecar| Some((rank(sidecar)?, sidecar))).collect();
+    let mut ranked: Vec<_> =
+        sidecars.iter().filter_map(|sidecar| Some((rank(sidecar)?, &**sidecar))).collect();
     ranked.sort_by(|a, b| (a.0, a.1.meta.age()).cmp(&(b.0, b.1.meta.age())));
     let (best, chosen) = *ranked.first()?;
     for (_, other) in ranked.iter().skip(1).filter(|(rank, _)| *rank == best) {

@@ -1,0 +1,45 @@
+//! Loads one configuration after another: what has not changed is taken over from the one before.
+
+use crate::{
+    Loaded, Source, compile, decide, diagnose,
+    documents::{self, Documents},
+    report::Report,
+    sink::Sink,
+    snapshot::{Node, TelemetryDefaults, Version},
+};
+
+/// Keeps what it has read, for the next load.
+#[derive(Debug)]
+pub struct Loader {
+    node: Node,
+    telemetry: TelemetryDefaults,
+    documents: Documents,
+}
+
+impl Loader {
+    /// For one proxy: documents without a namespace take its own. `telemetry` is what the environment says.
+    #[must_use]
+    pub fn new(node: Node, telemetry: TelemetryDefaults) -> Self {
+        Self { node, telemetry, documents: Documents::default() }
+    }
+
+    /// Reads and compiles everything. `mesh` is a file with a `MeshConfig` of its own; it wins over the ConfigMap `istio`.
+    ///
+    /// # Errors
+    /// The report holds every error of every document, and the warnings too. What was loaded before stays known.
+    pub fn load(&mut self, sources: &[Source], mesh: Option<&Source>) -> Result<Loaded, Report> {
+        let mut sink = Sink::default();
+        let files = self.documents.read(sources, mesh, &self.node);
+        let resources = documents::resources(&files, &mut sink);
+        let version = version(sources.iter().chain(mesh));
+        let snapshot = compile::compile(resources, &self.node, &self.telemetry, version, &mut sink);
+        let report = diagnose::report(sink, &files, &self.node);
+        let good = !report.has_errors();
+        self.documents.settle(good);
+        if good { Ok(Loaded { snapshot, warnings: report }) } else { Err(report) }
+    }
+}
+
+fn version<'s>(sources: impl Iterator<Item = &'s Source>) -> Version {
+    Version(sources.fold(0, |seed, source| decide::xxh64(source.text.as_bytes(), seed)))
+}
