@@ -17,10 +17,9 @@ use clap::Parser;
 use http::{HeaderMap, Method};
 use outrigger::upstream::Upstreams;
 use outrigger_config::{
-    LoadOptions, Loaded, Source,
+    Loaded, Loader, Source,
     decide::{Decision, RequestView, decide},
-    load,
-    snapshot::{Cluster, Node, Snapshot},
+    snapshot::{Cluster, Node, Snapshot, TelemetryDefaults},
 };
 use rustix::time::{ClockId, clock_gettime};
 
@@ -132,7 +131,8 @@ fn print_memory(folder: &Path) -> Outcome<()> {
         .map(|file| Ok(Source { name: file.display().to_string().into(), text: fs::read_to_string(file)? }))
         .collect::<Outcome<Vec<_>>>()?;
     let before = Memory::of_this_process()?;
-    let loaded = compiled(&sources)?;
+    let mut loader = loader();
+    let loaded = loader.load(&sources, None).map_err(|report| report.to_string())?;
     drop(sources);
     let after = Memory::of_this_process()?;
     let routes: usize = loaded.snapshot.route_tables.iter().map(|table| table.virtual_hosts.len()).sum();
@@ -144,18 +144,24 @@ fn print_memory(folder: &Path) -> Outcome<()> {
         mib(after.rss),
         loaded.snapshot.clusters.len(),
     );
+    drop(loader);
     Ok(())
 }
 
 /// From the changed text to the published snapshot.
 fn change(mut sources: Vec<Source>, changes: usize) -> Outcome<()> {
     let upstreams = Upstreams::new();
-    let mut published = upstreams.publish(Arc::new(compiled(&sources)?.snapshot));
+    let mut loader = loader();
+    let mut load = |sources: &[Source]| -> Outcome<_> {
+        let loaded = loader.load(sources, None).map_err(|report| report.to_string())?;
+        Ok(upstreams.publish(Arc::new(loaded.snapshot)))
+    };
+    let mut published = load(&sources)?;
     let (mut millis, mut rebuilt) = (Vec::new(), Vec::new());
     for round in 0..changes {
         text::moved(&mut sources, 17, round);
         let before = cpu();
-        let next = upstreams.publish(Arc::new(compiled(&sources)?.snapshot));
+        let next = load(&sources)?;
         millis.push(millis_since(before));
         rebuilt.push(not_shared(&published.snapshot, &next.snapshot) as f64);
         published = next;
@@ -205,8 +211,11 @@ fn look_up(services: usize, hosts: Hosts) -> Outcome<()> {
 }
 
 fn compiled(sources: &[Source]) -> Outcome<Loaded> {
-    let node = Node { namespace: "shop-0".into(), ..Node::default() };
-    load(sources, &LoadOptions { node, ..LoadOptions::default() }).map_err(|report| report.to_string().into())
+    loader().load(sources, None).map_err(|report| report.to_string().into())
+}
+
+fn loader() -> Loader {
+    Loader::new(Node { namespace: "shop-0".into(), ..Node::default() }, TelemetryDefaults::default())
 }
 
 fn write(sources: &[Source], folder: &Path) -> Outcome<()> {
