@@ -9,10 +9,10 @@ use serde_json::{Map, Value, json};
 use crate::{
     format::Format,
     snapshot::{
-        AccessLog, Action, Balancer, Cluster, ClusterRef, CustomTag, Destination, Direction, Discovery,
-        Forward, HashPolicy, HeaderKey, HeaderOps, HostMap, LogEncoding, LogSink, Observation, OtlpProtocol,
-        PathMatch, Propagation, Protocol, RetryPolicy, Route, RouteMatch, Snapshot, TagValue, Tracing,
-        ValueMatch, VirtualHost,
+        AccessLog, Action, Affixes, Balancer, Cluster, ClusterRef, CustomTag, Destination, Direction,
+        Discovery, Forward, HashPolicy, HeaderKey, HeaderOps, LogEncoding, LogSink, Observation,
+        OtlpProtocol, PathMatch, Propagation, Protocol, RetryPolicy, Route, RouteMatch, RouteTable, Snapshot,
+        TagValue, Tracing, ValueMatch, VirtualHost,
     },
 };
 
@@ -39,8 +39,8 @@ impl Snapshot {
             })).collect::<Vec<_>>(),
             "routes": self.route_tables.iter().map(|table| json!({
                 "name": &*table.name,
-                "virtual_hosts": (0_u32..).zip(&table.virtual_hosts).map(|(index, host)| {
-                    self.virtual_host(host, &domains(&table.hosts, index))
+                "virtual_hosts": table.virtual_hosts.iter().zip(domains(table)).map(|(host, domains)| {
+                    self.virtual_host(host, &domains)
                 }).collect::<Vec<_>>(),
             })).collect::<Vec<_>>(),
             "clusters": self.clusters.iter().map(|cluster| cluster.to_json()).collect::<Vec<_>>(),
@@ -207,15 +207,26 @@ fn duration(duration: Duration) -> Value {
     format!("{duration:?}").into()
 }
 
-fn domains(hosts: &HostMap, index: u32) -> Vec<String> {
-    let mut domains: Vec<String> = Vec::new();
-    domains.extend(hosts.exact.iter().filter(|(_, at)| **at == index).map(|(name, _)| name.to_string()));
-    domains.sort();
-    domains
-        .extend(hosts.suffixes.iter().filter(|(_, at)| *at == index).map(|(suffix, _)| format!("*{suffix}")));
-    domains
-        .extend(hosts.prefixes.iter().filter(|(_, at)| *at == index).map(|(prefix, _)| format!("{prefix}*")));
-    domains.extend((hosts.any == Some(index)).then(|| "*".to_owned()));
+/// Of each virtual host: names, wildcards, the last resort.
+fn domains(table: &RouteTable) -> Vec<Vec<String>> {
+    let hosts = &table.hosts;
+    let exact = hosts.exact.iter().map(|(name, at)| (0, 0, name.to_string(), *at));
+    let affixes = |affixes: &Affixes, rank: u8, write: fn(&str) -> String| -> Vec<_> {
+        // The longest first.
+        let parts = affixes.by_text.iter();
+        parts.map(|(part, at)| (rank, usize::MAX - part.len(), write(part), *at)).collect()
+    };
+    let mut all: Vec<(u8, usize, String, u32)> = exact.collect();
+    all.extend(affixes(&hosts.suffixes, 1, |part| format!("*{part}")));
+    all.extend(affixes(&hosts.prefixes, 2, |part| format!("{part}*")));
+    all.extend(hosts.any.map(|at| (3, 0, "*".to_owned(), at)));
+    all.sort();
+    let mut domains = vec![Vec::new(); table.virtual_hosts.len()];
+    for (.., domain, at) in all {
+        if let Some(of_host) = domains.get_mut(at as usize) {
+            of_host.push(domain);
+        }
+    }
     domains
 }
 

@@ -18,8 +18,8 @@ pub use cluster::{
 pub use destination::{Destination, OtlpProtocol, TelemetryDefaults};
 pub use origin::Origin;
 pub use route::{
-    Action, ClusterRef, Direction, Forward, HashCookie, HashPolicy, HeaderKey, HeaderMatch, HeaderOps,
-    HostMap, Listener, PathMatch, QueryMatch, RetryOn, RetryPolicy, Route, RouteMatch, RouteTable,
+    Action, Affixes, ClusterRef, Direction, Forward, HashCookie, HashPolicy, HeaderKey, HeaderMatch,
+    HeaderOps, HostMap, Listener, PathMatch, QueryMatch, RetryOn, RetryPolicy, Route, RouteMatch, RouteTable,
     RouteTableId, ValueMatch, VirtualHost, WeightedCluster,
 };
 pub use settings::{AccessLog, CustomTag, LogEncoding, LogSink, Observation, Propagation, TagValue, Tracing};
