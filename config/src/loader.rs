@@ -1,7 +1,9 @@
 //! Loads one configuration after another: what has not changed is taken over from the one before.
 
 use crate::{
-    Loaded, Source, compile, decide, diagnose,
+    Loaded, Source,
+    compile::{self, Known},
+    decide, diagnose,
     documents::{self, Documents},
     report::Report,
     sink::Sink,
@@ -14,13 +16,14 @@ pub struct Loader {
     node: Node,
     telemetry: TelemetryDefaults,
     documents: Documents,
+    known: Option<Known>,
 }
 
 impl Loader {
     /// For one proxy: documents without a namespace take its own. `telemetry` is what the environment says.
     #[must_use]
     pub fn new(node: Node, telemetry: TelemetryDefaults) -> Self {
-        Self { node, telemetry, documents: Documents::default() }
+        Self { node, telemetry, documents: Documents::default(), known: None }
     }
 
     /// Reads and compiles everything. `mesh` is a file with a `MeshConfig` of its own; it wins over the ConfigMap `istio`.
@@ -32,11 +35,17 @@ impl Loader {
         let files = self.documents.read(sources, mesh, &self.node);
         let resources = documents::resources(&files, &mut sink);
         let version = version(sources.iter().chain(mesh));
-        let snapshot = compile::compile(resources, &self.node, &self.telemetry, version, &mut sink);
+        let known = self.known.as_ref();
+        let (snapshot, known) =
+            compile::compile(resources, &self.node, &self.telemetry, version, known, &mut sink);
         let report = diagnose::report(sink, &files, &self.node);
         let good = !report.has_errors();
         self.documents.settle(good);
-        if good { Ok(Loaded { snapshot, warnings: report }) } else { Err(report) }
+        if !good {
+            return Err(report);
+        }
+        self.known = Some(known);
+        Ok(Loaded { snapshot, warnings: report })
     }
 }
 

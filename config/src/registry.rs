@@ -18,19 +18,19 @@ use crate::{
 /// All services that are visible to the proxy, in order of the documents.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
-    pub(crate) services: Vec<Service>,
+    pub(crate) services: Vec<Arc<Service>>,
     by_host: HashMap<Arc<str>, usize>,
 }
 
 /// One host of a `ServiceEntry`.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Service {
     /// Full name in lower case.
     pub(crate) host: Arc<str>,
     pub(crate) meta: Meta,
     pub(crate) addresses: Vec<Spanned<Box<str>>>,
     pub(crate) ports: Vec<ServicePort>,
-    pub(crate) endpoints: Vec<Workload>,
+    pub(crate) endpoints: Arc<[Workload]>,
     pub(crate) origin: Origin,
 }
 
@@ -40,16 +40,22 @@ impl Service {
         cluster_local(&self.host).map_or(&self.host, |(name, _)| name)
     }
 
+    /// True if routes and limits see no difference.
+    fn is_alike(&self, other: &Self) -> bool {
+        let Self { host, meta, addresses, ports, endpoints: _, origin } = self;
+        (host, meta, addresses, ports, origin)
+            == (&other.host, &other.meta, &other.addresses, &other.ports, &other.origin)
+    }
+
     pub(crate) fn port(&self, number: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|port| port.number == number)
     }
 
-    /// Where a port is served: the endpoint's own port of that name, else the target port, else the port itself.
+    /// Those with all the labels.
     pub(crate) fn endpoints(&self, port: &ServicePort, labels: &Labels) -> Box<[Arc<Endpoint>]> {
         let selected = self.endpoints.iter().filter(|workload| selects(labels, &workload.labels));
         let endpoints = selected.map(|workload| {
-            let number = workload.ports.get(&port.name).copied().or(port.target).unwrap_or(port.number);
-            let address = SocketAddr::new(workload.address, number);
+            let address = workload.serves(port);
             Arc::new(Endpoint {
                 address,
                 key: address.to_string().into(),
@@ -61,12 +67,22 @@ impl Service {
     }
 }
 
+impl Workload {
+    /// Where a port is served: the endpoint's own port of that name, else the target port, else the port itself.
+    pub(crate) fn serves(&self, port: &ServicePort) -> SocketAddr {
+        let number = self.ports.get(&port.name).copied().or(port.target).unwrap_or(port.number);
+        SocketAddr::new(self.address, number)
+    }
+}
+
 impl Registry {
-    /// Takes what the proxy can see; what it cannot resolve is reported and left out.
+    /// Takes what the proxy can see; what it cannot resolve is reported and left out. Services that are as they were in
+    /// `known` are the same objects.
     pub(crate) fn build(
         entries: &[Arc<ServiceEntry>],
         workloads: &[Arc<(Meta, Workload)>],
         node: &Node,
+        known: Option<&Self>,
         sink: &mut Sink,
     ) -> Self {
         let mut registry = Self::default();
@@ -77,7 +93,20 @@ impl Registry {
                 report_unresolved(entry, sink);
             }
         }
+        for service in &mut registry.services {
+            let old = known.and_then(|known| known.shared(&service.host));
+            if let Some(old) = old.filter(|old| *old == service) {
+                *service = Arc::clone(old);
+            }
+        }
         registry
+    }
+
+    /// True if nothing but endpoints differs.
+    pub(crate) fn is_alike(&self, other: &Self) -> bool {
+        let mut pairs = self.services.iter().zip(&other.services);
+        self.services.len() == other.services.len()
+            && pairs.all(|(one, other)| Arc::ptr_eq(one, other) || one.is_alike(other))
     }
 
     fn add(
@@ -87,16 +116,14 @@ impl Registry {
         node: &Node,
         sink: &mut Sink,
     ) {
-        let mut endpoints = entry.endpoints.clone();
+        let mut endpoints = Arc::clone(&entry.endpoints);
         if let Some(selector) = &entry.selector {
             let of_namespace =
                 workloads.iter().map(|one| &**one).filter(|(meta, _)| meta.namespace == entry.meta.namespace);
             let labels = of_namespace.map(|(meta, workload)| (meta, all_labels(meta, workload), workload));
-            endpoints.extend(
-                labels
-                    .filter(|(_, labels, _)| selects(selector, labels))
-                    .map(|(_, labels, workload)| Workload { labels, ..workload.clone() }),
-            );
+            let selected = labels.filter(|(_, labels, _)| selects(selector, labels));
+            let selected = selected.map(|(_, labels, workload)| Workload { labels, ..workload.clone() });
+            endpoints = endpoints.iter().cloned().chain(selected).collect();
         }
         for host in &entry.hosts {
             let service = Service {
@@ -104,13 +131,13 @@ impl Registry {
                 meta: entry.meta.clone(),
                 addresses: entry.addresses.clone(),
                 ports: entry.ports.clone(),
-                endpoints: endpoints.clone(),
+                endpoints: Arc::clone(&endpoints),
                 origin: entry.meta.origin(host.span),
             };
             let known = self.by_host.get(&service.host).and_then(|index| self.services.get_mut(*index));
             let Some(other) = known else {
                 self.by_host.insert(Arc::clone(&service.host), self.services.len());
-                self.services.push(service);
+                self.services.push(Arc::new(service));
                 continue;
             };
             // The own namespace's definition wins, else the first.
@@ -122,7 +149,7 @@ impl Registry {
             found.note(format!("{used} is used, {unused} is not"));
             found.help("list all endpoints in one ServiceEntry");
             if own {
-                *other = service;
+                *other = Arc::new(service);
             }
         }
     }
@@ -130,13 +157,21 @@ impl Registry {
     /// Services that a host or wildcard names, in order of the documents.
     pub(crate) fn covered_by<'s>(&'s self, pattern: &'s str) -> impl Iterator<Item = &'s Service> {
         let named = self.find(pattern).filter(|_| !pattern.starts_with('*'));
-        let covered = pattern
-            .starts_with('*')
-            .then(|| self.services.iter().filter(move |service| covers(pattern, &service.host)));
+        let covered = pattern.starts_with('*').then(|| {
+            self.services
+                .iter()
+                .map(|service| &**service)
+                .filter(move |service| covers(pattern, &service.host))
+        });
         named.into_iter().chain(covered.into_iter().flatten())
     }
 
     pub(crate) fn find(&self, host: &str) -> Option<&Service> {
+        self.shared(host).map(|service| &**service)
+    }
+
+    /// As an object that the next load may find unchanged.
+    pub(crate) fn shared(&self, host: &str) -> Option<&Arc<Service>> {
         self.by_host.get(host).and_then(|index| self.services.get(*index))
     }
 }

@@ -72,6 +72,16 @@ impl Sink {
         self.findings.extend(findings);
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.findings.len()
+    }
+
+    /// Those made when there were `before` already.
+    pub(crate) fn since(&self, before: usize) -> Vec<Finding> {
+        self.findings.iter().skip(before).cloned().collect()
+    }
+
     /// As they were made.
     pub(crate) fn into_findings(self) -> Vec<Finding> {
         self.findings

@@ -7,14 +7,14 @@ use crate::{
     fields::Labels,
     istio::{
         PortProtocol,
-        destination_rule::{Blocks, Subset},
-        service_entry::ServicePort,
+        destination_rule::{Blocks, DestinationRule, Subset},
+        mesh::Mesh,
         sidecar::Ingress,
     },
-    registry::Service,
+    registry::{self, Registry},
     report::Code,
     snapshot::{
-        self, Balancer, Cluster, ClusterId, ClusterRef, Discovery, Endpoint, Limits, Origin, Protocol,
+        Balancer, Cluster, ClusterId, ClusterRef, Discovery, Endpoint, Limits, Origin, Protocol, Service,
     },
 };
 
@@ -27,21 +27,85 @@ const MAX_STREAMS: u32 = i32::MAX.unsigned_abs();
 #[derive(Debug, Default)]
 pub(crate) struct Clusters {
     by_name: HashMap<Arc<str>, ClusterId>,
-    pub(crate) list: Vec<Arc<Cluster>>,
+    list: Vec<Made>,
+}
+
+/// A cluster, and what it was made from.
+#[derive(Debug, Clone)]
+struct Made {
+    cluster: Arc<Cluster>,
+    /// `None` for those that no service stands behind.
+    from: Option<Inputs>,
+}
+
+/// All that a service's cluster is made from beside its name.
+#[derive(Debug, Clone)]
+struct Inputs {
+    service: Arc<registry::Service>,
+    rule: Option<Arc<DestinationRule>>,
+    mesh: Arc<Mesh>,
+}
+
+impl Inputs {
+    fn are(&self, other: &Self) -> bool {
+        let rule = match (&self.rule, &other.rule) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        rule && Arc::ptr_eq(&self.service, &other.service) && Arc::ptr_eq(&self.mesh, &other.mesh)
+    }
+
+    /// The blocks that count on a port.
+    fn blocks(&self, subset: Option<&Subset>, port: u16) -> Blocks {
+        layered(self.rule.as_deref(), subset, Some(port))
+    }
+
+    /// `None` if the rule does not define the subset; the whole service has none.
+    fn subset(&self, name: &str) -> Option<Option<&Subset>> {
+        match name {
+            "" => Some(None),
+            name => self.rule.as_ref()?.subsets.iter().find(|subset| &*subset.name == name).map(Some),
+        }
+    }
 }
 
 impl Clusters {
-    fn add(&mut self, cluster: Cluster) -> ClusterId {
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    pub(crate) fn all(&self) -> Box<[Arc<Cluster>]> {
+        self.list.iter().map(|made| Arc::clone(&made.cluster)).collect()
+    }
+
+    fn get(&self, name: &str) -> Option<&Made> {
+        self.list.get(self.by_name.get(name)?.0 as usize)
+    }
+
+    fn add(&mut self, made: Made) -> ClusterId {
         let id = ClusterId(u32::try_from(self.list.len()).unwrap_or(u32::MAX));
-        self.by_name.insert(Arc::clone(&cluster.name), id);
-        self.list.push(Arc::new(cluster));
+        self.by_name.insert(Arc::clone(&made.cluster.name), id);
+        self.list.push(made);
         id
+    }
+
+    /// The first `count` clusters under their ids, for other endpoints of the same services.
+    pub(crate) fn with_endpoints(&self, count: usize, registry: &Registry) -> Self {
+        let list = self.list.iter().take(count).map(|made| match &made.from {
+            Some(from) => made.with_endpoints(from, registry),
+            None => made.clone(),
+        });
+        let kept = |id: &ClusterId| (id.0 as usize) < count;
+        let by_name = self.by_name.iter().filter(|(_, id)| kept(id));
+        Self { by_name: by_name.map(|(name, id)| (Arc::clone(name), *id)).collect(), list: list.collect() }
     }
 
     /// Host of the service behind a cluster; empty for a missing one.
     pub(crate) fn host(&self, cluster: &ClusterRef) -> &str {
         match cluster {
-            ClusterRef::Known(id) => self.list.get(id.0 as usize).map_or("", |cluster| &cluster.service.host),
+            ClusterRef::Known(id) => {
+                self.list.get(id.0 as usize).map_or("", |made| &made.cluster.service.host)
+            }
             ClusterRef::Missing(_) => "",
         }
     }
@@ -52,6 +116,71 @@ pub(crate) fn outbound_name(port: u16, subset: &str, host: &str) -> String {
     format!("outbound|{port}|{subset}|{host}")
 }
 
+impl Made {
+    fn with_endpoints(&self, from: &Inputs, registry: &Registry) -> Self {
+        let Service { port, subset, .. } = &self.cluster.service;
+        let service = registry.shared(&from.service.host).unwrap_or(&from.service);
+        if Arc::ptr_eq(service, &from.service) {
+            return self.clone();
+        }
+        let from = Inputs { service: Arc::clone(service), ..from.clone() };
+        let cluster = build(&from, *port, subset);
+        Self {
+            cluster: cluster.map_or_else(|| Arc::clone(&self.cluster), |new| kept(new, Some(self))),
+            from: Some(from),
+        }
+    }
+}
+
+/// The old one if it is the same.
+fn kept(new: Cluster, old: Option<&Made>) -> Arc<Cluster> {
+    old.filter(|old| *old.cluster == new).map_or_else(|| Arc::new(new), |old| Arc::clone(&old.cluster))
+}
+
+/// `None` if the service has no such port, or no rule such a subset. It sees nothing but its arguments, so that equal
+/// ones need not be asked again.
+fn build(from: &Inputs, number: u16, subset: &str) -> Option<Cluster> {
+    let Inputs { service, mesh, .. } = from;
+    let port = service.port(number)?;
+    let subset = from.subset(subset)?;
+    let blocks = from.blocks(subset, number);
+    let name = subset.map_or("", |subset| &subset.name);
+    let all = Labels::new();
+    let endpoints = service.endpoints(port, subset.map_or(&all, |subset| &subset.labels));
+    let pool = blocks.pool.unwrap_or_default();
+    let protocol = match port.protocol {
+        _ if pool.upgrade => Protocol::Http2,
+        _ if pool.client_protocol => Protocol::Client,
+        PortProtocol::Http2 => Protocol::Http2,
+        PortProtocol::Http1 => Protocol::Http1,
+        PortProtocol::Sniffed | PortProtocol::Other => Protocol::Client,
+    };
+    Some(Cluster {
+        name: outbound_name(port.number, name, &service.host).into(),
+        service: Service {
+            host: Arc::clone(&service.host),
+            name: service.short_name().into(),
+            namespace: Arc::clone(&service.meta.namespace),
+            port: port.number,
+            subset: name.into(),
+        },
+        discovery: Discovery::Static,
+        endpoints,
+        balancer: blocks.load_balancer.map_or(Balancer::LeastRequest, |block| block.balancer),
+        limits: pool.limits,
+        panic_threshold: blocks.outlier.as_ref().map_or(0, |detection| detection.panic_threshold),
+        outlier: blocks.outlier.map(|detection| detection.outlier),
+        protocol,
+        connect_timeout: pool.connect_timeout.unwrap_or(mesh.connect_timeout),
+        idle_timeout: Some(pool.idle_timeout.unwrap_or(IDLE_TIMEOUT)).filter(|timeout| !timeout.is_zero()),
+        max_requests_per_connection: pool.max_requests_per_connection,
+        max_connection_duration: pool.max_connection_duration,
+        max_concurrent_streams: pool.max_concurrent_streams.unwrap_or(MAX_STREAMS),
+        keepalive: pool.keepalive.or(mesh.keepalive),
+        origin: subset.map_or_else(|| service.origin.clone(), |subset| subset.meta.origin(subset.span)),
+    })
+}
+
 impl Compiler<'_> {
     /// The cluster of a destination, or the name of the one that is missing.
     pub(crate) fn outbound(&mut self, host: &str, port: u16, subset: &str) -> ClusterRef {
@@ -59,93 +188,47 @@ impl Compiler<'_> {
         if let Some(id) = self.clusters.by_name.get(&*name) {
             return ClusterRef::Known(*id);
         }
-        match self.make_outbound(host, port, subset) {
-            Some(cluster) => ClusterRef::Known(self.clusters.add(cluster)),
+        match self.make_outbound(&name, host, port, subset) {
+            Some(made) => ClusterRef::Known(self.clusters.add(made)),
             None => ClusterRef::Missing(name.into()),
         }
     }
 
-    fn make_outbound(&mut self, host: &str, port: u16, subset: &str) -> Option<Cluster> {
-        let service = self.registry.find(host)?;
-        let port = service.port(port)?;
-        let rule = self.rules.of(service);
-        let subset = match subset {
-            "" => None,
-            name => Some(rule?.subsets.iter().find(|subset| &*subset.name == name)?),
-        };
-        let blocks = layered(rule, subset, Some(port.number));
-        let cluster = self.build(service, port, subset, blocks);
-        Some(cluster)
+    fn make_outbound(&self, name: &str, host: &str, port: u16, subset: &str) -> Option<Made> {
+        let service = self.registry.shared(host)?;
+        let rule = self.rules.shared(service).map(Arc::clone);
+        let from = Inputs { service: Arc::clone(service), rule, mesh: Arc::clone(self.mesh) };
+        let old = self.known.and_then(|known| known.get(name));
+        if let Some(old) = old.filter(|old| old.from.as_ref().is_some_and(|known| known.are(&from))) {
+            return Some(old.clone());
+        }
+        let cluster = kept(build(&from, port, subset)?, old);
+        Some(Made { cluster, from: Some(from) })
     }
 
-    fn build(
-        &mut self,
-        service: &Service,
-        port: &ServicePort,
-        subset: Option<&Subset>,
-        blocks: Blocks,
-    ) -> Cluster {
-        let name = subset.map_or("", |subset| &subset.name);
-        let all = Labels::new();
-        let endpoints = service.endpoints(port, subset.map_or(&all, |subset| &subset.labels));
-        let pool = blocks.pool.unwrap_or_default();
-        let outlier = blocks.outlier.inspect(|detection| {
-            self.warn_never_ejects(
-                detection,
-                endpoints.len(),
-                &outbound_name(port.number, name, &service.host),
-            );
-        });
-        let protocol = match port.protocol {
-            _ if pool.upgrade => Protocol::Http2,
-            _ if pool.client_protocol => Protocol::Client,
-            PortProtocol::Http2 => Protocol::Http2,
-            PortProtocol::Http1 => Protocol::Http1,
-            PortProtocol::Sniffed | PortProtocol::Other => Protocol::Client,
-        };
-        Cluster {
-            name: outbound_name(port.number, name, &service.host).into(),
-            service: snapshot::Service {
-                host: Arc::clone(&service.host),
-                name: service.short_name().into(),
-                namespace: Arc::clone(&service.meta.namespace),
-                port: port.number,
-                subset: name.into(),
-            },
-            discovery: Discovery::Static,
-            endpoints,
-            balancer: blocks.load_balancer.map_or(Balancer::LeastRequest, |block| block.balancer),
-            limits: pool.limits,
-            panic_threshold: outlier.as_ref().map_or(0, |detection| detection.panic_threshold),
-            outlier: outlier.map(|detection| detection.outlier),
-            protocol,
-            connect_timeout: pool.connect_timeout.unwrap_or(self.mesh.connect_timeout),
-            idle_timeout: Some(pool.idle_timeout.unwrap_or(IDLE_TIMEOUT))
-                .filter(|timeout| !timeout.is_zero()),
-            max_requests_per_connection: pool.max_requests_per_connection,
-            max_connection_duration: pool.max_connection_duration,
-            max_concurrent_streams: pool.max_concurrent_streams.unwrap_or(MAX_STREAMS),
-            keepalive: pool.keepalive.or(self.mesh.keepalive),
-            origin: subset.map_or_else(|| service.origin.clone(), |subset| subset.meta.origin(subset.span)),
-        }
+    fn add_bare(&mut self, cluster: Cluster) -> ClusterRef {
+        let old = self.known.and_then(|known| known.get(&cluster.name));
+        let cluster = kept(cluster, old);
+        ClusterRef::Known(self.clusters.add(Made { cluster, from: None }))
     }
 
     /// Envoy ejects only if 100 * (ejected + 1) / endpoints stays within the limit. With a lone endpoint there is
     /// nothing to go to instead, so that it is no trap.
-    fn warn_never_ejects(
-        &mut self,
-        detection: &crate::istio::outlier::OutlierDetection,
-        endpoints: usize,
-        cluster: &str,
-    ) {
-        let limit = usize::from(detection.outlier.max_ejection_percent);
-        if endpoints < 2 || 100 <= limit * endpoints {
-            return;
+    pub(crate) fn warn_never_ejects(&mut self) {
+        for Made { cluster, from } in &self.clusters.list {
+            let (Some(outlier), Some(from)) = (&cluster.outlier, from) else { continue };
+            let (endpoints, limit) = (cluster.endpoints.len(), usize::from(outlier.max_ejection_percent));
+            if endpoints < 2 || 100 <= limit * endpoints {
+                continue;
+            }
+            let subset = from.subset(&cluster.service.subset).flatten();
+            let Some(detection) = from.blocks(subset, cluster.service.port).outlier else { continue };
+            let message =
+                format!("of {endpoints} endpoints {limit} % is less than one: none is ever ejected");
+            let found = self.sink.report(Code::NeverEjects, detection.span, message);
+            found.note(format!("cluster {}", cluster.name));
+            found.help(format!("set maxEjectionPercent to {} or more", 100_usize.div_ceil(endpoints)));
         }
-        let message = format!("of {endpoints} endpoints {limit} % is less than one: none is ever ejected");
-        let found = self.sink.report(Code::NeverEjects, detection.span, message);
-        found.note(format!("cluster {cluster}"));
-        found.help(format!("set maxEjectionPercent to {} or more", 100_usize.div_ceil(endpoints)));
     }
 
     /// The last resort of ALLOW_ANY: an explicit listener knows no original destination, so it has no endpoint.
@@ -154,7 +237,7 @@ impl Compiler<'_> {
         if let Some(id) = self.clusters.by_name.get(NAME) {
             return ClusterRef::Known(*id);
         }
-        let service = snapshot::Service {
+        let service = Service {
             host: NAME.into(),
             name: NAME.into(),
             namespace: "unknown".into(),
@@ -162,8 +245,7 @@ impl Compiler<'_> {
             subset: "".into(),
         };
         let cluster = self.bare(NAME.into(), service, Box::default(), Protocol::Client, origin.clone());
-        let cluster = Cluster { discovery: Discovery::OriginalDestination, ..cluster };
-        ClusterRef::Known(self.clusters.add(cluster))
+        self.add_bare(Cluster { discovery: Discovery::OriginalDestination, ..cluster })
     }
 
     /// The workload itself, behind an ingress listener.
@@ -174,7 +256,7 @@ impl Compiler<'_> {
             .or_else(|| label("app.kubernetes.io/name"))
             .or_else(|| label("app"))
             .unwrap_or_else(|| Arc::clone(&node.workload));
-        let service = snapshot::Service {
+        let service = Service {
             host: Arc::clone(&name),
             name,
             namespace: Arc::clone(&node.namespace),
@@ -194,14 +276,14 @@ impl Compiler<'_> {
         };
         let name = format!("inbound|{}||", ingress.port.number).into();
         let cluster = self.bare(name, service, [Arc::new(endpoint)].into(), protocol, origin);
-        ClusterRef::Known(self.clusters.add(cluster))
+        self.add_bare(cluster)
     }
 
     /// A cluster without a destination rule.
     fn bare(
         &self,
         name: Arc<str>,
-        service: snapshot::Service,
+        service: Service,
         endpoints: Box<[Arc<Endpoint>]>,
         protocol: Protocol,
         origin: Origin,

@@ -4,6 +4,7 @@
 mod access_logs;
 mod clusters;
 mod hosts;
+mod plan;
 mod policy;
 mod receivers;
 mod references;
@@ -16,6 +17,8 @@ use http::StatusCode;
 
 use clusters::Clusters;
 use hosts::{VirtualServices, domains, taken};
+pub(crate) use plan::Known;
+use plan::Plan;
 use policy::Rules;
 use routes::{everything, operation, plain_route};
 
@@ -68,64 +71,97 @@ impl Resources {
 /// What the passes share.
 struct Compiler<'a> {
     node: &'a Node,
-    mesh: &'a Mesh,
+    mesh: &'a Arc<Mesh>,
     registry: &'a Registry,
     rules: &'a Rules,
-    virtual_services: &'a VirtualServices<'a>,
+    virtual_services: &'a VirtualServices,
     /// What the environment says.
     environment: &'a TelemetryDefaults,
     clusters: Clusters,
+    /// Those of the compile before.
+    known: Option<&'a Clusters>,
     /// Those in use, so that one receiver is one allocation.
     receivers: Vec<Arc<Destination>>,
     sink: &'a mut Sink,
 }
 
-/// Compiles; with errors in the sink the snapshot is of no use.
+/// Compiles, with what is left of the compile before; with errors in the sink the snapshot is of no use.
 pub(crate) fn compile(
     resources: Resources,
     node: &Node,
-    telemetry: &TelemetryDefaults,
+    environment: &TelemetryDefaults,
     version: Version,
+    known: Option<&Known>,
     sink: &mut Sink,
-) -> Snapshot {
-    let mesh = resources.mesh.unwrap_or_default();
-    let registry = Registry::build(&resources.service_entries, &resources.workloads, node, sink);
-    let rules = Rules::merge(resources.destination_rules, node, sink);
-    let virtual_services = VirtualServices::choose(&resources.virtual_services, node, sink);
-    let sidecar = sidecar::choose(&resources.sidecars, node, sink);
-    let telemetries = telemetry::choose(&resources.telemetries, node, sink);
+) -> (Snapshot, Known) {
+    let mesh = resources.mesh.clone().or_else(|| known?.default_mesh()).unwrap_or_default();
+    let registered = known.map(|known| &known.registry);
+    let registry = Registry::build(&resources.service_entries, &resources.workloads, node, registered, sink);
+    let alike = known.filter(|known| known.is_alike(&resources, &mesh, &registry));
+    let before = sink.len();
+    let (rules, virtual_services) = match alike {
+        Some(known) => (Arc::clone(&known.plan.rules), Arc::clone(&known.plan.virtual_services)),
+        None => (
+            Arc::new(Rules::merge(&resources.destination_rules, node, sink)),
+            Arc::new(VirtualServices::choose(&resources.virtual_services, node, sink)),
+        ),
+    };
     let mut compiler = Compiler {
         node,
         mesh: &mesh,
         registry: &registry,
         rules: &rules,
         virtual_services: &virtual_services,
-        environment: telemetry,
+        environment,
         clusters: Clusters::default(),
+        known: known.map(|known| &known.clusters),
         receivers: Vec::new(),
         sink,
     };
-    compiler.check_references();
-    let (listeners, route_tables) = compiler.listeners(sidecar);
+    let plan = match alike {
+        Some(known) => {
+            compiler.clusters = known.clusters.with_endpoints(known.plan.clusters, &registry);
+            compiler.sink.extend(known.plan.findings.iter().cloned());
+            known.plan.clone()
+        }
+        None => {
+            compiler.check_references();
+            let (listeners, tables) = compiler.listeners(&resources.sidecars);
+            Plan {
+                rules: Arc::clone(&rules),
+                virtual_services: Arc::clone(&virtual_services),
+                listeners: listeners.into(),
+                tables: tables.into(),
+                clusters: compiler.clusters.len(),
+                findings: compiler.sink.since(before).into(),
+            }
+        }
+    };
+    compiler.check_subsets();
+    compiler.warn_loops(&plan.listeners);
     // Behind the listeners: the clusters of receivers come last.
+    let telemetries = telemetry::choose(&resources.telemetries, node, compiler.sink);
     let outbound = compiler.observation(&telemetries, Direction::Outbound);
     let inbound = compiler.observation(&telemetries, Direction::Inbound);
-    let metrics = compiler.resolved(telemetry.metrics.as_ref());
-    Snapshot {
+    let metrics = compiler.resolved(environment.metrics.as_ref());
+    compiler.warn_never_ejects();
+    let clusters = compiler.clusters;
+    let snapshot = Snapshot {
         version,
-        listeners: listeners.into(),
-        route_tables: route_tables.into(),
-        clusters: compiler.clusters.list.into(),
+        listeners: Arc::clone(&plan.listeners),
+        route_tables: Arc::clone(&plan.tables),
+        clusters: clusters.all(),
         outbound,
         inbound,
         metrics,
         node: node.clone(),
-    }
+    };
+    (snapshot, Known { resources, mesh, registry, plan, clusters })
 }
 
 impl Compiler<'_> {
-    fn listeners(&mut self, sidecar: Option<&Sidecar>) -> (Vec<Listener>, Vec<RouteTable>) {
-        let Some(sidecar) = sidecar else {
+    fn listeners(&mut self, sidecars: &[Arc<Sidecar>]) -> (Vec<Listener>, Vec<RouteTable>) {
+        let Some(sidecar) = sidecar::choose(sidecars, self.node, self.sink) else {
             let found =
                 self.sink.report(Code::NoListener, Span::default(), "no Sidecar applies to this proxy");
             found.note(format!(
@@ -157,7 +193,6 @@ impl Compiler<'_> {
             let found = self.sink.report(Code::NoListener, sidecar.meta.span, message);
             found.help("give it an egress listener: `port`, `bind`, `captureMode: NONE`, `hosts`");
         }
-        self.warn_loops(&listeners);
         (listeners, tables)
     }
 
@@ -311,15 +346,13 @@ impl Compiler<'_> {
     fn warn_loops(&mut self, listeners: &[Listener]) {
         for service in &self.registry.services {
             for port in &service.ports {
-                for (endpoint, workload) in
-                    service.endpoints(port, &Default::default()).iter().zip(&service.endpoints)
-                {
+                for workload in &*service.endpoints {
+                    let address = workload.serves(port);
                     let own = |listener: &&Listener| {
-                        listener.bind == endpoint.address && listener.direction == Direction::Outbound
+                        listener.bind == address && listener.direction == Direction::Outbound
                     };
                     if let Some(listener) = listeners.iter().find(own) {
-                        let message =
-                            format!("the endpoint {} is a listener of this proxy", endpoint.address);
+                        let message = format!("the endpoint {address} is a listener of this proxy");
                         let found = self.sink.report(Code::ListenerLoop, workload.span, message);
                         found.label(format!("port {} of the service", port.number));
                         found.note(format!("the listener is {}", listener.origin));

@@ -26,11 +26,12 @@ pub(crate) struct Rules {
 impl Rules {
     /// Merges the rules of one namespace and host, the oldest first: new subsets are appended, the first
     /// `trafficPolicy` counts.
-    pub(crate) fn merge(mut written: Vec<Arc<DestinationRule>>, node: &Node, sink: &mut Sink) -> Self {
-        written.retain(|rule| {
+    pub(crate) fn merge(written: &[Arc<DestinationRule>], node: &Node, sink: &mut Sink) -> Self {
+        let applies = |rule: &&Arc<DestinationRule>| {
             let chosen = rule.selector.as_ref().is_none_or(|labels| selects(labels, &node.labels));
             chosen && (rule.meta.namespace == node.namespace || rule.selector.is_none())
-        });
+        };
+        let mut written: Vec<_> = written.iter().filter(applies).cloned().collect();
         written.sort_by(|a, b| a.meta.age().cmp(&b.meta.age()));
         let mut rules: Vec<Arc<DestinationRule>> = Vec::new();
         let mut alike: HashMap<(Arc<str>, Box<str>), Vec<usize>> = HashMap::new();
@@ -55,8 +56,12 @@ impl Rules {
         Self { rules, by_host, namespace: node.namespace.as_ref().into() }
     }
 
-    /// Istio's search: the client's namespace, the service's, the root namespace.
     pub(crate) fn of(&self, service: &Service) -> Option<&DestinationRule> {
+        self.shared(service).map(|rule| &**rule)
+    }
+
+    /// Istio's search: the client's namespace, the service's, the root namespace.
+    pub(crate) fn shared(&self, service: &Service) -> Option<&Arc<DestinationRule>> {
         let own = &*self.namespace;
         let client = (own != ROOT_NAMESPACE).then(|| self.best(own, service)).flatten();
         client
@@ -65,9 +70,8 @@ impl Rules {
     }
 
     /// The selecting rule first, then the most specific host, then the oldest.
-    fn best(&self, namespace: &str, service: &Service) -> Option<&DestinationRule> {
-        let found =
-            self.by_host.of(&service.host).filter_map(|(_, index)| self.rules.get(index)).map(|rule| &**rule);
+    fn best(&self, namespace: &str, service: &Service) -> Option<&Arc<DestinationRule>> {
+        let found = self.by_host.of(&service.host).filter_map(|(_, index)| self.rules.get(index));
         let here =
             found.filter(|rule| &*rule.meta.namespace == namespace && rule.exports.visible(&self.namespace));
         here.min_by_key(|rule| {

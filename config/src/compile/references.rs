@@ -79,15 +79,24 @@ impl Compiler<'_> {
     }
 
     fn check_rule(&mut self, rule: &DestinationRule) {
-        let mut services = self.registry.covered_by(&rule.host.value).peekable();
-        if services.peek().is_none() {
+        if self.registry.covered_by(&rule.host.value).next().is_none() {
             let message = format!("no service has the host `{}`", rule.host.value);
             let help = self.similar_host(&rule.host.value);
             let found = self.sink.report(Code::UnknownHost, rule.host.span, message);
             found.label("the rule has no effect").help(help);
-            return;
         }
-        let workloads: Vec<_> = services.flat_map(|service| &service.endpoints).collect();
+    }
+
+    /// Subsets that no endpoint has: the one finding on rules that endpoints change.
+    pub(super) fn check_subsets(&mut self) {
+        for rule in self.rules.iter().filter(|rule| !rule.subsets.is_empty()) {
+            self.check_subsets_of(rule);
+        }
+    }
+
+    fn check_subsets_of(&mut self, rule: &DestinationRule) {
+        let services = self.registry.covered_by(&rule.host.value);
+        let workloads: Vec<_> = services.flat_map(|service| &*service.endpoints).collect();
         for subset in rule.subsets.iter().filter(|_| !workloads.is_empty()) {
             if !workloads.iter().any(|workload| selects(&subset.labels, &workload.labels)) {
                 let message = format!("the subset `{}` selects no endpoint", subset.name);

@@ -40,7 +40,7 @@ pub(crate) const ROOT_NAMESPACE: &str = "istio-system";
 const CLUSTER_SUFFIX: &str = ".svc.cluster.local";
 
 /// Whose resource it is and where it stands.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Meta {
     pub(crate) kind: &'static str,
     pub(crate) name: Arc<str>,

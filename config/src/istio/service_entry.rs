@@ -17,7 +17,7 @@ pub(crate) struct ServiceEntry {
     pub(crate) addresses: Vec<Spanned<Box<str>>>,
     pub(crate) ports: Vec<ServicePort>,
     pub(crate) resolution: Spanned<Resolution>,
-    pub(crate) endpoints: Vec<Workload>,
+    pub(crate) endpoints: Arc<[Workload]>,
     /// How many endpoints are host names, and are not among `endpoints`.
     pub(crate) by_name: usize,
     pub(crate) selector: Option<Labels>,
@@ -25,7 +25,7 @@ pub(crate) struct ServiceEntry {
 }
 
 /// One entry of `ports`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ServicePort {
     pub(crate) number: u16,
     pub(crate) name: Arc<str>,
@@ -42,7 +42,7 @@ pub(crate) enum Resolution {
 }
 
 /// An entry of `endpoints`, or a `WorkloadEntry`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Workload {
     pub(crate) address: IpAddr,
     pub(crate) ports: BTreeMap<Arc<str>, u16>,
@@ -125,7 +125,7 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> ServiceEnt
         found.help("write `resolution: STATIC`");
     }
     let dns = resolution.value == Resolution::Dns;
-    let endpoints: Vec<_> = entries.iter().filter_map(|entry| workload(entry, dns, sink)).collect();
+    let endpoints: Arc<[_]> = entries.iter().filter_map(|entry| workload(entry, dns, sink)).collect();
     ServiceEntry {
         by_name: entries.len().saturating_sub(endpoints.len()),
         hosts,

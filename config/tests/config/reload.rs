@@ -1,9 +1,15 @@
 //! One loader, several loads: each says what a new loader would say of the same text.
 
-use outrigger_config::{Loader, Source, report::Report, snapshot::TelemetryDefaults};
+use std::sync::Arc;
+
+use outrigger_config::{
+    Loader, Source,
+    report::Report,
+    snapshot::{Cluster, Snapshot, TelemetryDefaults},
+};
 use proptest::prelude::*;
 
-use crate::support::{MESH, options, rule, rules, source, try_load};
+use crate::support::{MESH, RATINGS, REVIEWS, cluster, options, outbound, rule, rules, source, try_load};
 
 fn loader() -> Loader {
     Loader::new(options().node, TelemetryDefaults::default())
@@ -88,7 +94,7 @@ const WORDS: [(&str, &str); 12] = [
 ];
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_loader_says_the_same_whatever_it_has_seen(
@@ -144,4 +150,89 @@ fn origins_and_field_paths_follow_a_document_that_moves() {
         let origin = format!("VirtualService observability/reviews (vs.yaml:{})", lines + 7);
         assert!(json.contains(&origin), "{origin} is not in {json}");
     }
+}
+
+/// The clusters of a load that the one before did not have as the same object.
+fn rebuilt(before: &Snapshot, after: &Snapshot) -> Vec<String> {
+    let shared = |new: &&Arc<Cluster>| before.clusters.iter().any(|old| Arc::ptr_eq(old, new));
+    let names =
+        after.clusters.iter().filter(|cluster| !shared(cluster)).map(|cluster| cluster.name.to_string());
+    names.collect()
+}
+
+/// Loads the mesh as it is, and then with `edits`.
+fn edited(edits: &[(usize, &str, &str)]) -> (Snapshot, Snapshot) {
+    let mut loader = loader();
+    let mut texts = files();
+    let mut load = |texts: &[String]| {
+        let sources: Vec<_> =
+            texts.iter().enumerate().map(|(at, text)| source(&format!("{at}.yaml"), text)).collect();
+        loader.load(&sources, None).unwrap().snapshot
+    };
+    let before = load(&texts);
+    for (file, from, to) in edits {
+        assert!(texts[*file].contains(from), "{from}");
+        texts[*file] = texts[*file].replacen(from, to, 1);
+    }
+    (before, load(&texts))
+}
+
+#[test]
+fn a_changed_endpoint_rebuilds_its_cluster_and_nothing_else() {
+    let (before, after) = edited(&[(0, "10.2.0.1", "10.2.0.2")]);
+    assert_eq!(rebuilt(&before, &after), [outbound(8080, "", RATINGS)]);
+    assert_eq!(cluster(&after, &outbound(8080, "", RATINGS)).endpoints[0].key, "10.2.0.2:8080".into());
+    assert!(Arc::ptr_eq(&before.route_tables, &after.route_tables));
+    assert!(Arc::ptr_eq(&before.listeners, &after.listeners));
+}
+
+#[test]
+fn a_subset_whose_endpoints_stay_is_not_rebuilt() {
+    let (before, after) = edited(&[(0, "10.1.0.3", "10.1.0.4")]);
+    let expected = [(8080, "v2"), (8080, ""), (9090, "v2"), (9090, "")];
+    let mut names = rebuilt(&before, &after);
+    names.sort();
+    assert_eq!(names, expected.map(|(port, subset)| outbound(port, subset, REVIEWS)));
+}
+
+#[test]
+fn a_changed_workload_rebuilds_the_cluster_that_selects_it() {
+    let (before, after) = edited(&[(3, "address: 10.9.0.1", "address: 10.9.0.2")]);
+    assert_eq!(rebuilt(&before, &after), [outbound(8080, "", "*.picked.example.com")]);
+    assert!(Arc::ptr_eq(&before.route_tables, &after.route_tables));
+}
+
+#[test]
+fn changed_routes_rebuild_no_cluster() {
+    let (before, after) = edited(&[(2, "weight: 4", "weight: 5")]);
+    assert_eq!(rebuilt(&before, &after), [""; 0]);
+    assert!(!Arc::ptr_eq(&before.route_tables, &after.route_tables));
+}
+
+#[test]
+fn a_changed_policy_rebuilds_the_clusters_of_its_host() {
+    let (before, after) = edited(&[(1, "maxEjectionPercent: 10", "maxEjectionPercent: 20")]);
+    let names = rebuilt(&before, &after);
+    assert_eq!(names.len(), 8, "{names:?}");
+    assert!(names.iter().all(|name| name.ends_with(REVIEWS)), "{names:?}");
+}
+
+#[test]
+fn changed_settings_of_the_mesh_reach_every_cluster() {
+    let (before, after) = edited(&[(3, "connectTimeout: 3s", "connectTimeout: 4s")]);
+    assert_eq!(rebuilt(&before, &after).len(), after.clusters.len());
+}
+
+#[test]
+fn a_refused_configuration_leaves_no_trace() {
+    let mut loader = loader();
+    let good = [source("mesh.yaml", MESH)];
+    let before = loader.load(&good, None).unwrap().snapshot;
+    let other = MESH.replace("10.2.0.1", "10.2.0.9");
+    for broken in [other.replace("STATIC", "STATICS"), format!("{other}---\nkind: [")] {
+        loader.load(&[source("mesh.yaml", &broken)], None).unwrap_err();
+    }
+    let after = loader.load(&good, None).unwrap().snapshot;
+    assert_eq!(rebuilt(&before, &after), [""; 0]);
+    assert!(Arc::ptr_eq(&before.route_tables, &after.route_tables));
 }
