@@ -3,7 +3,7 @@
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Args, ValueEnum};
-use outrigger_config::{report::Severity, snapshot::TelemetryDefaults};
+use outrigger_config::{Loader, report::Severity, snapshot::TelemetryDefaults};
 
 use super::{BAD_CONFIGURATION, FINDINGS, identity::IdentityArgs};
 use crate::reload::Sources;
@@ -56,7 +56,8 @@ pub(super) fn run(args: &ValidateArgs) -> ExitCode {
             return BAD_CONFIGURATION.into();
         }
     };
-    let report = match documents.compile(args.identity.node(), TelemetryDefaults::default()) {
+    let mut loader = Loader::new(args.identity.node(), TelemetryDefaults::default());
+    let report = match documents.compile(&mut loader) {
         Ok(loaded) => loaded.warnings,
         Err(report) => report,
     };
