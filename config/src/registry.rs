@@ -23,7 +23,7 @@ pub(crate) struct Registry {
 }
 
 /// One host of a `ServiceEntry`.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Service {
     /// Full name in lower case.
     pub(crate) host: Arc<str>,
@@ -32,6 +32,14 @@ pub(crate) struct Service {
     pub(crate) ports: Vec<ServicePort>,
     pub(crate) endpoints: Arc<[Workload]>,
     pub(crate) origin: Origin,
+}
+
+impl PartialEq for Service {
+    fn eq(&self, other: &Self) -> bool {
+        let same_endpoints =
+            Arc::ptr_eq(&self.endpoints, &other.endpoints) || self.endpoints == other.endpoints;
+        same_endpoints && self.is_alike(other)
+    }
 }
 
 impl Service {

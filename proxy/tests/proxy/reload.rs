@@ -72,7 +72,7 @@ async fn echo() -> Origin {
 fn round(number: usize, origins: &[Origin; 3]) -> String {
     let endpoints: Vec<_> = origins.iter().map(Origin::address).zip(["v1", "v2", "v1"]).collect();
     // The third is there every other time, and the order changes.
-    let some = if number % 2 == 0 { &endpoints[..] } else { &endpoints[..2] };
+    let some = if number.is_multiple_of(2) { &endpoints[..] } else { &endpoints[..2] };
     let mut some = some.to_vec();
     let first = number % some.len();
     some.rotate_left(first);
@@ -93,7 +93,7 @@ fn round(number: usize, origins: &[Origin; 3]) -> String {
     [service, destination_rule("web", &policy), virtual_service("web", &route)].join("---\n")
 }
 
-/// Every seventh round is one of these: broken in the text, in a field, in what is missing.
+/// Every seventh round is one of these: broken in the text, in a value, in the name of a field.
 fn broken(number: usize, good: &str) -> String {
     match number % 3 {
         0 => format!("{good}---\nbroken-{number}: ["),
@@ -116,7 +116,7 @@ async fn five_hundred_reloads_under_load_fail_nothing() {
     let (mut version, mut refused) = (proxy.version().await, 0);
     for number in 1..=500 {
         let good = round(number, &origins);
-        if number % 7 == 0 {
+        if number.is_multiple_of(7) {
             refused += 1;
             let mark = format!("roken-{number}").to_ascii_lowercase();
             let shows =

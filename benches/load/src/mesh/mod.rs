@@ -89,7 +89,8 @@ fn all(cli: &Cli) -> Outcome<()> {
     compile(&sources)?;
     memory("everything is in scope", &sources)?;
     memory("one namespace is in scope", &text::mesh(cli.services, Hosts::Exact, OWN))?;
-    change(sources, cli.changes)?;
+    change("one changed endpoint, published", text::moved, &sources, cli.changes)?;
+    change("one changed route, published", text::rerouted, &sources, cli.changes)?;
     for hosts in [Hosts::Exact, Hosts::Wildcard] {
         for services in &cli.lookups {
             look_up(*services, hosts)?;
@@ -149,7 +150,13 @@ fn print_memory(folder: &Path) -> Outcome<()> {
 }
 
 /// From the changed text to the published snapshot.
-fn change(mut sources: Vec<Source>, changes: usize) -> Outcome<()> {
+fn change(
+    what: &str,
+    edit: fn(&mut [Source], usize, usize),
+    sources: &[Source],
+    changes: usize,
+) -> Outcome<()> {
+    let mut sources = sources.to_vec();
     let upstreams = Upstreams::new();
     let mut loader = loader();
     let mut load = |sources: &[Source]| -> Outcome<_> {
@@ -159,14 +166,14 @@ fn change(mut sources: Vec<Source>, changes: usize) -> Outcome<()> {
     let mut published = load(&sources)?;
     let (mut millis, mut rebuilt) = (Vec::new(), Vec::new());
     for round in 0..changes {
-        text::moved(&mut sources, 17, round);
+        edit(&mut sources, 17, round);
         let before = cpu();
         let next = load(&sources)?;
         millis.push(millis_since(before));
         rebuilt.push(not_shared(&published.snapshot, &next.snapshot) as f64);
         published = next;
     }
-    println!("{:<38} {}", "one changed endpoint, published", shown(&millis, "ms"));
+    println!("{what:<38} {}", shown(&millis, "ms"));
     println!("{:<38} {}", "  clusters rebuilt", shown(&rebuilt, "of them"));
     Ok(())
 }

@@ -128,3 +128,14 @@ pub(super) fn moved(sources: &mut [Source], service: usize, round: usize) {
         source.text = source.text.replacen(&format!("address: {old}\n"), &format!("address: {new}\n"), 1);
     }
 }
+
+/// Another path for the first route of the service whose documents come first in that file.
+pub(super) fn rerouted(sources: &mut [Source], service: usize, round: usize) {
+    let (old, new) = match round % 2 {
+        0 => ("/api/v0/", "/api/v00/"),
+        _ => ("/api/v00/", "/api/v0/"),
+    };
+    if let Some(source) = sources.get_mut(service / PER_FILE) {
+        source.text = source.text.replacen(old, new, 1);
+    }
+}
