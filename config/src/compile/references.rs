@@ -105,15 +105,24 @@ impl Compiler<'_> {
     }
 
     fn check_rule(&mut self, rule: &DestinationRule) {
-        let services: Vec<_> = self.registry.covered_by(&rule.host.value).collect();
-        if services.is_empty() {
+        if self.registry.covered_by(&rule.host.value).next().is_none() {
             let message = format!("no service has the host `{}`", rule.host.value);
             let help = self.similar_host(&rule.host.value);
             let found = self.sink.report(Code::UnknownRuleHost, rule.host.span, message);
             found.label("the rule has no effect").help(help);
-            return;
         }
-        let workloads: Vec<_> = services.iter().flat_map(|service| &service.endpoints).collect();
+    }
+
+    /// Subsets that no endpoint has: the one finding on rules that endpoints change.
+    pub(super) fn check_subsets(&mut self) {
+        for rule in self.rules.iter().filter(|rule| !rule.subsets.is_empty()) {
+            self.check_subsets_of(rule);
+        }
+    }
+
+    fn check_subsets_of(&mut self, rule: &DestinationRule) {
+        let services: Vec<_> = self.registry.covered_by(&rule.host.value).collect();
+        let workloads: Vec<_> = services.iter().flat_map(|service| &*service.endpoints).collect();
         let unlabelled: usize = services.iter().map(|service| service.without_pod).sum();
         for subset in rule.subsets.iter().filter(|_| !workloads.is_empty()) {
             if unlabelled > 0 && !subset.labels.is_empty() {

@@ -107,7 +107,7 @@ impl fmt::Display for Part {
 pub fn diff(old: &Snapshot, new: &Snapshot) -> Diff {
     let mut diff = Diff::default();
     diff.compare(Part::Listener, &listeners(old), &listeners(new));
-    for listener in &new.listeners {
+    for listener in new.listeners.iter() {
         let Some(before) = old.listeners.iter().find(|other| other.name == listener.name) else { continue };
         let at = &*listener.name;
         diff.compare(

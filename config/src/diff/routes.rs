@@ -11,12 +11,12 @@ use crate::{
 
 /// The hosts of a listener without their routes.
 pub(super) fn hosts(table: &RouteTable, listener: &str) -> Vec<Item> {
-    let item = |(index, host): (u32, &VirtualHost)| Item {
+    let item = |(host, domains): (&VirtualHost, Vec<String>)| Item {
         name: format!("{} at {listener}", host.name),
-        value: json!({ "domains": domains(&table.hosts, index) }),
+        value: json!({ "domains": domains }),
         origin: Some(host.origin.clone()),
     };
-    (0_u32..).zip(&table.virtual_hosts).map(item).collect()
+    table.virtual_hosts.iter().zip(domains(table)).map(item).collect()
 }
 
 /// The routes of the hosts that both have.

@@ -36,8 +36,8 @@ impl Snapshot {
             "listeners": self.listeners.iter().map(|listener| self.listener(listener)).collect::<Vec<_>>(),
             "routes": self.route_tables.iter().map(|table| json!({
                 "name": &*table.name,
-                "virtual_hosts": (0_u32..).zip(&table.virtual_hosts).map(|(index, host)| {
-                    self.virtual_host(host, &domains(&table.hosts, index))
+                "virtual_hosts": table.virtual_hosts.iter().zip(domains(table)).map(|(host, domains)| {
+                    self.virtual_host(host, &domains)
                 }).collect::<Vec<_>>(),
             })).collect::<Vec<_>>(),
             "clusters": self.clusters.iter().map(|cluster| cluster.to_json()).collect::<Vec<_>>(),

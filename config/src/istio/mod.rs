@@ -53,7 +53,7 @@ use crate::{
 };
 
 /// Whose resource it is and where it stands.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Meta {
     pub(crate) kind: &'static str,
     pub(crate) name: Arc<str>,

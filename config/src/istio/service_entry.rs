@@ -20,7 +20,8 @@ pub(crate) struct ServiceEntry {
     pub(crate) addresses: Vec<Spanned<Box<str>>>,
     pub(crate) ports: Vec<ServicePort>,
     pub(crate) resolution: Spanned<Resolution>,
-    pub(crate) endpoints: Vec<Workload>,
+    /// With the ports at which they serve the entry's.
+    pub(crate) endpoints: Arc<[Workload]>,
     /// How many endpoints are host names, and are not among `endpoints`.
     pub(crate) by_name: usize,
     pub(crate) selector: Option<Labels>,
@@ -29,19 +30,17 @@ pub(crate) struct ServiceEntry {
     pub(crate) exports: Exports,
 }
 
-impl ServiceEntry {
-    /// Where a workload serves each port: its own port of that name, else the target port, else the port itself.
-    pub(crate) fn served_by(&self, workload: &Workload) -> BTreeMap<Arc<str>, u16> {
-        let served = self.ports.iter().map(|port| {
-            let own = workload.ports.get(&port.name).copied();
-            (Arc::clone(&port.name), own.or(port.target).unwrap_or(port.number))
-        });
-        served.collect()
-    }
+/// Where a workload serves each port: its own port of that name, else the target port, else the port itself.
+pub(crate) fn served_by(ports: &[ServicePort], workload: &Workload) -> BTreeMap<Arc<str>, u16> {
+    let served = ports.iter().map(|port| {
+        let own = workload.ports.get(&port.name).copied();
+        (Arc::clone(&port.name), own.or(port.target).unwrap_or(port.number))
+    });
+    served.collect()
 }
 
 /// One entry of `ports`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ServicePort {
     pub(crate) number: u16,
     pub(crate) name: Arc<str>,
@@ -58,7 +57,7 @@ pub(crate) enum Resolution {
 }
 
 /// An entry of `endpoints`, or a `WorkloadEntry`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Workload {
     pub(crate) address: IpAddr,
     pub(crate) ports: BTreeMap<Arc<str>, u16>,
@@ -146,12 +145,15 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> ServiceEnt
         found.help("write `resolution: STATIC`");
     }
     let dns = resolution.value == Resolution::Dns;
-    let endpoints: Vec<_> = entries.iter().filter_map(|entry| workload(entry, dns, sink)).collect();
+    let ports = ports(spec, sink);
+    let endpoints = entries.iter().filter_map(|entry| workload(entry, dns, sink));
+    let endpoints: Arc<[_]> =
+        endpoints.map(|workload| Workload { ports: served_by(&ports, &workload), ..workload }).collect();
     ServiceEntry {
         by_name: entries.len().saturating_sub(endpoints.len()),
         hosts,
         addresses: addresses(spec, sink),
-        ports: ports(spec, sink),
+        ports,
         resolution,
         endpoints,
         selector,

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// One resource; hosts are full names.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct VirtualService {
     pub(crate) meta: Meta,
     pub(crate) hosts: Vec<Spanned<Box<str>>>,
@@ -78,6 +78,11 @@ impl HttpRule {
             Does::Route(destinations) => destinations,
             Does::Redirect(_) | Does::Direct(_) | Does::Delegate(_) => &[],
         }
+    }
+
+    /// Whether the rules of another resource take its place.
+    pub(crate) fn is_delegated(&self) -> bool {
+        matches!(self.does, Does::Delegate(_))
     }
 
     /// `timeout`, if it is one.

@@ -200,9 +200,10 @@ impl Service {
     }
 
     /// Workload entries of its namespace, with the ports at which they serve it.
-    pub(crate) fn selected(&self, workloads: &[(Meta, Workload)]) -> Vec<Workload> {
+    pub(crate) fn selected(&self, workloads: &[Arc<(Meta, Workload)>]) -> Vec<Workload> {
         let Some(selector) = &self.selector else { return Vec::new() };
-        let here = workloads.iter().filter(|(meta, _)| meta.namespace == self.meta.namespace);
+        let workloads = workloads.iter().map(|one| &**one);
+        let here = workloads.filter(|(meta, _)| meta.namespace == self.meta.namespace);
         let chosen = here.filter(|(_, workload)| selects(selector, &workload.labels));
         chosen.map(|(_, workload)| Workload { ports: self.served_by(workload), ..workload.clone() }).collect()
     }

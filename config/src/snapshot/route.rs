@@ -57,12 +57,21 @@ pub struct RouteTable {
 pub struct HostMap {
     /// Lower-case names without port.
     pub exact: HashMap<Box<str>, u32>,
-    /// `.example.com` for `*.example.com`, longest first.
-    pub suffixes: Vec<(Box<str>, u32)>,
-    /// `example.` for `example.*`, longest first.
-    pub prefixes: Vec<(Box<str>, u32)>,
+    /// `.example.com` for `*.example.com`.
+    pub suffixes: Affixes,
+    /// `example.` for `example.*`.
+    pub prefixes: Affixes,
     /// The virtual host with the domain `*`.
     pub any: Option<u32>,
+}
+
+/// The fixed parts of wildcards. One look at a table for each length that occurs: many wildcards cost what few do.
+#[derive(Debug, Default)]
+pub struct Affixes {
+    /// Virtual hosts by the whole part.
+    pub by_text: HashMap<Box<str>, u32>,
+    /// Bytes of the parts, each number once, the greatest first.
+    pub lengths: Vec<usize>,
 }
 
 /// A set of domains and the routes of their requests, first match wins.

@@ -1,6 +1,6 @@
 //! What an explanation says. That it agrees with the data path is the proxy's property test.
 
-use std::{num::NonZeroU16, time::Duration};
+use std::{num::NonZeroU16, sync::Arc, time::Duration};
 
 use http::{HeaderValue, StatusCode};
 use outrigger_config::{
@@ -156,7 +156,8 @@ fn a_request_that_nothing_takes_is_told_every_reason() {
 fn route(snapshot: &mut Snapshot) -> &mut Route {
     let index = table(snapshot, "8080").hosts.find("reviews").unwrap();
     let at = snapshot.route_tables.iter().position(|table| &*table.name == "8080").unwrap();
-    &mut snapshot.route_tables[at].virtual_hosts[index as usize].routes[0]
+    let tables = Arc::get_mut(&mut snapshot.route_tables).expect("nobody else has it");
+    &mut tables[at].virtual_hosts[index as usize].routes[0]
 }
 
 #[test]

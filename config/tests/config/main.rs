@@ -21,6 +21,7 @@ mod policies;
 mod receivers;
 mod reference;
 mod registry;
+mod reload;
 mod robust;
 mod routes;
 mod seed;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::Args;
-use outrigger_config::snapshot::TelemetryDefaults;
+use outrigger_config::{Loader, snapshot::TelemetryDefaults};
 
 use super::{BAD_CONFIGURATION, Output, USAGE, identity::IdentityArgs, show};
 use crate::{
@@ -76,7 +76,10 @@ pub(super) fn run(args: &ExplainArgs) -> ExitCode {
         Ok(documents) => documents,
         Err(error) => return refuse(&error, BAD_CONFIGURATION),
     };
-    let loaded = match documents.compile(args.identity.node(), TelemetryDefaults::default()) {
+    // Nothing runs, so no EnvoyFilter is in the way.
+    let mut loader =
+        Loader::new(args.identity.node(), TelemetryDefaults::default()).allow_envoy_filters(true);
+    let loaded = match documents.compile(&mut loader) {
         Ok(loaded) => loaded,
         Err(report) => {
             eprintln!("{report}");

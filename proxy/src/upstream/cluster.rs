@@ -151,8 +151,11 @@ impl ClusterState {
         see("circuit_breakers_default_rq_retry_open", Kind::Gauge, breaker.retries.is_open().into());
     }
 
-    /// Takes over a new description; hosts keep their state by address.
+    /// Takes over a new description; hosts keep their state by address. The same object again changes nothing.
     pub(crate) fn update(&self, config: &Arc<Cluster>, now: Instant) {
+        if Arc::ptr_eq(&self.config.load(), config) {
+            return;
+        }
         let mut changing = self.changing();
         let old = self.hosts.load_full();
         let hosts: Vec<Arc<Host>> = config

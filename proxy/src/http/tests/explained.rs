@@ -212,7 +212,7 @@ async fn explain_and_a_worker_agree() {
         let Case { yaml, mut requests } = strategy.new_tree(&mut runner).unwrap().current();
         let mut snapshot = compiled(&yaml);
         // As the bench calls its listener.
-        snapshot.listeners[0].name = "test".into();
+        Arc::get_mut(&mut snapshot.listeners).expect("nobody else has it")[0].name = "test".into();
         let bench = Bench::start(snapshot);
         let published = bench.published.load_full();
         let bound = [("test".into(), bench.address)];

@@ -114,20 +114,7 @@ impl Mesh {
         protocol: &'static str,
         endpoints: &[(SocketAddr, &str)],
     ) -> Self {
-        self.services += &format!(
-            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{ name: {name} }}\nspec:\n  hosts: [{name}.default.svc.cluster.local]\n  \
-             location: MESH_INTERNAL\n  resolution: STATIC\n  ports: [{{ number: {port}, name: main, protocol: {protocol} }}]\n"
-        );
-        if !endpoints.is_empty() {
-            self.services += "  endpoints:\n";
-        }
-        for (address, version) in endpoints {
-            self.services += &format!(
-                "  - {{ address: {}, ports: {{ main: {} }}, labels: {{ app: {name}, version: {version} }} }}\n",
-                address.ip(),
-                address.port()
-            );
-        }
+        self.services += &service_entry(name, port, protocol, endpoints);
         self.services += "---\n";
         if !self.ports.contains(&(port, protocol)) {
             self.ports.push((port, protocol));
@@ -233,6 +220,30 @@ fn node(namespace: &str) -> Node {
         labels: [("app", "client"), ("version", "v7")].map(|(k, v)| (Arc::from(k), Arc::from(v))).into(),
         ..Node::default()
     }
+}
+
+/// A `ServiceEntry` for `NAME.default.svc.cluster.local` with its endpoints and their `version` labels.
+pub(crate) fn service_entry(
+    name: &str,
+    port: u16,
+    protocol: &str,
+    endpoints: &[(SocketAddr, &str)],
+) -> String {
+    let mut text = format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{ name: {name} }}\nspec:\n  hosts: [{name}.default.svc.cluster.local]\n  \
+         location: MESH_INTERNAL\n  resolution: STATIC\n  ports: [{{ number: {port}, name: main, protocol: {protocol} }}]\n"
+    );
+    if !endpoints.is_empty() {
+        text += "  endpoints:\n";
+    }
+    for (address, version) in endpoints {
+        text += &format!(
+            "  - {{ address: {}, ports: {{ main: {} }}, labels: {{ app: {name}, version: {version} }} }}\n",
+            address.ip(),
+            address.port()
+        );
+    }
+    text
 }
 
 /// `http` entries, each beginning with `- ` in the first column, for a host.
@@ -409,6 +420,18 @@ impl Proxy {
         let old = self.version().await;
         self.rewrite(rules);
         eventually("the new configuration", async || (self.version().await != old).then_some(())).await;
+    }
+
+    /// Replaces the rules and asks for a reload at once, as SIGHUP does; waits until `done` with what `/config_dump` says
+    /// of this process.
+    pub(crate) async fn reload_until(&self, rules: impl AsRef<str>, done: impl Fn(&Value) -> bool) {
+        self.rewrite(rules);
+        self.running().reload();
+        eventually("the reload", async || {
+            let dump: Value = serde_json::from_slice(&self.admin("/config_dump").await.body).unwrap();
+            done(&dump["outrigger"]).then_some(())
+        })
+        .await;
     }
 
     /// Begins the drain, as SIGTERM does.
