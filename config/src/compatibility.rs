@@ -34,6 +34,10 @@ API versions `v1`, `v1beta1` and `v1alpha3` of `networking.istio.io` are read al
 `telemetry.istio.io`. Other kinds of Istio, the Gateway API and Kubernetes services are not honoured yet, and each is a
 warning; all other kinds are passed over.
 
+A port named `tcp`, `mongo`, `mysql` or `redis` is passed on as bytes, one named `tls` or `https` too, by the server name
+of its hello; its protocol is what `protocol` says, else the name up to the first `-`. A port whose name says nothing
+carries HTTP: raw connections are not told apart from requests by their first bytes. UDP is not carried.
+
 Two fields are deprecated, and still count: `consecutiveErrors` (Istio ignores it; here it is `consecutive5xxErrors`
 where neither newer field is set) and `consistentHash.minimumRingSize`. Both give a warning.
 ";

@@ -41,6 +41,15 @@ impl<'r> VirtualServices<'r> {
         self.ordered.iter().copied()
     }
 
+    /// All that speak for a service, the one that wins first: connections have no host, and Istio asks each of them.
+    pub(crate) fn all_of(&self, service: &Service, filters: &[HostFilter]) -> Vec<&'r VirtualService> {
+        let mut found: Vec<_> = self.by_host.of(&service.host).map(|(_, index)| index).collect();
+        found.sort_unstable();
+        found.dedup();
+        let found = found.into_iter().filter_map(|index| self.ordered.get(index).copied());
+        found.filter(|vs| taken(filters, vs)).collect()
+    }
+
     /// The most specific host wins, then the older resource.
     pub(crate) fn of(&self, service: &Service, filters: &[HostFilter]) -> Option<&'r VirtualService> {
         let found = self.by_host.of(&service.host);

@@ -11,13 +11,18 @@ use crate::{
 };
 
 const ANSWER: &str = "its requests get 503 with the flag NC";
+const CLOSED: &str = "its connections are closed with the flag NC";
 
 impl Compiler<'_> {
     pub(super) fn check_references(&mut self) {
         for vs in self.virtual_services.iter() {
             self.check_hosts(vs);
             for destination in vs.http.iter().flat_map(|rule| &rule.destinations) {
-                self.check_destination(destination);
+                self.check_destination(destination, ANSWER);
+            }
+            let tls = vs.tls.iter().flat_map(|rule| &rule.destinations);
+            for destination in tls.chain(vs.tcp.iter().flat_map(|rule| &rule.destinations)) {
+                self.check_destination(destination, CLOSED);
             }
         }
         for rule in self.rules.iter() {
@@ -31,30 +36,32 @@ impl Compiler<'_> {
                 let message = format!("no service has the host `{}`", host.value);
                 let help = self.similar_host(&host.value);
                 let found = self.sink.report(Code::UnknownHost, host.span, message);
-                found.label("takes effect on port 80 only").help(help);
+                let effect =
+                    if vs.http.is_empty() { "has no effect" } else { "takes effect on port 80 only" };
+                found.label(effect).help(help);
             }
         }
     }
 
-    fn check_destination(&mut self, destination: &Destination) {
+    fn check_destination(&mut self, destination: &Destination, answer: &str) {
         let host = &destination.host;
         let Some(service) = self.registry.find(&host.value) else {
             let help = self.similar_host(&host.value);
             let message = format!("no service has the host `{}`", host.value);
             let found = self.sink.report(Code::UnknownHost, host.span, message);
-            found.label(ANSWER).help(help);
+            found.label(answer).help(help);
             return;
         };
         if let Some(port) = destination.port.filter(|port| service.port(port.value).is_none()) {
             let ports: Vec<_> = service.ports.iter().map(|port| port.number.to_string()).collect();
             let message = format!("`{}` has no port {}", service.host, port.value);
             let found = self.sink.report(Code::UnknownPort, port.span, message);
-            found.label(ANSWER).note(format!("{} has {}", service.origin, ports.join(", ")));
+            found.label(answer).note(format!("{} has {}", service.origin, ports.join(", ")));
         }
-        self.check_subset(destination, service);
+        self.check_subset(destination, service, answer);
     }
 
-    fn check_subset(&mut self, destination: &Destination, service: &Service) {
+    fn check_subset(&mut self, destination: &Destination, service: &Service, answer: &str) {
         let Some(subset) = &destination.subset else { return };
         let rule = self.rules.of(service);
         let subsets = rule.map(|rule| &*rule.subsets).unwrap_or_default();
@@ -65,7 +72,7 @@ impl Compiler<'_> {
         let guess = did_you_mean(&subset.value, names.clone());
         let message = format!("the subset `{}` is not defined", subset.value);
         let found = self.sink.report(Code::UnknownSubset, subset.span, message);
-        found.label(ANSWER);
+        found.label(answer);
         match rule {
             Some(rule) => {
                 let names = names.collect::<Vec<_>>().join(", ");

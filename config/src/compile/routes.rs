@@ -122,7 +122,11 @@ impl Compiler<'_> {
         }
     }
 
-    fn destination(&mut self, destination: &Destination, listener: u16) -> crate::snapshot::ClusterRef {
+    pub(super) fn destination(
+        &mut self,
+        destination: &Destination,
+        listener: u16,
+    ) -> crate::snapshot::ClusterRef {
         let service = self.registry.find(&destination.host.value);
         let port = destination_port(destination, service, listener);
         let subset = destination.subset.as_ref().map_or("", |subset| &subset.value);
@@ -130,7 +134,7 @@ impl Compiler<'_> {
     }
 
     /// A port's policy is seen only if the destination names the port.
-    fn hash_of(&self, destination: &Destination) -> Option<HashPolicy> {
+    pub(super) fn hash_of(&self, destination: &Destination) -> Option<HashPolicy> {
         let service = self.registry.find(&destination.host.value)?;
         let rule = self.rules.of(service)?;
         let subset = destination.subset.as_ref();

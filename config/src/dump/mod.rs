@@ -6,12 +6,13 @@ mod action;
 mod cluster;
 mod observation;
 mod route;
+mod tcp;
 
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::snapshot::{Direction, Snapshot};
+use crate::snapshot::{Carried, Direction, Listener, Snapshot};
 use observation::{destination, observation};
 use route::domains;
 
@@ -26,16 +27,7 @@ impl Snapshot {
                 "name": &*self.node.name,
                 "labels": texts(self.node.labels.iter()),
             },
-            "listeners": self.listeners.iter().map(|listener| json!({
-                "name": &*listener.name,
-                "address": listener.bind.to_string(),
-                "traffic_direction": match listener.direction {
-                    Direction::Inbound => "INBOUND",
-                    Direction::Outbound => "OUTBOUND",
-                },
-                "route_config_name": &*self[listener.routes].name,
-                "origin": listener.origin.to_string(),
-            })).collect::<Vec<_>>(),
+            "listeners": self.listeners.iter().map(|listener| self.listener(listener)).collect::<Vec<_>>(),
             "routes": self.route_tables.iter().map(|table| json!({
                 "name": &*table.name,
                 "virtual_hosts": (0_u32..).zip(&table.virtual_hosts).map(|(index, host)| {
@@ -47,6 +39,23 @@ impl Snapshot {
             "inbound": observation(&self.inbound),
             "metrics": self.metrics.as_deref().map(destination),
         })
+    }
+
+    fn listener(&self, listener: &Listener) -> Value {
+        let mut out = object(json!({
+            "name": &*listener.name,
+            "address": listener.bind.to_string(),
+            "traffic_direction": match listener.direction {
+                Direction::Inbound => "INBOUND",
+                Direction::Outbound => "OUTBOUND",
+            },
+            "origin": listener.origin.to_string(),
+        }));
+        match &listener.carried {
+            Carried::Http(table) => put(&mut out, "route_config_name", (*self[*table].name).into()),
+            Carried::Tcp(routes) => put(&mut out, "tcp_routes", self.tcp_routes(routes)),
+        }
+        Value::Object(out)
     }
 }
 

@@ -112,6 +112,7 @@ fn destination(entry: &Object<'_>, weight: u32, meta: &Meta, sink: &mut Sink) ->
         subset: subset.map(|subset| Spanned { value: subset.value.into(), span: subset.span }),
         port: number.and_then(|n| Some(Spanned { value: port(n, sink)?, span: n.span })),
         weight,
-        headers: headers(entry, sink),
+        // Those of connections have none.
+        headers: if entry.declares("headers") { headers(entry, sink) } else { Headers::default() },
     })
 }

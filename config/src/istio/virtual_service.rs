@@ -10,9 +10,11 @@ use super::{
     http_match::{HTTP_MATCH, Match, match_block},
     later,
     retries::{HTTP_RETRY, Retries, read_retries},
+    tcp_route::{L4Match, TCP_ROUTE, TcpRule, tcp_rule},
+    tls_route::{TLS_ROUTE, TlsRule, tls_rule},
 };
 use crate::{
-    fields::{Message, Object, Spanned, Type, refused, warned, yes},
+    fields::{Message, Object, Spanned, Type, refused, yes},
     report::Code,
     sink::{Sink, Span},
     snapshot::PathMatch,
@@ -25,6 +27,10 @@ pub(crate) struct VirtualService {
     pub(crate) hosts: Vec<Spanned<Box<str>>>,
     pub(crate) gateways: Vec<Box<str>>,
     pub(crate) http: Vec<HttpRule>,
+    /// For listeners of TLS.
+    pub(crate) tls: Vec<TlsRule>,
+    /// For other listeners of bytes.
+    pub(crate) tcp: Vec<TcpRule>,
     pub(crate) exports: Exports,
 }
 
@@ -43,7 +49,6 @@ pub(crate) struct HttpRule {
 }
 
 static WHY_ACTION: &str = "the action is planned";
-static WHY_TCP: &str = "only HTTP listeners are built yet";
 
 pub(crate) static VIRTUAL_SERVICE: Message = Message {
     name: "VirtualService",
@@ -51,8 +56,8 @@ pub(crate) static VIRTUAL_SERVICE: Message = Message {
         yes("hosts", Type::List(&Type::Text), "short_names_take_the_namespace_of_the_rule"),
         yes("gateways", Type::List(&Type::Text), "a_virtual_service_without_mesh_is_not_applied"),
         yes("http", Type::List(&Type::Object(&HTTP_ROUTE)), "the_seed_compiles"),
-        warned("tls", Type::List(&Type::Object(&later::TLS_ROUTE)), WHY_TCP),
-        warned("tcp", Type::List(&Type::Object(&later::TCP_ROUTE)), WHY_TCP),
+        yes("tls", Type::List(&Type::Object(&TLS_ROUTE)), "tls_routes_take_connections_by_server_name"),
+        yes("tcp", Type::List(&Type::Object(&TCP_ROUTE)), "tcp_routes_take_connections_by_address"),
         yes("exportTo", Type::List(&Type::Text), "exports_limit_who_sees_a_resource"),
     ],
 };
@@ -87,10 +92,14 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> VirtualSer
         sink.report(Code::MissingField, spec.span(), "a VirtualService needs http, tls or tcp");
     }
     let http = rules.iter().map(|rule| http_rule(rule, &meta, sink)).collect();
+    let tls = spec.objects("tls").iter().map(|rule| tls_rule(rule, &hosts, &meta, sink)).collect();
+    let tcp = spec.objects("tcp").iter().map(|rule| tcp_rule(rule, &meta, sink)).collect();
     let virtual_service = VirtualService {
         hosts,
         gateways: spec.texts("gateways").iter().map(|text| text.value.into()).collect(),
         http,
+        tls,
+        tcp,
         exports: Exports::read(spec, &meta, sink),
         meta,
     };
@@ -162,6 +171,7 @@ fn http_rule(rule: &Object<'_>, meta: &Meta, sink: &mut Sink) -> HttpRule {
 
 /// Rules behind a catch-all, and prefixes that an earlier prefix covers.
 fn warn_unreachable(virtual_service: &VirtualService, sink: &mut Sink) {
+    warn_unreachable_tcp(&virtual_service.tcp, sink);
     let mut caught: Option<Span> = None;
     let mut prefixes: Vec<(&str, Span)> = Vec::new();
     for rule in &virtual_service.http {
@@ -191,5 +201,18 @@ fn warn_unreachable(virtual_service: &VirtualService, sink: &mut Sink) {
                 prefixes.push((value, block.span));
             }
         }
+    }
+}
+
+/// Istio stops at the first rule for everything.
+fn warn_unreachable_tcp(rules: &[TcpRule], sink: &mut Sink) {
+    let all = |rule: &TcpRule| rule.matches.is_empty() || rule.matches.iter().any(L4Match::takes_all);
+    let Some(at) = rules.iter().position(all) else { return };
+    let mut rest = rules.iter().skip(at);
+    let by = rest.next().map_or(0, |rule| rule.span.line);
+    for rule in rest {
+        let found = sink.report(Code::UnreachableRule, rule.span, "this rule is never reached");
+        found.label(format!("the rule of line {by} takes every connection"));
+        found.help("put the general rule last");
     }
 }

@@ -56,6 +56,8 @@ fn example(code: Code) -> Vec<String> {
         Code::InvalidHost => of("  - route: [{ destination: { host: 'reviews.*' } }]"),
         Code::InvalidHeader => of(&format!("  - {TO_REVIEWS}\n    headers: {{ request: {{ set: {{ x: '%NOPE%' }} }} }}")),
         Code::InvalidRetry => of(&format!("  - {TO_REVIEWS}\n    retries: {{ attempts: 2, retryOn: '503, reset' }}")),
+        Code::InvalidSubnet => of_tcp("tcp:\n  - match: [{ destinationSubnets: [10.0.0.0/33] }]"),
+        Code::UncoveredServerName => of_tcp("tls:\n  - match: [{ sniHosts: [ratings.other] }]"),
         Code::EmptySubset => mesh(rule("  subsets: [{ name: v9, labels: { version: v9 } }]")),
         Code::NeverEjects => policy("{ outlierDetection: {} }"),
         Code::DuplicateName => mesh(rule("  subsets: [{ name: v1 }, { name: v1 }]")),
@@ -84,6 +86,7 @@ fn example(code: Code) -> Vec<String> {
         Code::UnusedProvider => settings(&format!("{OTEL}defaultProviders:\n  accessLogging: [otel]\n")),
         Code::OutsideRegistry => settings(&format!("{OTEL}defaultProviders:\n  tracing: [otel]\n")),
         Code::InvalidSampling => settings("defaultConfig:\n  tracing:\n    sampling: 150\n"),
+        Code::ConnectionsTaken => vec![crate::tcp::mesh("TCP")],
         Code::IdleListener => vec![MESH.replace("number: 9090, name: grpc }", "number: 9091, name: grpc }")],
     }
 }
@@ -95,6 +98,12 @@ const OTEL: &str = "extensionProviders:
     service: ratings.other.svc.cluster.locl
     port: 8080
 ";
+
+/// A rule for connections to `reviews`.
+fn of_tcp(rule: &str) -> Vec<String> {
+    let text = rules(&format!("  - {TO_REVIEWS}"));
+    vec![MESH.to_owned(), text.replace("http:\n  -", &format!("{rule}\n   "))]
+}
 
 fn config_map(settings: &str) -> String {
     let settings = settings.lines().map(|line| format!("    {line}\n")).collect::<String>();

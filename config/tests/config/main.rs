@@ -18,5 +18,6 @@ mod robust;
 mod routes;
 mod seed;
 mod sidecars;
+mod tcp;
 mod telemetry;
 mod tracing;

@@ -19,5 +19,6 @@ mod retries;
 mod routing;
 mod strictness;
 mod support;
+mod tcp;
 mod timeouts;
 mod tracing;
