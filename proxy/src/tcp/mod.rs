@@ -7,6 +7,8 @@
 mod hello;
 pub(crate) mod relay;
 mod sniff;
+#[cfg(test)]
+mod tests;
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 

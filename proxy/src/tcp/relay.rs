@@ -75,32 +75,29 @@ pub(super) async fn relay(
             moved = true;
             count(way, bytes);
         };
-        let read = up.poll(client, upstream, buffer, cx, |step| {
+        let upwards = up.poll(client, upstream, buffer, cx, |step| {
             if let Step::Read(bytes) = step {
                 seen(Way::Up, bytes);
             }
         });
-        if let Poll::Ready(Err(side)) = read {
+        if let Poll::Ready(Err(side)) = upwards {
             return Poll::Ready(match side {
                 Side::From => Ended::ClientReset,
                 Side::To => Ended::UpstreamReset,
             });
         }
-        let written = down.poll(upstream, client, buffer, cx, |step| {
+        let downwards = down.poll(upstream, client, buffer, cx, |step| {
             if let Step::Written(bytes) = step {
                 seen(Way::Down, bytes);
             }
         });
-        match (read, written) {
+        match (upwards, downwards) {
             (_, Poll::Ready(Err(Side::From))) => return Poll::Ready(Ended::UpstreamReset),
             (_, Poll::Ready(Err(Side::To))) => return Poll::Ready(Ended::ClientReset),
-            (Poll::Ready(Ok(now)), Poll::Ready(Ok(last))) => {
-                return Poll::Ready(if now == Shut::Now && last == Shut::Before {
-                    Ended::ByClient
-                } else {
-                    Ended::ByUpstream
-                });
+            (Poll::Ready(Ok(Shut::Now)), Poll::Ready(Ok(Shut::Before))) => {
+                return Poll::Ready(Ended::ByClient);
             }
+            (Poll::Ready(Ok(_)), Poll::Ready(Ok(_))) => return Poll::Ready(Ended::ByUpstream),
             _ => {}
         }
         timer.poll(moved, cx)

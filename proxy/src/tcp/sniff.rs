@@ -29,20 +29,19 @@ pub(super) async fn server_name(
         return Ok(None);
     }
     let whole = async {
-        let mut seen = 0;
         loop {
+            let closed = stream.ready(Interest::READABLE).await?.is_read_closed();
             let (length, found) = peek(stream, space).await?;
             match found {
                 Hello::Tls(name) => return Ok(Some(name)),
                 Hello::Other => return Ok(Some(None)),
-                // No more came, and no more fits.
-                Hello::Partial if length == seen || length == space.borrow().len() => return Ok(None),
-                Hello::Partial => seen = length,
+                Hello::Partial if closed || length == space.borrow().len() => return Ok(None),
+                // What was peeked at is still there: wait for the next event, not for bytes.
+                Hello::Partial => {
+                    let _: io::Result<()> =
+                        stream.try_io(Interest::READABLE, || Err(io::ErrorKind::WouldBlock.into()));
+                }
             }
-            // What was peeked at is still there: wait for more than that.
-            let _: io::Result<()> =
-                stream.try_io(Interest::READABLE, || Err(io::ErrorKind::WouldBlock.into()));
-            stream.readable().await?;
         }
     };
     timeout(LIMIT, whole).await.unwrap_or(Ok(None))
