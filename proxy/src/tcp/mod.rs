@@ -3,6 +3,9 @@
 //!
 //! A connection is one function, [`serve`]: look at the hello if a route asks for it (`sniff`), decide, pick an
 //! endpoint, connect, copy (`relay`). Whatever happens, it leaves one [`Record`].
+//!
+//! One that waits costs about 2 KiB beside its two sockets: a task of 1.5 KiB, its record, its timer. There is no buffer
+//! while nothing flows; a receiver that is slower than its sender makes it hold up to 64 KiB each way.
 
 mod hello;
 pub(crate) mod relay;

@@ -450,3 +450,36 @@ async fn rules_for_connections_split_by_weight_and_follow_a_reload() {
         assert_eq!(ask(proxy.tcp(), b"").await.0, "v2");
     }
 }
+
+#[tokio::test]
+async fn an_inbound_connection_goes_to_the_workload_and_is_told_as_the_destinations() {
+    // It comes before the mesh's own by its name.
+    let sidecar = format!(
+        "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{ name: a }}\nspec:\n  ingress:\n  \
+         - {{ port: {{ number: 7000, name: tcp }}, bind: 127.0.0.1, defaultEndpoint: '{}' }}\n",
+        origin(echo).await
+    );
+    let proxy = Mesh::new().rules(sidecar).start().await;
+    let mut stream = connect(proxy.tcp()).await;
+    stream.write_all(b"in").await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert_eq!(rest(&mut stream).await.0, "inbye");
+    assert_eq!(proxy.logged_one().await["upstream_cluster"], "inbound|7000||");
+    let labels =
+        ["reporter=\"destination\"", "destination_app=\"client\"", "connection_security_policy=\"none\""];
+    proxy.metric("istio_tcp_connections_closed_total", &labels, 1.0).await;
+}
+
+#[tokio::test]
+async fn a_destination_that_nobody_knows_is_closed_with_its_flag() {
+    let rule = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: { name: raw }\nspec:\n  \
+                hosts: [raw]\n  tcp: [{ route: [{ destination: { host: nowhere.example.com } }] }]\n";
+    let mesh = Mesh::new().tcp("raw", "TCP", &[(origin(echo).await, "v1")]).rules(rule);
+    let proxy = mesh.start().await;
+    assert_eq!(ask(proxy.tcp(), b"").await, (String::new(), false));
+    let line = proxy.logged_one().await;
+    assert_eq!(
+        (&line["response_flags"], &line["upstream_cluster"]),
+        (&"NC".into(), &serde_json::Value::Null)
+    );
+}
