@@ -1,6 +1,6 @@
 //! Listeners of raw connections: services become routes by name or address, and what claims the same is reported.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{Compiler, policy::layered, routes::destination_port};
 use crate::{
@@ -77,14 +77,14 @@ impl Compiler<'_> {
                 for block in rule.matches.iter().filter(|block| block.l4.applies(self.node, port)) {
                     let route = self.tcp_route(&rule.destinations, port, vs.meta.origin(block.l4.span));
                     let names: Vec<_> = block.sni_hosts.iter().map(|name| &**name).collect();
-                    self.claim(table, &block.l4.subnets, &names, route, block.l4.span);
+                    self.claim(table, &block.l4.subnets, &names, route, Claimant::rule(block.l4.span));
                     ruled = true;
                 }
             }
         }
         if !ruled {
             let route = self.default_tcp(service, port);
-            self.claim(table, &[], &[&*service.host], route, service.meta.span);
+            self.claim(table, &[], &[&*service.host], route, Claimant::service(service));
         }
     }
 
@@ -110,14 +110,14 @@ impl Compiler<'_> {
                     false => blocks.iter().flat_map(|block| block.subnets.iter().copied()).collect(),
                 };
                 let route = self.tcp_route(&rule.destinations, port, vs.meta.origin(span));
-                self.claim(table, &subnets, &[], route, span);
+                self.claim(table, &subnets, &[], route, Claimant::rule(span));
                 if all {
                     return;
                 }
             }
         }
         let route = self.default_tcp(service, port);
-        self.claim(table, &[], &[], route, service.meta.span);
+        self.claim(table, &[], &[], route, Claimant::service(service));
     }
 
     /// The first destination's idle timeout counts, and the client's address as a key if one of them asks for it.
@@ -156,8 +156,16 @@ impl Compiler<'_> {
     }
 
     /// Istio keeps the first route of equal conditions.
-    fn claim(&mut self, table: &mut Table, subnets: &[Subnet], names: &[&str], route: TcpRoute, span: Span) {
-        let taken = table.push(subnets, names, route, span);
+    fn claim(
+        &mut self,
+        table: &mut Table,
+        subnets: &[Subnet],
+        names: &[&str],
+        route: TcpRoute,
+        by: Claimant,
+    ) {
+        let span = by.span;
+        let taken = table.push(subnets, names, route, by);
         for (what, owner) in taken {
             let message = format!("an earlier route of this port takes {what}");
             let found = self.sink.report(Code::ConnectionsTaken, span, message);
@@ -174,19 +182,37 @@ impl Compiler<'_> {
 struct Table {
     ranges: Vec<TcpDestination>,
     routes: Vec<TcpRoute>,
-    /// Where each was written: a rule that speaks for several services claims the same for each.
-    spans: Vec<Span>,
+    /// Whose each is.
+    claimants: Vec<Claimant>,
+}
+
+/// A rule, which claims the same again for each service that it speaks for, or a service.
+#[derive(PartialEq, Eq)]
+struct Claimant {
+    span: Span,
+    /// Of a service: its resource may define several.
+    host: Option<Arc<str>>,
+}
+
+impl Claimant {
+    fn rule(span: Span) -> Self {
+        Self { span, host: None }
+    }
+
+    fn service(service: &Service) -> Self {
+        Self { span: service.meta.span, host: Some(Arc::clone(&service.host)) }
+    }
 }
 
 impl Table {
-    /// Adds a route for all pairs of ranges and names; none stands for all. What another
-    /// has already is returned, with who it is.
+    /// Adds a route for all pairs of ranges and names; none stands for all. What another has already is returned, with
+    /// who that is.
     fn push(
         &mut self,
         subnets: &[Subnet],
         names: &[&str],
         route: TcpRoute,
-        span: Span,
+        by: Claimant,
     ) -> Vec<(String, Origin)> {
         let index = u32::try_from(self.routes.len()).unwrap_or(u32::MAX);
         let subnets: Vec<_> = match subnets {
@@ -204,16 +230,17 @@ impl Table {
                 }
             }
         }
+        let elsewhere = taken.iter().filter_map(|(what, owner)| {
+            let owner = (*owner)? as usize;
+            let (route, claimant) = self.routes.get(owner).zip(self.claimants.get(owner))?;
+            (*claimant != by).then(|| (what.clone(), route.origin.clone()))
+        });
+        let elsewhere = elsewhere.collect();
         if taken.len() < all {
             self.routes.push(route);
-            self.spans.push(span);
+            self.claimants.push(by);
         }
-        let elsewhere = taken.into_iter().filter_map(|(what, owner)| {
-            let owner = owner? as usize;
-            let owned = self.routes.get(owner).zip(self.spans.get(owner));
-            owned.filter(|(_, by)| **by != span).map(|(route, _)| (what, route.origin.clone()))
-        });
-        elsewhere.collect()
+        elsewhere
     }
 
     fn range(&mut self, subnet: Option<Subnet>) -> &mut HostMap {

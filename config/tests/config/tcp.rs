@@ -94,6 +94,9 @@ fn services_that_cannot_be_told_apart_are_reported() {
     assert_eq!(codes(&loaded.warnings), [Code::ConnectionsTaken, Code::ConnectionsTaken]);
     // As old as the others, it comes last by its name.
     assert_eq!(taken(&loaded.snapshot, "127.0.0.1", None, 0), of("b"));
+    // Nor can two hosts of one resource.
+    let two = lone("TCP").replace("[a.example.com]", "[a.example.com, b.example.com]");
+    assert_eq!(codes(&findings(&[&two])), [Code::ConnectionsTaken]);
 }
 
 #[test]
