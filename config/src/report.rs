@@ -86,6 +86,7 @@ codes! {
     ListenerLoop 404 Warning "" "an endpoint is an address of this proxy"
     IdleListener 405 Warning "" "a listener carries no service"
     ConnectionsTaken 420 Warning "" "raw connections of one port belong to another route"
+    UselessHashKey 421 Warning "" "a hash key is none that a raw connection has"
     SeveralTelemetries 501 Warning "IST0160" "several telemetry resources apply at one level"
     UnknownProvider 502 Warning "" "an extension provider is not defined"
     UnusedProvider 503 Warning "" "an extension provider is not used"

@@ -138,19 +138,44 @@ impl Compiler<'_> {
             total_weight: clusters.iter().map(|entry| u64::from(entry.weight)).sum(),
             clusters,
             idle_timeout: idle_timeout(idle),
-            hash_source_ip: destinations
-                .iter()
-                .any(|entry| self.hash_of(entry) == Some(HashPolicy::SourceIp)),
+            hash_source_ip: self.hashes_by_source(destinations),
             origin,
         }
+    }
+
+    fn hashes_by_source(&mut self, destinations: &[Destination]) -> bool {
+        let mut found = false;
+        for entry in destinations {
+            if let Some(service) = self.registry.find(&entry.host.value) {
+                found |= self.is_source_ip(self.hash_of(entry).as_ref(), service);
+            }
+        }
+        found
+    }
+
+    fn is_source_ip(&mut self, key: Option<&HashPolicy>, service: &Service) -> bool {
+        let what = match key {
+            None => return false,
+            Some(HashPolicy::SourceIp) => return true,
+            Some(HashPolicy::Header(_)) => "headers",
+            Some(HashPolicy::Cookie(_)) => "cookies",
+            Some(HashPolicy::Query(_)) => "query parameters",
+        };
+        if let Some(rule) = self.rules.of(service) {
+            let message = format!("raw connections to `{}` have no {what} to hash", service.host);
+            let found = self.sink.report(Code::UselessHashKey, rule.meta.span, message);
+            found.label("each goes to any endpoint").help("write `consistentHash: { useSourceIp: true }`");
+        }
+        false
     }
 
     /// A service that no rule speaks for.
     fn default_tcp(&mut self, service: &Service, port: u16) -> TcpRoute {
         let blocks = layered(self.rules.of(service), None, Some(port));
+        let key = blocks.load_balancer.and_then(|block| block.hash);
         TcpRoute {
             idle_timeout: idle_timeout(blocks.pool.and_then(|pool| pool.tcp_idle_timeout)),
-            hash_source_ip: blocks.load_balancer.and_then(|block| block.hash) == Some(HashPolicy::SourceIp),
+            hash_source_ip: self.is_source_ip(key.as_ref(), service),
             ..plain(self.outbound(&service.host, port, ""), service.origin.clone())
         }
     }

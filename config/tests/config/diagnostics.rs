@@ -87,6 +87,7 @@ fn example(code: Code) -> Vec<String> {
         Code::OutsideRegistry => settings(&format!("{OTEL}defaultProviders:\n  tracing: [otel]\n")),
         Code::InvalidSampling => settings("defaultConfig:\n  tracing:\n    sampling: 150\n"),
         Code::ConnectionsTaken => vec![crate::tcp::mesh("TCP")],
+        Code::UselessHashKey => vec![crate::tcp::hashed_by_header()],
         Code::IdleListener => vec![MESH.replace("number: 9090, name: grpc }", "number: 9091, name: grpc }")],
     }
 }

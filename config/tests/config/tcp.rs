@@ -127,6 +127,15 @@ fn udp_is_not_carried() {
     assert_eq!(codes(&report), [Code::NoListener, Code::NotHonoured]);
 }
 
+/// A service of bytes whose rule is one for requests.
+pub(crate) fn hashed_by_header() -> String {
+    format!(
+        "{}---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{ name: a }}\nspec:\n  \
+         host: a.example.com\n  trafficPolicy: {{ loadBalancer: {{ consistentHash: {{ httpHeaderName: x }} }} }}\n",
+        lone("TCP")
+    )
+}
+
 #[test]
 fn policies_reach_connections() {
     let rule = |policy: &str| {
