@@ -8,10 +8,15 @@ pub mod compatibility;
 mod compile;
 pub mod decide;
 mod diagnose;
+pub mod diff;
 pub mod dump;
+pub mod explain;
 mod fields;
 pub mod format;
 mod istio;
+mod kinds;
+mod kubernetes;
+mod lint;
 mod read;
 mod registry;
 pub mod report;
@@ -44,6 +49,8 @@ pub struct LoadOptions {
     pub mesh: Option<Source>,
     /// What the environment says about telemetry.
     pub telemetry: TelemetryDefaults,
+    /// An `EnvoyFilter` that selects the proxy is left out with a warning, and is no error.
+    pub allow_envoy_filters: bool,
 }
 
 /// A configuration that can be used.
@@ -63,6 +70,7 @@ pub fn load(sources: &[Source], options: &LoadOptions) -> Result<Loaded, Report>
     let mut sink = Sink::default();
     let all: Vec<&Source> = sources.iter().chain(&options.mesh).collect();
     let (resources, documents) = read::read(sources, options, &mut sink);
+    lint::lint(&resources, &mut sink);
     let snapshot = compile::compile(resources, options, version(&all), &mut sink);
     let files: Vec<_> = all.iter().map(|source| (Arc::clone(&source.name), &*source.text)).collect();
     let report = diagnose::report(sink.finish(), &files, &documents);

@@ -7,10 +7,12 @@ use crate::{
     compile::Resources,
     fields::did_you_mean,
     istio::{
-        self, destination_rule, mesh,
+        self, Meta, destination_rule, envoy_filter, mesh,
         service_entry::{self, WORKLOAD_ENTRY},
         sidecar, telemetry, telemetry_fields, virtual_service,
     },
+    kinds,
+    kubernetes::{endpoint_slice, pod, service},
     report::Code,
     sink::Sink,
     yaml::{self, Base, Node},
@@ -20,16 +22,8 @@ const NETWORKING: &str = "networking.istio.io";
 const TELEMETRY: &str = "telemetry.istio.io";
 const KINDS: [&str; 6] =
     ["VirtualService", "DestinationRule", "ServiceEntry", "WorkloadEntry", "Sidecar", "Telemetry"];
-/// Kinds that would change what a sidecar does, by group.
-const NOT_HONOURED: [(&str, &[&str]); 7] = [
-    ("", &["Service", "Endpoints"]),
-    ("discovery.k8s.io", &["EndpointSlice"]),
-    (NETWORKING, &["Gateway", "EnvoyFilter", "WorkloadGroup", "ProxyConfig"]),
-    ("security.istio.io", &["PeerAuthentication", "RequestAuthentication", "AuthorizationPolicy"]),
-    ("extensions.istio.io", &["WasmPlugin", "TrafficExtension"]),
-    ("gateway.networking.k8s.io", &["HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "Gateway"]),
-    ("multicluster.x-k8s.io", &["ServiceImport", "ServiceExport"]),
-];
+const KUBERNETES: [(&str, &str); 3] =
+    [("v1", "Service"), ("v1", "Pod"), ("discovery.k8s.io/v1", "EndpointSlice")];
 
 /// Reads all sources; the documents are kept for the field paths of findings.
 pub(crate) fn read(sources: &[Source], options: &LoadOptions, sink: &mut Sink) -> (Resources, Vec<Node>) {
@@ -81,6 +75,7 @@ impl Reader<'_> {
                 items.iter().for_each(|item| self.document(item, source));
             }
             ("", "ConfigMap") if mesh::is_mesh_config_map(document) => self.config_map(document),
+            _ if KUBERNETES.contains(&(version, kind)) => self.kubernetes(document, kind, source),
             (NETWORKING | TELEMETRY, kind) if is_honoured(group, kind) => {
                 let (versions, listed): (&[&str], _) = if group == TELEMETRY {
                     (&["v1", "v1alpha1"], "v1 and v1alpha1")
@@ -95,6 +90,7 @@ impl Reader<'_> {
                 }
                 self.resource(document, kind, source);
             }
+            (NETWORKING, "EnvoyFilter") => self.envoy_filter(document, source),
             _ => self.other(document, group, kind),
         }
     }
@@ -102,29 +98,21 @@ impl Reader<'_> {
     /// What is not ours is either said to be without effect, or no business of a proxy (a Deployment).
     fn other(&mut self, document: &Node, group: &str, kind: &str) {
         let span = document.get("kind").map_or(document.span, |node| node.span);
-        let honours = |(of, kinds): &&(&str, &[&str])| *of == group && kinds.contains(&kind);
-        if NOT_HONOURED.iter().any(|row| honours(&row)) {
-            let message = format!("resources of kind {kind} are not honoured yet");
-            let found = self.sink.report(Code::KindNotHonoured, span, message);
-            found.label("has no effect");
-            if group.is_empty() || group == "discovery.k8s.io" {
-                found.help("write services as ServiceEntry with `resolution: STATIC`");
-            }
-        } else if group.ends_with("istio.io") {
-            let guess = did_you_mean(kind, KINDS.into_iter());
+        if !kinds::report_not_honoured(group, kind, span, self.sink) && group.ends_with("istio.io") {
+            let guess = did_you_mean(kind, KINDS.into_iter().chain(kinds::istio_kinds()));
             let found = self.sink.report(Code::UnknownKind, span, format!("the kind `{kind}` is unknown"));
             found.help(format!("{guess}kinds are {}", KINDS.join(", ")));
         }
     }
 
+    fn envoy_filter(&mut self, document: &Node, source: &Source) {
+        let meta = self.meta(document, "EnvoyFilter", source);
+        self.resources.envoy_filters.extend(meta.map(|meta| envoy_filter::read(document, meta)));
+    }
+
     fn resource(&mut self, document: &Node, kind: &str, source: &Source) {
         let Some(kind) = KINDS.into_iter().find(|known| *known == kind) else { return };
-        let namespace = &self.options.node.namespace;
-        let Some(meta) = istio::meta(document, kind, namespace, &source.name, self.sink) else { return };
-        if let Some(first) = self.seen.insert(meta.resource(), meta.reference()) {
-            let message = format!("{} is defined twice", meta.resource());
-            self.sink.report(Code::DuplicateResource, document.span, message).note(format!("first: {first}"));
-        }
+        let Some(meta) = self.meta(document, kind, source) else { return };
         let table = match kind {
             "VirtualService" => &virtual_service::VIRTUAL_SERVICE,
             "DestinationRule" => &destination_rule::DESTINATION_RULE,
@@ -144,7 +132,7 @@ impl Reader<'_> {
             }
             "ServiceEntry" => resources.service_entries.push(service_entry::read(&spec, meta, self.sink)),
             "WorkloadEntry" => {
-                let workload = service_entry::workload(&spec, false, self.sink);
+                let workload = service_entry::workload_entry(&spec, &meta, self.sink);
                 resources.workloads.extend(workload.map(|workload| (meta, workload)));
             }
             "Telemetry" => resources.telemetries.push(telemetry::read(&spec, meta, self.sink)),
@@ -153,6 +141,30 @@ impl Reader<'_> {
                 resources.sidecars.push(sidecar);
             }
         }
+    }
+
+    fn kubernetes(&mut self, document: &Node, kind: &str, source: &Source) {
+        let Some((_, kind)) = KUBERNETES.into_iter().find(|(_, known)| *known == kind) else { return };
+        let Some(meta) = self.meta(document, kind, source) else { return };
+        let cluster = &mut self.resources.cluster;
+        match kind {
+            "Service" => {
+                let Some(spec) = istio::spec(document, &service::SERVICE, self.sink) else { return };
+                cluster.services.push(service::read(document, &spec, meta, self.sink));
+            }
+            "EndpointSlice" => cluster.slices.extend(endpoint_slice::read(document, meta, self.sink)),
+            _ => cluster.pods.push(pod::read(document, meta)),
+        }
+    }
+
+    /// Of a resource that must not be there twice.
+    fn meta(&mut self, document: &Node, kind: &'static str, source: &Source) -> Option<Meta> {
+        let meta = istio::meta(document, kind, &self.options.node, &source.name, self.sink)?;
+        if let Some(first) = self.seen.insert(meta.resource(), meta.reference()) {
+            let message = format!("{} is defined twice", meta.resource());
+            self.sink.report(Code::DuplicateResource, document.span, message).note(format!("first: {first}"));
+        }
+        Some(meta)
     }
 
     fn config_map(&mut self, document: &Node) {

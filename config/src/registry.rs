@@ -1,18 +1,22 @@
 //! The services that this proxy can reach, with their ports and endpoints.
 //!
-//! It is filled from `ServiceEntry` and `WorkloadEntry` documents today; a control plane can fill the same later.
+//! It is filled from Istio's and Kubernetes' documents today; a control plane can fill the same later.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use crate::{
     fields::{Labels, Spanned},
     istio::{
-        Meta, cluster_local, covers, selects,
+        Exports, Meta, covers,
+        mesh::Mesh,
+        selects,
         service_entry::{Resolution, ServiceEntry, ServicePort, Workload},
+        sidecar::Sidecar,
     },
+    kubernetes::{Cluster, pod::Pod},
     report::Code,
-    sink::Sink,
-    snapshot::{Endpoint, Node, Origin},
+    sink::{Sink, Span},
+    snapshot::{Discovery, Endpoint, Node, Origin},
 };
 
 /// All services that are visible to the proxy, in order of the documents.
@@ -22,7 +26,7 @@ pub(crate) struct Registry {
     by_host: HashMap<Arc<str>, usize>,
 }
 
-/// One host of a `ServiceEntry`.
+/// One host of a `ServiceEntry`, or a Kubernetes `Service`.
 #[derive(Debug)]
 pub(crate) struct Service {
     /// Full name in lower case.
@@ -30,26 +34,59 @@ pub(crate) struct Service {
     pub(crate) meta: Meta,
     pub(crate) addresses: Vec<Spanned<Box<str>>>,
     pub(crate) ports: Vec<ServicePort>,
+    /// Their `ports` are all that they serve, by the name of the service's port.
     pub(crate) endpoints: Vec<Workload>,
+    /// How many endpoints have no labels because no `Pod` document gives them.
+    pub(crate) without_pod: usize,
+    /// Every name of it stands for those below it too.
+    pub(crate) headless: bool,
+    pub(crate) discovery: Discovery,
     pub(crate) origin: Origin,
+}
+
+/// Whose registry it is.
+#[derive(Debug)]
+pub(crate) struct View<'a> {
+    pub(crate) node: &'a Node,
+    pub(crate) mesh: &'a Mesh,
+    pub(crate) sidecar: Option<&'a Sidecar>,
+}
+
+impl View<'_> {
+    /// True if a service is exported to the proxy.
+    pub(crate) fn sees(&self, meta: &Meta, exports: &Exports) -> bool {
+        exports.or(&self.mesh.exports.services).visible(&meta.namespace, &self.node.namespace)
+    }
+
+    /// Of two definitions of a host: one that the Sidecar imports, then that of the own namespace.
+    fn preference(&self, service: &Service) -> (bool, bool) {
+        let namespace = &service.meta.namespace;
+        let imported = self.sidecar.is_none_or(|sidecar| sidecar.imports(namespace, &service.host));
+        (imported, *namespace == self.node.namespace)
+    }
 }
 
 impl Service {
     /// The metric label: `reviews` of `reviews.default.svc.cluster.local`, the whole host where it is none of these.
     pub(crate) fn short_name(&self) -> &str {
-        cluster_local(&self.host).map_or(&self.host, |(name, _)| name)
+        self.meta.domain.parts(&self.host).map_or(&self.host, |(name, _)| name)
     }
 
     pub(crate) fn port(&self, number: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|port| port.number == number)
     }
 
-    /// Where a port is served: the endpoint's own port of that name, else the target port, else the port itself.
+    /// Who serves a port, and where.
+    pub(crate) fn serving(&self, port: &ServicePort) -> impl Iterator<Item = (SocketAddr, &Workload)> {
+        let numbered = self.endpoints.iter().map(|workload| (workload.ports.get(&port.name), workload));
+        numbered
+            .filter_map(|(number, workload)| Some((SocketAddr::new(workload.address, *number?), workload)))
+    }
+
+    /// Those of a port that have all labels.
     pub(crate) fn endpoints(&self, port: &ServicePort, labels: &Labels) -> Box<[Arc<Endpoint>]> {
-        let selected = self.endpoints.iter().filter(|workload| selects(labels, &workload.labels));
-        let endpoints = selected.map(|workload| {
-            let number = workload.ports.get(&port.name).copied().or(port.target).unwrap_or(port.number);
-            let address = SocketAddr::new(workload.address, number);
+        let selected = self.serving(port).filter(|(_, workload)| selects(labels, &workload.labels));
+        let endpoints = selected.map(|(address, workload)| {
             Arc::new(Endpoint {
                 address,
                 key: address.to_string().into(),
@@ -64,32 +101,48 @@ impl Service {
 impl Registry {
     /// Takes what the proxy can see; what it cannot resolve is reported and left out.
     pub(crate) fn build(
-        entries: Vec<ServiceEntry>,
+        cluster: &Cluster,
+        entries: &[ServiceEntry],
         workloads: &[(Meta, Workload)],
-        node: &Node,
+        view: &View<'_>,
         sink: &mut Sink,
     ) -> Self {
         let mut registry = Self::default();
-        for entry in entries.into_iter().filter(|entry| entry.exports.visible(&node.namespace)) {
-            if is_resolvable(&entry) {
-                registry.add(&entry, workloads, node, sink);
-            } else {
-                report_unresolved(&entry, sink);
+        // Of two definitions Istio prefers that of Kubernetes.
+        for service in cluster.registered(workloads, view, sink) {
+            let span = service.meta.span;
+            registry.add(service, span, view, sink);
+        }
+        for entry in entries.iter().filter(|entry| view.sees(&entry.meta, &entry.exports)) {
+            if !is_resolved(entry) {
+                report_unresolved(entry, sink);
+            }
+            // Names cannot be looked up yet.
+            if is_resolved(entry) || entry.resolution.value == Resolution::None {
+                registry.add_entry(entry, &cluster.pods, workloads, view, sink);
             }
         }
         registry
     }
 
-    fn add(&mut self, entry: &ServiceEntry, workloads: &[(Meta, Workload)], node: &Node, sink: &mut Sink) {
+    fn add_entry(
+        &mut self,
+        entry: &ServiceEntry,
+        pods: &[Pod],
+        workloads: &[(Meta, Workload)],
+        view: &View<'_>,
+        sink: &mut Sink,
+    ) {
         let mut endpoints = entry.endpoints.clone();
         if let Some(selector) = &entry.selector {
-            let of_namespace = workloads.iter().filter(|(meta, _)| meta.namespace == entry.meta.namespace);
-            let labels = of_namespace.map(|(meta, workload)| (meta, all_labels(meta, workload), workload));
-            endpoints.extend(
-                labels
-                    .filter(|(_, labels, _)| selects(selector, labels))
-                    .map(|(_, labels, workload)| Workload { labels, ..workload.clone() }),
-            );
+            let here = |meta: &Meta| meta.namespace == entry.meta.namespace;
+            let written =
+                workloads.iter().filter(|(meta, _)| here(meta)).map(|(_, workload)| workload.clone());
+            let pods = pods.iter().filter(|pod| entry.internal && here(&pod.meta)).filter_map(Pod::workload);
+            endpoints.extend(written.chain(pods).filter(|workload| selects(selector, &workload.labels)));
+        }
+        for workload in &mut endpoints {
+            workload.ports = entry.served_by(workload);
         }
         for host in &entry.hosts {
             let service = Service {
@@ -98,25 +151,35 @@ impl Registry {
                 addresses: entry.addresses.clone(),
                 ports: entry.ports.clone(),
                 endpoints: endpoints.clone(),
+                without_pod: 0,
+                headless: false,
+                discovery: match entry.resolution.value {
+                    Resolution::None => Discovery::OriginalDestination,
+                    Resolution::Static | Resolution::Dns => Discovery::Static,
+                },
                 origin: entry.meta.origin(host.span),
             };
-            let known = self.by_host.get(&service.host).and_then(|index| self.services.get_mut(*index));
-            let Some(other) = known else {
-                self.by_host.insert(Arc::clone(&service.host), self.services.len());
-                self.services.push(service);
-                continue;
-            };
-            // The own namespace's definition wins, else the first.
-            let own = service.meta.namespace == node.namespace && other.meta.namespace != node.namespace;
-            let (used, unused) =
-                if own { (&service.origin, &other.origin) } else { (&other.origin, &service.origin) };
-            let message = format!("the host `{}` is defined by two services", service.host);
-            let found = sink.report(Code::DuplicateService, host.span, message);
-            found.note(format!("{used} is used, {unused} is not"));
-            found.help("list all endpoints in one ServiceEntry");
-            if own {
-                *other = service;
-            }
+            self.add(service, host.span, view, sink);
+        }
+    }
+
+    /// Of two definitions of a host the preferred one wins, else the first.
+    fn add(&mut self, service: Service, span: Span, view: &View<'_>, sink: &mut Sink) {
+        let known = self.by_host.get(&service.host).and_then(|index| self.services.get_mut(*index));
+        let Some(other) = known else {
+            self.by_host.insert(Arc::clone(&service.host), self.services.len());
+            self.services.push(service);
+            return;
+        };
+        let better = view.preference(&service) > view.preference(other);
+        let (used, unused) =
+            if better { (&service.origin, &other.origin) } else { (&other.origin, &service.origin) };
+        let message = format!("the host `{}` is defined by two services", service.host);
+        let found = sink.report(Code::DuplicateService, span, message);
+        found.note(format!("{used} is used, {unused} is not"));
+        found.help("give one of them all endpoints, and remove the other");
+        if better {
+            *other = service;
         }
     }
 
@@ -135,7 +198,7 @@ impl Registry {
 }
 
 /// Names cannot be looked up yet, but a DNS service whose endpoints are all addresses needs no lookup.
-fn is_resolvable(entry: &ServiceEntry) -> bool {
+fn is_resolved(entry: &ServiceEntry) -> bool {
     match entry.resolution.value {
         Resolution::Static => true,
         Resolution::Dns => !entry.endpoints.is_empty() && entry.by_name == 0,
@@ -144,19 +207,16 @@ fn is_resolvable(entry: &ServiceEntry) -> bool {
 }
 
 fn report_unresolved(entry: &ServiceEntry, sink: &mut Sink) {
-    let (what, why) = match entry.resolution.value {
-        Resolution::None => ("NONE", "an explicit listener does not know where its client was going"),
-        _ => ("DNS", "host names of endpoints are not looked up yet"),
+    let (what, becomes, why) = match entry.resolution.value {
+        Resolution::None => (
+            "NONE",
+            "its requests get 503 with the flag UH",
+            "an explicit listener does not know where its client was going",
+        ),
+        _ => ("DNS", "the service is left out", "host names of endpoints are not looked up yet"),
     };
     let message = format!("{} cannot be resolved by {what}", entry.meta.resource());
     let found = sink.report(Code::NotResolved, entry.resolution.span, message);
-    found.label("the service is left out").note(why);
+    found.label(becomes).note(why);
     found.help("write `resolution: STATIC` and list `endpoints` by IP address");
-}
-
-/// Labels of a `WorkloadEntry` are those of its spec and of its metadata.
-fn all_labels(meta: &Meta, workload: &Workload) -> Labels {
-    let mut labels = meta.labels.clone();
-    labels.extend(workload.labels.clone());
-    labels
 }

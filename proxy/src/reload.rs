@@ -31,6 +31,7 @@ const MAX_FILE: u64 = 16 << 20;
 pub struct Sources {
     paths: Vec<PathBuf>,
     mesh: Option<PathBuf>,
+    allow_envoy_filters: bool,
 }
 
 /// The text of all files at one moment.
@@ -38,6 +39,7 @@ pub struct Sources {
 pub struct Documents {
     sources: Vec<Source>,
     mesh: Option<Source>,
+    allow_envoy_filters: bool,
 }
 
 /// A file that cannot be read.
@@ -54,7 +56,13 @@ impl Sources {
     /// Files, or folders whose `*.yaml` and `*.yml` files are read in order of their names; `-` is standard input.
     #[must_use]
     pub fn new(paths: Vec<PathBuf>, mesh: Option<PathBuf>) -> Self {
-        Self { paths, mesh }
+        Self { paths, mesh, allow_envoy_filters: false }
+    }
+
+    /// Whether an `EnvoyFilter` that selects the proxy may be left out.
+    #[must_use]
+    pub fn allow_envoy_filters(self, allow: bool) -> Self {
+        Self { allow_envoy_filters: allow, ..self }
     }
 
     /// Reads everything.
@@ -68,7 +76,8 @@ impl Sources {
                 sources.push(read(&file)?);
             }
         }
-        Ok(Documents { sources, mesh: self.mesh.as_deref().map(read).transpose()? })
+        let mesh = self.mesh.as_deref().map(read).transpose()?;
+        Ok(Documents { sources, mesh, allow_envoy_filters: self.allow_envoy_filters })
     }
 
     /// What the file system says of the files without reading them. Equal unless something has changed.
@@ -90,7 +99,8 @@ impl Documents {
     /// # Errors
     /// All findings, if one of them is an error.
     pub fn compile(&self, node: Node, telemetry: TelemetryDefaults) -> Result<Loaded, Report> {
-        outrigger_config::load(&self.sources, &LoadOptions { node, mesh: self.mesh.clone(), telemetry })
+        let (mesh, allow_envoy_filters) = (self.mesh.clone(), self.allow_envoy_filters);
+        outrigger_config::load(&self.sources, &LoadOptions { node, mesh, telemetry, allow_envoy_filters })
     }
 
     fn content(&self) -> u64 {

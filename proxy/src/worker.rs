@@ -23,7 +23,7 @@ use crate::{
     http::{replay::ReplayBudget, upload::RequestBody},
     tcp::relay,
     telemetry::Shard,
-    upstream::{Balancers, Published, pool::Pools},
+    upstream::{Balancers, Published, pool::Pools, stats::FilterStats},
 };
 
 /// How connections of clients are treated.
@@ -47,6 +47,8 @@ pub struct WorkerStats {
     pub panics: AtomicU64,
     /// HTTP/1 connections that wait for a request and hold next to nothing.
     pub parked: AtomicUsize,
+    /// What the filters before the router did.
+    pub filters: FilterStats,
 }
 
 /// Held while a connection is parked.
@@ -146,6 +148,10 @@ impl Worker {
     pub(crate) fn relay_buffer(&self) -> &RefCell<Vec<u8>> {
         self.relay_buffer.borrow_mut().resize(relay::BUFFER, 0);
         &self.relay_buffer
+    }
+
+    pub(crate) fn stats(&self) -> &Arc<WorkerStats> {
+        &self.stats
     }
 
     /// Counts one connection as parked.

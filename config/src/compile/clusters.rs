@@ -1,12 +1,18 @@
 //! Clusters: a service's port with the policy of a subset, made once for each name.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{Compiler, policy::layered};
 use crate::{
     fields::Labels,
     istio::{
         PortProtocol,
+        connection_pool::ConnectionPool,
         destination_rule::{Blocks, Subset},
         service_entry::ServicePort,
         sidecar::Ingress,
@@ -74,6 +80,11 @@ impl Compiler<'_> {
             name => Some(rule?.subsets.iter().find(|subset| &*subset.name == name)?),
         };
         let blocks = layered(rule, subset, Some(port.number));
+        let blocks = Blocks {
+            pool: blocks.pool.or_else(|| self.mesh.policy.pool.clone()),
+            outlier: blocks.outlier.or_else(|| self.mesh.policy.outlier.clone()),
+            ..blocks
+        };
         let cluster = self.build(service, port, subset, blocks);
         Some(cluster)
     }
@@ -96,40 +107,37 @@ impl Compiler<'_> {
                 &outbound_name(port.number, name, &service.host),
             );
         });
+        let named = matches!(port.protocol, PortProtocol::Http1 | PortProtocol::Http2);
         let protocol = match port.protocol {
-            _ if pool.upgrade => Protocol::Http2,
             _ if pool.client_protocol => Protocol::Client,
+            _ if pool.upgrade.unwrap_or(self.mesh.upgrade && named) => Protocol::Http2,
             PortProtocol::Http2 => Protocol::Http2,
             PortProtocol::Http1 => Protocol::Http1,
             PortProtocol::Sniffed | PortProtocol::Tcp | PortProtocol::Tls | PortProtocol::Udp => {
                 Protocol::Client
             }
         };
-        Cluster {
-            name: outbound_name(port.number, name, &service.host).into(),
-            service: snapshot::Service {
+        let cluster = self.bare(
+            outbound_name(port.number, name, &service.host).into(),
+            snapshot::Service {
                 host: Arc::clone(&service.host),
                 name: service.short_name().into(),
                 namespace: Arc::clone(&service.meta.namespace),
                 port: port.number,
                 subset: name.into(),
             },
-            discovery: Discovery::Static,
             endpoints,
+            protocol,
+            subset.map_or_else(|| service.origin.clone(), |subset| subset.meta.origin(subset.span)),
+        );
+        let cluster = Cluster {
+            discovery: service.discovery,
             balancer: blocks.load_balancer.map_or(Balancer::LeastRequest, |block| block.balancer),
-            limits: pool.limits,
             panic_threshold: outlier.as_ref().map_or(0, |detection| detection.panic_threshold),
             outlier: outlier.map(|detection| detection.outlier),
-            protocol,
-            connect_timeout: pool.connect_timeout.unwrap_or(self.mesh.connect_timeout),
-            idle_timeout: Some(pool.idle_timeout.unwrap_or(IDLE_TIMEOUT))
-                .filter(|timeout| !timeout.is_zero()),
-            max_requests_per_connection: pool.max_requests_per_connection,
-            max_connection_duration: pool.max_connection_duration,
-            max_concurrent_streams: pool.max_concurrent_streams.unwrap_or(MAX_STREAMS),
-            keepalive: pool.keepalive.or(self.mesh.keepalive),
-            origin: subset.map_or_else(|| service.origin.clone(), |subset| subset.meta.origin(subset.span)),
-        }
+            ..cluster
+        };
+        pooled(cluster, &pool)
     }
 
     /// Envoy ejects only if 100 * (ejected + 1) / endpoints stays within the limit. With a lone endpoint there is
@@ -175,8 +183,13 @@ impl Compiler<'_> {
         ClusterRef::Known(self.clusters.add(Cluster { discovery, ..cluster }))
     }
 
-    /// The workload itself, behind an ingress listener.
-    pub(crate) fn inbound(&mut self, ingress: &Ingress, origin: Origin) -> ClusterRef {
+    /// The workload itself, behind an ingress listener. Of a rule only the pool counts here.
+    pub(crate) fn inbound(
+        &mut self,
+        ingress: &Ingress,
+        pool: Option<&ConnectionPool>,
+        origin: Origin,
+    ) -> ClusterRef {
         let node = self.node;
         let label = |name: &str| node.labels.get(name).map(Arc::clone);
         let name = label("service.istio.io/canonical-name")
@@ -196,7 +209,10 @@ impl Compiler<'_> {
             weight: 1,
             labels: node.labels.clone(),
         };
+        let of_rule = self.own_pool(ingress);
+        let pool = pool.or(of_rule.as_ref()).cloned().unwrap_or_default();
         let protocol = match ingress.port.protocol {
+            _ if pool.client_protocol => Protocol::Client,
             PortProtocol::Http2 => Protocol::Http2,
             PortProtocol::Http1 => Protocol::Http1,
             PortProtocol::Sniffed | PortProtocol::Tcp | PortProtocol::Tls | PortProtocol::Udp => {
@@ -205,7 +221,24 @@ impl Compiler<'_> {
         };
         let name = format!("inbound|{}||", ingress.port.number).into();
         let cluster = self.bare(name, service, [Arc::new(endpoint)].into(), protocol, origin);
-        ClusterRef::Known(self.clusters.add(cluster))
+        ClusterRef::Known(self.clusters.add(pooled(cluster, &pool)))
+    }
+
+    /// That of the rule for the service which has this listener as an endpoint.
+    fn own_pool(&self, ingress: &Ingress) -> Option<ConnectionPool> {
+        let bound = ingress.bind.value;
+        let own: Option<IpAddr> = self.node.address.parse().ok();
+        let is_here = |address: SocketAddr| {
+            address.port() == bound.port() && (address == bound || Some(address.ip()) == own)
+        };
+        let mut ports = self
+            .registry
+            .services
+            .iter()
+            .flat_map(|service| service.ports.iter().map(move |port| (service, port)));
+        let (service, port) =
+            ports.find(|(service, port)| service.serving(port).any(|(address, _)| is_here(address)))?;
+        layered(self.rules.inbound(service), None, Some(port.number)).pool
     }
 
     /// A cluster without a destination rule.
@@ -235,5 +268,19 @@ impl Compiler<'_> {
             keepalive: self.mesh.keepalive,
             origin,
         }
+    }
+}
+
+/// With the limits and times of a pool; what it leaves out is as in the mesh.
+fn pooled(cluster: Cluster, pool: &ConnectionPool) -> Cluster {
+    Cluster {
+        limits: pool.limits,
+        connect_timeout: pool.connect_timeout.unwrap_or(cluster.connect_timeout),
+        idle_timeout: pool.idle_timeout.or(cluster.idle_timeout).filter(|timeout| !timeout.is_zero()),
+        max_requests_per_connection: pool.max_requests_per_connection,
+        max_connection_duration: pool.max_connection_duration,
+        max_concurrent_streams: pool.max_concurrent_streams.unwrap_or(cluster.max_concurrent_streams),
+        keepalive: pool.keepalive.or(cluster.keepalive),
+        ..cluster
     }
 }

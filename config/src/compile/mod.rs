@@ -2,16 +2,20 @@
 //! listener its virtual hosts, routes and clusters. All findings are collected.
 
 mod access_logs;
+mod actions;
 mod clusters;
+mod delegates;
 mod hosts;
+mod mirrors;
 mod policy;
 mod receivers;
 mod references;
+mod refine;
 mod routes;
 mod tcp;
 mod telemetry;
 
-use std::{collections::HashMap, num::NonZeroU32, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -24,22 +28,24 @@ use routes::{operation, plain_route};
 use crate::{
     LoadOptions,
     istio::{
-        Meta, PortProtocol, ROOT_NAMESPACE,
+        Meta, PortProtocol,
+        connection_pool::ConnectionPool,
         destination_rule::DestinationRule,
+        envoy_filter::{self, EnvoyFilter},
         mesh::Mesh,
-        retries::default_retry,
         service_entry::{ServiceEntry, Workload},
         sidecar::{self, Egress, Ingress, OutboundMode, Sidecar},
         telemetry::Telemetry,
         virtual_service::VirtualService,
     },
-    registry::{Registry, Service},
+    kubernetes::Cluster,
+    lint,
+    registry::{Registry, Service, View},
     report::Code,
     sink::{Sink, Span},
     snapshot::{
-        Action, Carried, Destination, DirectResponse, Direction, HostMap, Listener, Node, Origin, RetryOn,
-        RetryPolicy, Route, RouteMatch, RouteTable, RouteTableId, Snapshot, TelemetryDefaults, Version,
-        VirtualHost,
+        Action, Carried, Destination, DirectResponse, Direction, HostMap, Listener, Node, Origin, Route,
+        RouteMatch, RouteTable, RouteTableId, Snapshot, TelemetryDefaults, Version, VirtualHost,
     },
 };
 
@@ -50,8 +56,10 @@ pub(crate) struct Resources {
     pub(crate) destination_rules: Vec<DestinationRule>,
     pub(crate) service_entries: Vec<ServiceEntry>,
     pub(crate) workloads: Vec<(Meta, Workload)>,
+    pub(crate) cluster: Cluster,
     pub(crate) sidecars: Vec<Sidecar>,
     pub(crate) telemetries: Vec<Telemetry>,
+    pub(crate) envoy_filters: Vec<EnvoyFilter>,
     pub(crate) mesh: Option<Mesh>,
 }
 
@@ -79,11 +87,18 @@ pub(crate) fn compile(
 ) -> Snapshot {
     let node = &options.node;
     let mesh = resources.mesh.unwrap_or_default();
-    let registry = Registry::build(resources.service_entries, &resources.workloads, node, sink);
-    let rules = Rules::merge(resources.destination_rules, node, sink);
-    let virtual_services = VirtualServices::choose(&resources.virtual_services, node, sink);
-    let sidecar = sidecar::choose(&resources.sidecars, node, sink);
-    let telemetries = telemetry::choose(&resources.telemetries, node, sink);
+    let sidecar = sidecar::choose(&resources.sidecars, &mesh.root_namespace, node, sink);
+    let view = View { node, mesh: &mesh, sidecar };
+    let registry =
+        Registry::build(&resources.cluster, &resources.service_entries, &resources.workloads, &view, sink);
+    let rules = Rules::merge(resources.destination_rules, &mesh, node, sink);
+    let merged = delegates::merge(resources.virtual_services, &mesh.exports.virtual_services, sink);
+    merged.iter().for_each(|vs| lint::shadow(vs, sink));
+    let virtual_services = VirtualServices::choose(&merged, &mesh, node, sink);
+    for filter in &resources.envoy_filters {
+        envoy_filter::check(filter, &mesh.root_namespace, options, sink);
+    }
+    let telemetries = telemetry::choose(&resources.telemetries, &mesh.root_namespace, node, sink);
     let mut compiler = Compiler {
         node,
         mesh: &mesh,
@@ -108,6 +123,7 @@ pub(crate) fn compile(
         clusters: compiler.clusters.list.into(),
         outbound,
         inbound,
+        paths: mesh.paths,
         metrics,
         node: node.clone(),
     }
@@ -119,8 +135,8 @@ impl Compiler<'_> {
             let found =
                 self.sink.report(Code::NoListener, Span::default(), "no Sidecar applies to this proxy");
             found.note(format!(
-                "its namespace is `{}`, the root namespace `{ROOT_NAMESPACE}`",
-                self.node.namespace
+                "its namespace is `{}`, the root namespace `{}`",
+                self.node.namespace, self.mesh.root_namespace
             ));
             found.help("add a Sidecar with an egress listener: `port`, `bind`, `captureMode: NONE`, `hosts`");
             return (Vec::new(), Vec::new());
@@ -143,9 +159,10 @@ impl Compiler<'_> {
             let protocol = ingress.port.protocol;
             if self.is_carried(protocol, ingress.span) {
                 let origin = sidecar.meta.origin(ingress.span);
+                let pool = ingress.pool.as_ref().or(sidecar.inbound_pool.as_ref());
                 let carried = match protocol.is_http() {
-                    true => http(self.inbound_table(ingress, &origin), &mut tables),
-                    false => Carried::Tcp(Box::new(self.inbound_tcp(ingress, origin.clone()))),
+                    true => http(self.inbound_table(ingress, pool, &origin), &mut tables),
+                    false => Carried::Tcp(Box::new(self.inbound_tcp(ingress, pool, origin.clone()))),
                 };
                 self.listen(ingress.bind, Direction::Inbound, carried, origin, &mut listeners);
             }
@@ -201,8 +218,7 @@ impl Compiler<'_> {
         let number = egress.port.number;
         let mut table = Table::default();
         let carried = self.registry.services.iter().filter(|service| {
-            let taken =
-                egress.hosts.iter().any(|filter| filter.takes(&service.meta.namespace, &service.host));
+            let taken = egress.hosts.service(&service.meta.namespace, &service.host);
             taken && service.port(number).is_some_and(|port| port.protocol.is_http())
         });
         for service in carried {
@@ -285,17 +301,18 @@ impl Compiler<'_> {
         }
     }
 
-    /// Everything goes to the workload; Istio retries what never left, but not for gRPC.
-    fn inbound_table(&mut self, ingress: &Ingress, origin: &Origin) -> RouteTable {
+    /// Everything goes to the workload; Istio retries here too, but not for gRPC.
+    fn inbound_table(
+        &mut self,
+        ingress: &Ingress,
+        pool: Option<&ConnectionPool>,
+        origin: &Origin,
+    ) -> RouteTable {
         let number = ingress.port.number;
-        let cluster = self.inbound(ingress, origin.clone());
+        let cluster = self.inbound(ingress, pool, origin.clone());
         let called = format!("{}:{number}", self.clusters.host(&cluster));
-        let retry = (ingress.port.protocol != PortProtocol::Http2).then(|| RetryPolicy {
-            attempts: NonZeroU32::MIN.saturating_add(1),
-            on: RetryOn { reset_before_request: true, ..RetryOn::default() },
-            avoid_previous_hosts: false,
-            ..default_retry()
-        });
+        let policy = self.mesh.inbound_retries.clone();
+        let retry = policy.0.filter(|_| ingress.port.protocol != PortProtocol::Http2);
         let route = Route {
             operation: operation(&called, &RouteMatch::always()),
             ..plain_route("default", cluster, retry, Box::default(), origin.clone())
@@ -310,15 +327,12 @@ impl Compiler<'_> {
     fn warn_loops(&mut self, listeners: &[Listener]) {
         for service in &self.registry.services {
             for port in &service.ports {
-                for (endpoint, workload) in
-                    service.endpoints(port, &Default::default()).iter().zip(&service.endpoints)
-                {
+                for (address, workload) in service.serving(port) {
                     let own = |listener: &&Listener| {
-                        listener.bind == endpoint.address && listener.direction == Direction::Outbound
+                        listener.bind == address && listener.direction == Direction::Outbound
                     };
                     if let Some(listener) = listeners.iter().find(own) {
-                        let message =
-                            format!("the endpoint {} is a listener of this proxy", endpoint.address);
+                        let message = format!("the endpoint {address} is a listener of this proxy");
                         let found = self.sink.report(Code::ListenerLoop, workload.span, message);
                         found.label(format!("port {} of the service", port.number));
                         found.note(format!("the listener is {}", listener.origin));

@@ -5,8 +5,9 @@ use std::{collections::HashMap, sync::Arc};
 use crate::{
     by_host::ByHost,
     istio::{
-        ROOT_NAMESPACE,
+        Exports,
         destination_rule::{Blocks, DestinationRule, Policy, Subset},
+        mesh::Mesh,
         selects,
     },
     registry::Service,
@@ -21,12 +22,20 @@ pub(crate) struct Rules {
     rules: Vec<DestinationRule>,
     by_host: ByHost,
     namespace: Box<str>,
+    root_namespace: Box<str>,
+    /// `defaultDestinationRuleExportTo`
+    exports: Exports,
 }
 
 impl Rules {
     /// Merges the rules of one namespace and host, the oldest first: new subsets are appended, the first
     /// `trafficPolicy` counts.
-    pub(crate) fn merge(mut written: Vec<DestinationRule>, node: &Node, sink: &mut Sink) -> Self {
+    pub(crate) fn merge(
+        mut written: Vec<DestinationRule>,
+        mesh: &Mesh,
+        node: &Node,
+        sink: &mut Sink,
+    ) -> Self {
         written.retain(|rule| {
             let chosen = rule.selector.as_ref().is_none_or(|labels| selects(labels, &node.labels));
             chosen && (rule.meta.namespace == node.namespace || rule.selector.is_none())
@@ -51,23 +60,44 @@ impl Rules {
         for (index, rule) in rules.iter().enumerate() {
             by_host.add(&rule.host.value, index);
         }
-        Self { rules, by_host, namespace: node.namespace.as_ref().into() }
+        Self {
+            rules,
+            by_host,
+            namespace: node.namespace.as_ref().into(),
+            root_namespace: mesh.root_namespace.clone(),
+            exports: mesh.exports.destination_rules.clone(),
+        }
     }
 
     /// Istio's search: the client's namespace, the service's, the root namespace.
     pub(crate) fn of(&self, service: &Service) -> Option<&DestinationRule> {
+        self.search(service, |_| true)
+    }
+
+    /// That of the own service, for requests that come in: rules with a selector are for those that leave.
+    pub(crate) fn inbound(&self, service: &Service) -> Option<&DestinationRule> {
+        self.search(service, |rule| rule.selector.is_none())
+    }
+
+    fn search(&self, service: &Service, fits: fn(&DestinationRule) -> bool) -> Option<&DestinationRule> {
         let own = &*self.namespace;
-        let client = (own != ROOT_NAMESPACE).then(|| self.best(own, service)).flatten();
+        let client = (own != &*self.root_namespace).then(|| self.best(own, service, fits)).flatten();
         client
-            .or_else(|| self.best(&service.meta.namespace, service))
-            .or_else(|| self.best(ROOT_NAMESPACE, service))
+            .or_else(|| self.best(&service.meta.namespace, service, fits))
+            .or_else(|| self.best(&self.root_namespace, service, fits))
     }
 
     /// The selecting rule first, then the most specific host, then the oldest.
-    fn best(&self, namespace: &str, service: &Service) -> Option<&DestinationRule> {
+    fn best(
+        &self,
+        namespace: &str,
+        service: &Service,
+        fits: fn(&DestinationRule) -> bool,
+    ) -> Option<&DestinationRule> {
         let found = self.by_host.of(&service.host).filter_map(|(_, index)| self.rules.get(index));
-        let here =
-            found.filter(|rule| &*rule.meta.namespace == namespace && rule.exports.visible(&self.namespace));
+        let visible =
+            |rule: &DestinationRule| rule.exports.or(&self.exports).visible(namespace, &self.namespace);
+        let here = found.filter(|rule| &*rule.meta.namespace == namespace && visible(rule) && fits(rule));
         here.min_by_key(|rule| {
             let host = &rule.host.value;
             (rule.selector.is_none(), host.starts_with('*'), std::cmp::Reverse(host.len()))

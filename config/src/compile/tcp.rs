@@ -6,6 +6,7 @@ use super::{Compiler, policy::layered, routes::destination_port};
 use crate::{
     istio::{
         PortProtocol,
+        connection_pool::ConnectionPool,
         destination::Destination,
         sidecar::{Egress, Ingress, OutboundMode},
         virtual_service::VirtualService,
@@ -32,8 +33,7 @@ impl Compiler<'_> {
         let number = egress.port.number;
         let mut table = Table::default();
         let carried = self.registry.services.iter().filter(|service| {
-            let taken =
-                egress.hosts.iter().any(|filter| filter.takes(&service.meta.namespace, &service.host));
+            let taken = egress.hosts.service(&service.meta.namespace, &service.host);
             taken && service.port(number).is_some_and(|port| port.protocol != PortProtocol::Udp)
         });
         let mut carried: Vec<_> = carried.collect();
@@ -58,8 +58,13 @@ impl Compiler<'_> {
     }
 
     /// Everything goes to the workload.
-    pub(super) fn inbound_tcp(&mut self, ingress: &Ingress, origin: Origin) -> TcpRoutes {
-        let cluster = self.inbound(ingress, origin.clone());
+    pub(super) fn inbound_tcp(
+        &mut self,
+        ingress: &Ingress,
+        pool: Option<&ConnectionPool>,
+        origin: Origin,
+    ) -> TcpRoutes {
+        let cluster = self.inbound(ingress, pool, origin.clone());
         Table::default().finish(plain(cluster, origin))
     }
 

@@ -3,7 +3,7 @@
 use super::Compiler;
 use crate::{
     istio::{
-        ROOT_NAMESPACE, selects,
+        selects,
         telemetry::{Telemetry, TracingRule, hundredths},
     },
     report::Code,
@@ -12,10 +12,15 @@ use crate::{
 };
 
 /// One resource a level, the most general first: root namespace, namespace, workload. The oldest wins a level.
-pub(super) fn choose<'t>(written: &'t [Telemetry], node: &Node, sink: &mut Sink) -> Vec<&'t Telemetry> {
+pub(super) fn choose<'t>(
+    written: &'t [Telemetry],
+    root_namespace: &str,
+    node: &Node,
+    sink: &mut Sink,
+) -> Vec<&'t Telemetry> {
     let level = |telemetry: &Telemetry| match &telemetry.selector {
         _ if telemetry.attached => None,
-        None if &*telemetry.meta.namespace == ROOT_NAMESPACE => Some(0),
+        None if &*telemetry.meta.namespace == root_namespace => Some(0),
         None if telemetry.meta.namespace == node.namespace => Some(1),
         Some(labels) if telemetry.meta.namespace == node.namespace && selects(labels, &node.labels) => {
             Some(2)

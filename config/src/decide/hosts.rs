@@ -4,6 +4,19 @@ use std::borrow::Cow;
 
 use crate::snapshot::HostMap;
 
+/// The domain by which an authority was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Domain<'s> {
+    /// The very name, in lower case.
+    Exact(&'s str),
+    /// `*` and this.
+    Suffix(&'s str),
+    /// This and `*`.
+    Prefix(&'s str),
+    /// `*`: nothing else fits.
+    Any,
+}
+
 impl HostMap {
     /// Adds a domain: a name, `*.suffix`, `prefix.*` or `*`. False if the domain was taken: the first keeps it.
     pub fn insert(&mut self, domain: &str, virtual_host: u32) -> bool {
@@ -29,22 +42,32 @@ impl HostMap {
     /// The virtual host of an authority, with or without a port.
     #[must_use]
     pub fn find(&self, authority: &str) -> Option<u32> {
+        self.find_domain(authority).map(|(_, virtual_host)| virtual_host)
+    }
+
+    /// The same with the domain that fits.
+    // The request path drops the domain: inlined, it is never made.
+    #[must_use]
+    #[inline(always)]
+    pub fn find_domain(&self, authority: &str) -> Option<(Domain<'_>, u32)> {
         let host = lower_case(without_port(authority));
         let host = &*host;
         // A wildcard stands for one character at least.
         let longer = |affix: &str| host.len() > affix.len();
-        self.exact
-            .get(host)
-            .or_else(|| {
-                let hit = self.suffixes.iter().find(|(s, _)| longer(s) && host.ends_with(&**s));
-                hit.map(|(_, virtual_host)| virtual_host)
-            })
-            .or_else(|| {
-                let hit = self.prefixes.iter().find(|(p, _)| longer(p) && host.starts_with(&**p));
-                hit.map(|(_, virtual_host)| virtual_host)
-            })
-            .or(self.any.as_ref())
-            .copied()
+        if let Some((name, virtual_host)) = self.exact.get_key_value(host) {
+            return Some((Domain::Exact(name), *virtual_host));
+        }
+        if let Some((suffix, virtual_host)) =
+            self.suffixes.iter().find(|(s, _)| longer(s) && host.ends_with(&**s))
+        {
+            return Some((Domain::Suffix(suffix), *virtual_host));
+        }
+        if let Some((prefix, virtual_host)) =
+            self.prefixes.iter().find(|(p, _)| longer(p) && host.starts_with(&**p))
+        {
+            return Some((Domain::Prefix(prefix), *virtual_host));
+        }
+        self.any.map(|virtual_host| (Domain::Any, virtual_host))
     }
 }
 
@@ -59,7 +82,7 @@ fn insert_by_length(affixes: &mut Vec<(Box<str>, u32)>, affix: &str, virtual_hos
 }
 
 /// `[::1]:80` is `[::1]`, `a:80` is `a`; a lone IPv6 address has no port.
-fn without_port(authority: &str) -> &str {
+pub(crate) fn without_port(authority: &str) -> &str {
     match authority.rsplit_once(':') {
         Some((host, port))
             if port.bytes().all(|b| b.is_ascii_digit()) && (host.ends_with(']') || !host.contains(':')) =>

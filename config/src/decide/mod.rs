@@ -2,17 +2,29 @@
 //!
 //! What is random is an argument, so that a decision can be replayed. Nothing allocates but an upper-case host.
 
+mod cors;
 mod hash;
 mod hosts;
+mod location;
 mod matching;
 mod path;
+mod rewrite;
 mod tcp;
 
 use http::{HeaderMap, Method};
 
+pub use cors::{CrossOrigin, cross_origin};
 pub use hash::{Hashed, Peers, hash_key, xxh64};
+pub(crate) use hash::{combined, cookie_value, policy_hash};
+pub use hosts::Domain;
+pub(crate) use hosts::without_port;
+pub use location::location;
+pub use matching::Condition;
+pub(crate) use matching::query_value;
 pub use path::{InvalidPath, normalize_path};
+pub use rewrite::rewritten;
 pub use tcp::{ConnectionView, decide_tcp};
+pub(crate) use tcp::{range, split_tcp, tcp_route};
 
 use crate::snapshot::{
     Action, DirectResponse, Forward, Redirect, Route, RouteTable, VirtualHost, WeightedCluster,
@@ -110,7 +122,7 @@ pub fn first_match<'s>(host: &'s VirtualHost, request: &RequestView<'_>) -> Opti
     host.routes.iter().find(|route| route.when.matches(request))
 }
 
-fn split(forward: &Forward, draw: impl FnOnce() -> u64) -> Option<&WeightedCluster> {
+pub(crate) fn split(forward: &Forward, draw: impl FnOnce() -> u64) -> Option<&WeightedCluster> {
     by_weight(&forward.clusters, |entry| entry.weight, forward.total_weight, draw)
 }
 
@@ -142,6 +154,7 @@ mod tests {
         let entry = |weight: &u32| WeightedCluster {
             cluster: ClusterRef::Missing(weight.to_string().into()),
             weight: *weight,
+            authority: None,
             request_headers: HeaderOps::default(),
             response_headers: HeaderOps::default(),
         };

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::by_weight;
-use crate::snapshot::{TcpCluster, TcpRoute, TcpRoutes};
+use crate::snapshot::{TcpCluster, TcpDestination, TcpRoute, TcpRoutes};
 
 /// What the decision sees of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -21,17 +21,27 @@ pub fn decide_tcp<'s>(
     connection: ConnectionView<'_>,
     draw: impl FnOnce() -> u64,
 ) -> Option<(&'s TcpRoute, &'s TcpCluster)> {
+    let route = tcp_route(routes, connection)?;
+    Some((route, split_tcp(route, draw)?))
+}
+
+pub(crate) fn tcp_route<'s>(routes: &'s TcpRoutes, connection: ConnectionView<'_>) -> Option<&'s TcpRoute> {
     let index = matched(routes, connection).unwrap_or(routes.last_resort);
-    let route = routes.routes.get(index as usize)?;
-    let cluster = by_weight(&route.clusters, |entry| entry.weight, route.total_weight, draw)?;
-    Some((route, cluster))
+    routes.routes.get(index as usize)
+}
+
+pub(crate) fn split_tcp(route: &TcpRoute, draw: impl FnOnce() -> u64) -> Option<&TcpCluster> {
+    by_weight(&route.clusters, |entry| entry.weight, route.total_weight, draw)
+}
+
+/// The longest range that holds the address: no other is asked.
+pub(crate) fn range(routes: &TcpRoutes, destination: IpAddr) -> Option<&TcpDestination> {
+    let holds = |range: &&TcpDestination| range.subnet.is_none_or(|subnet| subnet.holds(destination));
+    routes.destinations.iter().find(holds)
 }
 
 fn matched(routes: &TcpRoutes, connection: ConnectionView<'_>) -> Option<u32> {
-    let holds = |subnet: &Option<crate::snapshot::Subnet>| {
-        subnet.as_ref().is_none_or(|subnet| subnet.holds(connection.destination))
-    };
-    let names = &routes.destinations.iter().find(|range| holds(&range.subnet))?.names;
+    let names = &range(routes, connection.destination)?.names;
     match connection.server_name {
         Some(name) => names.find(name),
         None => names.any,
@@ -41,7 +51,7 @@ fn matched(routes: &TcpRoutes, connection: ConnectionView<'_>) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::{ClusterRef, HostMap, Origin, TcpDestination};
+    use crate::snapshot::{ClusterRef, HostMap, Origin};
 
     fn route(name: &str) -> TcpRoute {
         let cluster = TcpCluster { cluster: ClusterRef::Missing(name.into()), weight: 1 };

@@ -2,17 +2,17 @@
 //!
 //! A dump is for people and scripts; nothing reads it back.
 
-mod action;
+pub(crate) mod action;
 mod cluster;
 mod observation;
-mod route;
-mod tcp;
+pub(crate) mod route;
+pub(crate) mod tcp;
 
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::snapshot::{Carried, Direction, Listener, Snapshot};
+use crate::snapshot::{Carried, Direction, Listener, PathNormalization, Snapshot};
 use observation::{destination, observation};
 use route::domains;
 
@@ -26,6 +26,13 @@ impl Snapshot {
                 "namespace": &*self.node.namespace,
                 "name": &*self.node.name,
                 "labels": texts(self.node.labels.iter()),
+                "domain": self.node.domain.to_string(),
+            },
+            "path_normalization": match self.paths {
+                PathNormalization::None => "NONE",
+                PathNormalization::Base => "BASE",
+                PathNormalization::MergeSlashes => "MERGE_SLASHES",
+                PathNormalization::DecodeAndMergeSlashes => "DECODE_AND_MERGE_SLASHES",
             },
             "listeners": self.listeners.iter().map(|listener| self.listener(listener)).collect::<Vec<_>>(),
             "routes": self.route_tables.iter().map(|table| json!({
@@ -41,7 +48,7 @@ impl Snapshot {
         })
     }
 
-    fn listener(&self, listener: &Listener) -> Value {
+    pub(crate) fn listener(&self, listener: &Listener) -> Value {
         let mut out = object(json!({
             "name": &*listener.name,
             "address": listener.bind.to_string(),
@@ -60,7 +67,7 @@ impl Snapshot {
 }
 
 /// Leaves out what is unset: a dump of defaults hides what was written.
-fn put(out: &mut Map<String, Value>, key: &str, value: Value) {
+pub(crate) fn put(out: &mut Map<String, Value>, key: &str, value: Value) {
     let empty = match &value {
         Value::Null => true,
         Value::Array(items) => items.is_empty(),
@@ -72,7 +79,7 @@ fn put(out: &mut Map<String, Value>, key: &str, value: Value) {
     }
 }
 
-fn object(value: Value) -> Map<String, Value> {
+pub(crate) fn object(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(map) => map,
         _ => Map::new(),
@@ -85,6 +92,6 @@ fn texts<'a>(
     pairs.map(|(key, value)| (key.to_string(), (**value).into())).collect()
 }
 
-fn duration(duration: Duration) -> Value {
+pub(crate) fn duration(duration: Duration) -> Value {
     format!("{duration:?}").into()
 }

@@ -18,7 +18,7 @@ impl Snapshot {
         })
     }
 
-    fn route(&self, route: &Route) -> Value {
+    pub(crate) fn route(&self, route: &Route) -> Value {
         let mut out = object(json!({
             "name": &*route.name,
             "match": route_match(&route.when),
@@ -36,7 +36,7 @@ impl Snapshot {
     }
 }
 
-pub(super) fn domains(hosts: &HostMap, index: u32) -> Vec<String> {
+pub(crate) fn domains(hosts: &HostMap, index: u32) -> Vec<String> {
     let mut domains: Vec<String> = Vec::new();
     domains.extend(hosts.exact.iter().filter(|(_, at)| **at == index).map(|(name, _)| name.to_string()));
     domains.sort();

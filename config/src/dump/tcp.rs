@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{duration, object, put, route::domains};
-use crate::snapshot::{Snapshot, TcpRoute, TcpRoutes};
+use crate::snapshot::{Snapshot, TcpCluster, TcpRoute, TcpRoutes};
 
 impl Snapshot {
     pub(super) fn tcp_routes(&self, routes: &TcpRoutes) -> Value {
@@ -11,7 +11,7 @@ impl Snapshot {
         routes.collect()
     }
 
-    fn tcp_route(&self, routes: &TcpRoutes, index: u32, route: &TcpRoute) -> Value {
+    pub(crate) fn tcp_route(&self, routes: &TcpRoutes, index: u32, route: &TcpRoute) -> Value {
         let mut out = object(json!({ "origin": route.origin.to_string() }));
         let matches = routes.destinations.iter().filter_map(|range| {
             let names = domains(&range.names, index);
@@ -25,7 +25,7 @@ impl Snapshot {
         match &*route.clusters {
             [only] => put(&mut out, "cluster", self.name_of(&only.cluster).into()),
             several => {
-                let entry = |entry: &crate::snapshot::TcpCluster| json!({ "name": self.name_of(&entry.cluster), "weight": entry.weight });
+                let entry = |entry: &TcpCluster| json!({ "name": self.name_of(&entry.cluster), "weight": entry.weight });
                 put(&mut out, "weighted_clusters", several.iter().map(entry).collect());
             }
         }
@@ -33,4 +33,24 @@ impl Snapshot {
         put(&mut out, "hash_policy", route.hash_source_ip.then(|| json!({ "source_ip": {} })).into());
         Value::Object(out)
     }
+}
+
+/// In words, what a route takes; no two routes of a listener take the same.
+pub(crate) fn takes(routes: &TcpRoutes, index: u32) -> String {
+    if index == routes.last_resort {
+        return "what no other route takes".to_owned();
+    }
+    let parts = routes.destinations.iter().filter_map(|range| {
+        let names = domains(&range.names, index);
+        let named: Vec<_> =
+            names.iter().filter(|name| **name != "*").map(|name| format!("`{name}`")).collect();
+        let what = match &*named {
+            [] if names.is_empty() => return None,
+            [] => "every connection".to_owned(),
+            named => format!("the server name {}", named.join(" or ")),
+        };
+        let to = range.subnet.map(|subnet| format!(" to {subnet}")).unwrap_or_default();
+        Some(format!("{what}{to}"))
+    });
+    parts.collect::<Vec<_>>().join(", ")
 }

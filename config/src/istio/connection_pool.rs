@@ -23,7 +23,8 @@ pub(crate) struct ConnectionPool {
     pub(crate) max_requests_per_connection: Option<NonZeroU32>,
     pub(crate) max_connection_duration: Option<Duration>,
     pub(crate) max_concurrent_streams: Option<u32>,
-    pub(crate) upgrade: bool,
+    /// `None`: what the mesh says.
+    pub(crate) upgrade: Option<bool>,
     pub(crate) client_protocol: bool,
 }
 
@@ -101,9 +102,13 @@ pub(crate) fn connection_pool(block: &Object<'_>, sink: &mut Sink) -> Connection
         let streams = limit(&http, "maxConcurrentStreams", sink);
         pool.max_concurrent_streams = Some(streams).filter(|n| *n != u32::MAX);
         pool.idle_timeout = http.duration("idleTimeout").map(|timeout| timeout.value).or(pool.idle_timeout);
-        pool.upgrade = http.text("h2UpgradePolicy").is_some_and(|policy| policy.value == "UPGRADE");
+        pool.upgrade = http.text("h2UpgradePolicy").and_then(|policy| match policy.value {
+            "UPGRADE" => Some(true),
+            "DO_NOT_UPGRADE" => Some(false),
+            _ => None,
+        });
         pool.client_protocol = http.bool("useClientProtocol").unwrap_or_default();
-        if pool.upgrade && pool.client_protocol {
+        if pool.upgrade == Some(true) && pool.client_protocol {
             let message = "useClientProtocol and h2UpgradePolicy UPGRADE exclude each other";
             sink.report(Code::ExclusiveFields, http.key_span("useClientProtocol"), message);
         }

@@ -4,7 +4,7 @@ use super::{header_name, later};
 use crate::{
     fields::{Message, Object, Spanned, Type, warned, yes},
     report::Code,
-    sink::Sink,
+    sink::{Sink, Span},
     snapshot::{Balancer, HashCookie, HashPolicy},
 };
 
@@ -13,6 +13,7 @@ use crate::{
 pub(crate) struct LoadBalancer {
     pub(crate) balancer: Balancer,
     pub(crate) hash: Option<HashPolicy>,
+    pub(crate) span: Span,
 }
 
 const LATER: &str = "balancing by locality is not built yet";
@@ -87,9 +88,13 @@ pub(crate) fn load_balancer(block: &Object<'_>, sink: &mut Sink) -> Option<LoadB
             sink.report(Code::ExclusiveFields, block.key_span("consistentHash"), message);
         }
         let key = hash_policy(&hash, sink);
-        return Some(LoadBalancer { balancer: table(&hash, sink), hash: key });
+        return Some(LoadBalancer { balancer: table(&hash, sink), hash: key, span: hash.span() });
     }
     let simple = block.text("simple");
+    if let Some(simple) = simple.filter(|simple| simple.value == "LEAST_CONN") {
+        let found = sink.report(Code::Deprecated, simple.span, "`LEAST_CONN` is deprecated");
+        found.help("write `LEAST_REQUEST`, which does the same");
+    }
     let balancer = match simple.map_or("", |simple| simple.value) {
         "ROUND_ROBIN" => Balancer::RoundRobin,
         "RANDOM" => Balancer::Random,
@@ -101,7 +106,7 @@ pub(crate) fn load_balancer(block: &Object<'_>, sink: &mut Sink) -> Option<LoadB
         }
         _ => Balancer::LeastRequest,
     };
-    Some(LoadBalancer { balancer, hash: None })
+    Some(LoadBalancer { balancer, hash: None, span: block.span() })
 }
 
 fn hash_policy(hash: &Object<'_>, sink: &mut Sink) -> Option<HashPolicy> {

@@ -3,20 +3,21 @@
 use std::time::Duration;
 
 use super::{
-    at_least_1ms,
+    Exports, at_least_1ms,
     connection_pool::keepalive,
     custom_tags::custom_tags,
+    destination_rule::{Blocks, blocks},
     log_format::{default_json, default_text, json_format, text_line},
     mesh_fields::MESH_CONFIG,
     providers::{Provider, length, providers, zipkin_propagation},
-    retries::{Retries, read_retries},
+    retries::{Retries, default_inbound_retry, read_inbound_retries, read_retries},
     sidecar::{OutboundMode, outbound_mode},
 };
 use crate::{
     fields::{self, Object, Spanned},
     report::Code,
     sink::Sink,
-    snapshot::{AccessLog, CustomTag, Keepalive, LogEncoding, LogSink, Propagation},
+    snapshot::{AccessLog, CustomTag, Keepalive, LogEncoding, LogSink, PathNormalization, Propagation},
     yaml::{self, Base, Node, Value},
 };
 
@@ -40,6 +41,22 @@ pub(crate) struct Mesh {
     pub(crate) connect_timeout: Duration,
     pub(crate) keepalive: Option<Keepalive>,
     pub(crate) retries: Option<Retries>,
+    pub(crate) inbound_retries: Retries,
+    pub(crate) root_namespace: Box<str>,
+    pub(crate) exports: DefaultExports,
+    /// `h2UpgradePolicy`
+    pub(crate) upgrade: bool,
+    /// `defaultTrafficPolicy`
+    pub(crate) policy: Blocks,
+    pub(crate) paths: PathNormalization,
+}
+
+/// Who sees resources that do not say it: everyone, if these do not either.
+#[derive(Debug, Default)]
+pub(crate) struct DefaultExports {
+    pub(crate) services: Exports,
+    pub(crate) virtual_services: Exports,
+    pub(crate) destination_rules: Exports,
 }
 
 /// `enableTracing` and `defaultConfig.tracing`, as written.
@@ -69,6 +86,12 @@ impl Default for Mesh {
             connect_timeout: Duration::from_secs(10),
             keepalive: None,
             retries: None,
+            inbound_retries: Retries(Some(default_inbound_retry())),
+            root_namespace: "istio-system".into(),
+            exports: DefaultExports::default(),
+            upgrade: false,
+            policy: Blocks::default(),
+            paths: PathNormalization::default(),
         }
     }
 }
@@ -120,6 +143,30 @@ pub(crate) fn read(document: &Node, sink: &mut Sink) -> Mesh {
             .unwrap_or(default.connect_timeout),
         keepalive: config.object("tcpKeepalive").map(|block| keepalive(&block, sink)),
         retries: config.object("defaultHttpRetryPolicy").map(|block| read_retries(&block, sink)),
+        inbound_retries: config
+            .object("defaultInboundHttpRetryPolicy")
+            .map_or(default.inbound_retries, |block| read_inbound_retries(&block, sink)),
+        root_namespace: config
+            .text("rootNamespace")
+            .filter(|name| !name.value.is_empty())
+            .map_or(default.root_namespace, |name| name.value.into()),
+        exports: DefaultExports {
+            services: Exports::of(&config.texts("defaultServiceExportTo"), ".", true, sink),
+            virtual_services: Exports::of(&config.texts("defaultVirtualServiceExportTo"), ".", true, sink),
+            destination_rules: Exports::of(&config.texts("defaultDestinationRuleExportTo"), ".", true, sink),
+        },
+        upgrade: config.text("h2UpgradePolicy").is_some_and(|policy| policy.value == "UPGRADE"),
+        policy: config.object("defaultTrafficPolicy").map(|block| blocks(&block, sink)).unwrap_or_default(),
+        paths: config.object("pathNormalization").map(|block| paths(&block)).unwrap_or_default(),
+    }
+}
+
+fn paths(block: &Object<'_>) -> PathNormalization {
+    match block.text("normalization").map(|mode| mode.value) {
+        Some("NONE") => PathNormalization::None,
+        Some("MERGE_SLASHES") => PathNormalization::MergeSlashes,
+        Some("DECODE_AND_MERGE_SLASHES") => PathNormalization::DecodeAndMergeSlashes,
+        _ => PathNormalization::Base,
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use super::{Exports, Meta, PORT, PortProtocol, SELECTOR, check_host, port, protocol_of};
+use super::{
+    Exports, Meta, PORT, PortProtocol, SELECTOR, check_labels, check_name, port, protocol_of, selector,
+    service_entry_checks,
+};
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
     report::Code,
@@ -21,7 +24,20 @@ pub(crate) struct ServiceEntry {
     /// How many endpoints are host names, and are not among `endpoints`.
     pub(crate) by_name: usize,
     pub(crate) selector: Option<Labels>,
+    /// `MESH_INTERNAL`: the selector selects pods too.
+    pub(crate) internal: bool,
     pub(crate) exports: Exports,
+}
+
+impl ServiceEntry {
+    /// Where a workload serves each port: its own port of that name, else the target port, else the port itself.
+    pub(crate) fn served_by(&self, workload: &Workload) -> BTreeMap<Arc<str>, u16> {
+        let served = self.ports.iter().map(|port| {
+            let own = workload.ports.get(&port.name).copied();
+            (Arc::clone(&port.name), own.or(port.target).unwrap_or(port.number))
+        });
+        served.collect()
+    }
 }
 
 /// One entry of `ports`.
@@ -57,11 +73,15 @@ pub(crate) static SERVICE_ENTRY: Message = Message {
         yes("hosts", Type::List(&Type::Text), "the_seed_compiles"),
         yes("addresses", Type::List(&Type::Text), "a_service_answers_to_all_its_names"),
         yes("ports", Type::List(&Type::Object(&PORT)), "the_seed_compiles"),
-        yes("location", Type::Enum(&["MESH_EXTERNAL", "MESH_INTERNAL"]), "the_seed_compiles"),
+        yes(
+            "location",
+            Type::Enum(&["MESH_EXTERNAL", "MESH_INTERNAL"]),
+            "a_service_inside_the_mesh_selects_pods_too",
+        ),
         yes(
             "resolution",
             Type::Enum(&["NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"]),
-            "a_service_that_cannot_be_resolved_is_left_out_and_said_so",
+            "an_original_destination_has_no_endpoint_and_that_is_said",
         ),
         yes("endpoints", Type::List(&Type::Object(&WORKLOAD_ENTRY)), "the_seed_compiles"),
         yes("workloadSelector", Type::Object(&SELECTOR), "workload_entries_are_selected_by_label"),
@@ -85,6 +105,7 @@ pub(crate) static WORKLOAD_ENTRY: Message = Message {
 
 /// Reads a `ServiceEntry`.
 pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> ServiceEntry {
+    service_entry_checks::check(spec, sink);
     let written = spec.texts("hosts");
     if written.is_empty() {
         sink.report(Code::MissingField, spec.span(), "a ServiceEntry needs hosts");
@@ -93,7 +114,7 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> ServiceEnt
     for host in written {
         if host.value == "*" {
             sink.report(Code::InvalidHost, host.span, "`*` is no host of a service");
-        } else if check_host(&host, sink) {
+        } else if check_name(&host, sink) {
             let value: Box<str> = host.value.to_ascii_lowercase().into();
             if hosts.iter().any(|other| other.value == value) {
                 sink.report(Code::DuplicateName, host.span, format!("the host `{value}` stands twice"));
@@ -110,7 +131,7 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> ServiceEnt
         },
         span: resolution.map_or(spec.span(), |text| text.span),
     };
-    let selector = spec.object("workloadSelector").map(|selector| selector.labels("labels"));
+    let selector = selector(spec, "workloadSelector", "labels", sink);
     if selector.is_some() && spec.has("endpoints") {
         let message = "endpoints and workloadSelector exclude each other";
         sink.report(Code::ExclusiveFields, spec.key_span("workloadSelector"), message);
@@ -134,6 +155,7 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> ServiceEnt
         resolution,
         endpoints,
         selector,
+        internal: spec.text("location").is_some_and(|location| location.value == "MESH_INTERNAL"),
         exports: Exports::read(spec, &meta, sink),
         meta,
     }
@@ -147,7 +169,10 @@ fn addresses(spec: &Object<'_>, sink: &mut Sink) -> Vec<Spanned<Box<str>>> {
         match (width, prefix.parse::<u8>()) {
             (Some(_), _) if prefix.is_empty() => out.push(Spanned { value: address.into(), span: text.span }),
             // A range is for captured traffic; as the name in a request only a single address counts.
-            (Some(width), Ok(bits)) if bits <= width => {}
+            (Some(width), Ok(bits)) if bits == width => {
+                out.push(Spanned { value: address.into(), span: text.span });
+            }
+            (Some(width), Ok(bits)) if bits < width => {}
             _ => {
                 sink.report(Code::InvalidValue, text.span, format!("`{}` is not an address", text.value));
             }
@@ -212,5 +237,14 @@ pub(crate) fn workload(entry: &Object<'_>, by_name: bool, sink: &mut Sink) -> Op
             1
         })
     });
+    check_labels(entry.entries("labels"), sink);
     Some(Workload { address: ip, ports, labels: entry.labels("labels"), weight, span: entry.span() })
+}
+
+/// A `WorkloadEntry`: its labels are those of its metadata and of its spec.
+pub(crate) fn workload_entry(spec: &Object<'_>, meta: &Meta, sink: &mut Sink) -> Option<Workload> {
+    let workload = workload(spec, false, sink)?;
+    let mut labels = meta.labels.clone();
+    labels.extend(workload.labels);
+    Some(Workload { labels, ..workload })
 }

@@ -1,7 +1,7 @@
 //! `TCPRoute`: rules for connections of which nothing is known but their address.
 
 use super::{
-    Meta,
+    Meta, check_gateways, check_labels,
     destination::{DESTINATION, Destination, weighted},
     port, selects,
 };
@@ -108,6 +108,8 @@ pub(super) fn destinations(rule: &Object<'_>, meta: &Meta, sink: &mut Sink) -> V
 
 pub(super) fn l4_match(block: &Object<'_>, sink: &mut Sink) -> L4Match {
     let texts = block.texts("destinationSubnets");
+    check_labels(block.entries("sourceLabels"), sink);
+    check_gateways(&block.texts("gateways"), sink);
     L4Match {
         span: block.span(),
         subnets: texts.iter().filter_map(|text| subnet(text, sink)).collect(),

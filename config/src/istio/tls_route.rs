@@ -3,7 +3,7 @@
 use super::{
     Meta, check_host, covers,
     destination::Destination,
-    full_host,
+    is_ip,
     tcp_route::{L4Match, ROUTE_DESTINATION, destinations, l4_match},
 };
 use crate::{
@@ -86,7 +86,7 @@ fn tls_match(block: &Object<'_>, hosts: &[Spanned<Box<str>>], meta: &Meta, sink:
     for name in written.iter().filter(|name| check_host(name, sink)).collect::<Vec<_>>() {
         let lower = name.value.to_ascii_lowercase();
         // Hosts without a dot were written in full since.
-        let known = [lower.as_str(), &full_host(&lower, &meta.namespace)];
+        let known = [lower.as_str(), &*meta.full_host(&lower)];
         let covered = |host: &Spanned<Box<str>>| {
             known.iter().any(|name| *host.value == **name || covers(&host.value, name))
         };
@@ -94,6 +94,10 @@ fn tls_match(block: &Object<'_>, hosts: &[Spanned<Box<str>>], meta: &Meta, sink:
             let message = format!("no host of the VirtualService covers the server name `{}`", name.value);
             let found = sink.report(Code::UncoveredServerName, name.span, message);
             found.help("add it to `hosts`, as it is or by a wildcard");
+        }
+        if is_ip(name.value) {
+            let found = sink.report(Code::SchemaWarning, name.span, "an address is no server name");
+            found.label("clients do not send it");
         }
         sni_hosts.push(lower.into());
     }

@@ -29,7 +29,10 @@ pub use route::{
     Carried, Direction, HeaderKey, HeaderMatch, HostMap, Listener, PathMatch, QueryMatch, Route, RouteMatch,
     RouteTable, RouteTableId, ValueMatch, VirtualHost,
 };
-pub use settings::{AccessLog, CustomTag, LogEncoding, LogSink, Observation, Propagation, TagValue, Tracing};
+pub use settings::{
+    AccessLog, CustomTag, LogEncoding, LogSink, Observation, PathNormalization, Propagation, TagValue,
+    Tracing,
+};
 pub use tcp::{InvalidSubnet, Subnet, TcpCluster, TcpDestination, TcpRoute, TcpRoutes};
 
 /// One whole configuration. Published by swapping an `Arc`; a request keeps the one it started with.
@@ -49,6 +52,8 @@ pub struct Snapshot {
     pub outbound: Observation,
     /// Those of requests that come in (SERVER).
     pub inbound: Observation,
+    /// How paths are normalised before anything is matched.
+    pub paths: PathNormalization,
     /// Where metrics are pushed to, if anywhere.
     pub metrics: Option<Arc<Destination>>,
 }
@@ -109,13 +114,56 @@ pub struct Node {
     pub mesh: Arc<str>,
     /// Labels of the pod.
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
+    /// The DNS suffix of the cluster's services.
+    pub domain: ClusterDomain,
+}
+
+/// The cluster's domain: services are `name.namespace.svc.DOMAIN`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterDomain(Arc<str>);
+
+impl ClusterDomain {
+    /// Of a domain, or of what Istio calls the DNS domain of a proxy, `namespace.svc.DOMAIN`.
+    #[must_use]
+    pub fn of(text: &str) -> Self {
+        let domain = text.split_once(".svc.").map_or(text, |(_, domain)| domain);
+        Self(domain.to_ascii_lowercase().into())
+    }
+
+    /// The full host of a service, in lower case.
+    #[must_use]
+    pub fn host(&self, name: &str, namespace: &str) -> String {
+        format!("{name}.{namespace}.svc.{self}").to_ascii_lowercase()
+    }
+
+    /// `name` and `namespace` of a host of the cluster.
+    #[must_use]
+    pub fn parts<'h>(&self, host: &'h str) -> Option<(&'h str, &'h str)> {
+        let (service, domain) = host.split_once(".svc.")?;
+        let (name, namespace) = service.split_once('.')?;
+        let plain = !name.contains('*') && !namespace.contains('.');
+        (plain && domain == &*self.0).then_some((name, namespace))
+    }
+}
+
+impl Default for ClusterDomain {
+    /// Kubernetes' own.
+    fn default() -> Self {
+        Self("cluster.local".into())
+    }
+}
+
+impl fmt::Display for ClusterDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 impl Node {
-    /// Istio's node id: `sidecar~ip~pod.namespace~namespace.svc.cluster.local`.
+    /// Istio's node id: `sidecar~ip~pod.namespace~namespace.svc.DOMAIN`.
     #[must_use]
     pub fn id(&self) -> String {
-        let Self { namespace, address, name, .. } = self;
-        format!("sidecar~{address}~{name}.{namespace}~{namespace}.svc.cluster.local")
+        let Self { namespace, address, name, domain, .. } = self;
+        format!("sidecar~{address}~{name}.{namespace}~{namespace}.svc.{domain}")
     }
 }

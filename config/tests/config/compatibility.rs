@@ -3,9 +3,13 @@
 use outrigger_config::compatibility::compatibility_markdown;
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/compatibility.md");
-const TESTS: [&str; 12] = [
+const TESTS: [&str; 16] = [
     include_str!("access_logs.rs"),
+    include_str!("actions.rs"),
+    include_str!("delegates.rs"),
+    include_str!("filters.rs"),
     include_str!("hosts.rs"),
+    include_str!("kubernetes.rs"),
     include_str!("matching.rs"),
     include_str!("mesh.rs"),
     include_str!("policies.rs"),

@@ -5,9 +5,16 @@
 mod support;
 
 mod access_logs;
+mod actions;
 mod compatibility;
+mod delegates;
 mod diagnostics;
+mod diff;
+mod explain;
+mod filters;
 mod hosts;
+mod kubernetes;
+mod lints;
 mod matching;
 mod mesh;
 mod policies;

@@ -94,9 +94,12 @@ fn services_that_cannot_be_told_apart_are_reported() {
     assert_eq!(codes(&loaded.warnings), [Code::ConnectionsTaken, Code::ConnectionsTaken]);
     // As old as the others, it comes last by its name.
     assert_eq!(taken(&loaded.snapshot, "127.0.0.1", None, 0), of("b"));
-    // Nor can two hosts of one resource.
+    // Nor can two hosts of one resource, which Istio takes for connections that keep where they were going.
     let two = lone("TCP").replace("[a.example.com]", "[a.example.com, b.example.com]");
-    assert_eq!(codes(&findings(&[&two])), [Code::ConnectionsTaken]);
+    let two = two
+        .replace("STATIC", "NONE")
+        .replace("endpoints: [{ address: 10.0.0.1, labels: { version: v1 } }]", "");
+    assert_eq!(codes(&findings(&[&two])), [Code::ConnectionsTaken, Code::NotResolved]);
 }
 
 #[test]
@@ -125,15 +128,6 @@ fn a_tcp_ingress_listener_forwards_to_its_endpoint() {
 fn udp_is_not_carried() {
     let report = findings(&[&lone("UDP")]);
     assert_eq!(codes(&report), [Code::NoListener, Code::NotHonoured]);
-}
-
-/// A service of bytes whose rule is one for requests.
-pub(crate) fn hashed_by_header() -> String {
-    format!(
-        "{}---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{ name: a }}\nspec:\n  \
-         host: a.example.com\n  trafficPolicy: {{ loadBalancer: {{ consistentHash: {{ httpHeaderName: x }} }} }}\n",
-        lone("TCP")
-    )
 }
 
 #[test]
@@ -375,4 +369,47 @@ fn what_istio_rejects_of_tcp_and_tls_is_rejected() {
 fn a_tcp_rule_behind_one_for_everything_is_reported() {
     let rules = virtual_service("[a.example.com]", &format!("  tcp:\n  - {}\n  - {}", to("a"), to("a")));
     assert_eq!(codes(&findings(&[&lone("TCP"), &rules])), [Code::UnreachableRule]);
+}
+
+#[test]
+fn a_tcp_destination_of_several_ports_names_the_one_that_it_has() {
+    let two = |port: &str| {
+        let mesh = mesh("TCP").replace(
+            "hosts: [b.example.com]\n  resolution: STATIC\n  ports: [{ number: 7000, name: raw, protocol: TCP }]",
+            "hosts: [b.example.com]\n  resolution: STATIC\n  ports: [{ number: 7001, name: tcp }, { number: 7002, name: tcp-b }]",
+        );
+        let rules = virtual_service(
+            "[a.example.com]",
+            &format!("  tcp:\n  - route: [{{ destination: {{ host: b.example.com{port} }} }}]"),
+        );
+        findings(&[&mesh, &rules])
+    };
+    let report = two("");
+    let found = report.diagnostics.iter().find(|found| found.code == Code::PortNotChosen).unwrap();
+    assert_eq!(found.label, "a connection to port 7000 is closed with the flag NC");
+    assert!(!codes(&two(", port: { number: 7001 }")).contains(&Code::PortNotChosen));
+}
+
+#[test]
+fn a_delegate_has_no_rules_for_connections() {
+    let text = virtual_service("[]", &format!("  tcp:\n  - {}\n  tls:\n  - {}", to("a"), to("a")));
+    let report = findings(&[&mesh("TCP"), &text]);
+    let refused = report.diagnostics.iter().filter(|found| found.code == Code::ExclusiveFields);
+    assert_eq!(refused.count(), 2, "{report}");
+}
+
+#[test]
+fn names_and_labels_of_matches_are_checked() {
+    for (condition, code) in [
+        ("sourceLabels: { 'a b': c }", Code::InvalidValue),
+        ("gateways: ['*']", Code::InvalidValue),
+        ("gateways: [edge.infra.svc.cluster.local]", Code::Deprecated),
+    ] {
+        let tcp = format!("  tcp:\n  - match: [{{ {condition} }}]\n    {}", to("a"));
+        let report = findings(&[&lone("TCP"), &virtual_service("[a.example.com]", &tcp)]);
+        assert_eq!(codes(&report), [code], "{condition}");
+    }
+    let tls = format!("  tls:\n  - match: [{{ sniHosts: [10.0.0.1] }}]\n    {}", to("a"));
+    let report = findings(&[&lone("TLS"), &virtual_service("[a.example.com, 10.0.0.1]", &tls)]);
+    assert!(codes(&report).contains(&Code::SchemaWarning) && !report.has_errors(), "{report}");
 }

@@ -11,7 +11,7 @@ use std::{
 use arc_swap::ArcSwap;
 use outrigger_config::{
     Loaded,
-    report::{Report, Severity},
+    report::{Diagnostic, Report, Severity},
     snapshot::{Node, TelemetryDefaults},
 };
 use tokio::{
@@ -96,7 +96,8 @@ pub(super) fn run(
 impl Process {
     /// Loads, binds, then starts threads: what can fail comes first.
     fn start(options: Options, control: Control) -> Result<Self, StartError> {
-        let sources = Sources::new(options.config, options.mesh_config);
+        let sources = Sources::new(options.config, options.mesh_config)
+            .allow_envoy_filters(options.allow_envoy_filters);
         let documents = sources.read()?;
         let loaded = documents
             .compile(options.node.clone(), options.otel.defaults.clone())
@@ -380,8 +381,10 @@ fn watch_signals(control: &Control) -> io::Result<()> {
     Ok(())
 }
 
+/// Notes are for who writes the configuration, not for who runs it.
 fn warn_of(warnings: &Report) {
-    for diagnostic in &warnings.diagnostics {
+    let counts = |diagnostic: &&Diagnostic| diagnostic.severity() > Severity::Note;
+    for diagnostic in warnings.diagnostics.iter().filter(counts) {
         let place = &diagnostic.place;
         tracing::warn!(
             code = %diagnostic.code,

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use clap::Args;
-use outrigger_config::snapshot::Node;
+use outrigger_config::snapshot::{ClusterDomain, Node};
 
 /// Flags that the proxy and its tools share.
 #[derive(Debug, Clone, Default, Args)]
@@ -14,6 +14,9 @@ pub(super) struct IdentityArgs {
     /// Labels of the workload, by which resources select it.
     #[arg(long, env = "OUTRIGGER_LABELS", value_name = "K=V,...", value_delimiter = ',', value_parser = label)]
     labels: Vec<(Arc<str>, Arc<str>)>,
+    /// Domain of the cluster, or `NS.svc.DOMAIN` as in Istio [default: ISTIO_META_DNS_DOMAIN, else `cluster.local`].
+    #[arg(long, env = "OUTRIGGER_DOMAIN", value_name = "DOMAIN")]
+    domain: Option<String>,
 }
 
 /// Where Kubernetes puts the pod's labels (Istio mounts the downward API there).
@@ -28,6 +31,7 @@ impl IdentityArgs {
     fn resolve(&self, environment: impl Fn(&str) -> Option<String>, pod_labels: &Path) -> Node {
         let text = |name: &str| Arc::<str>::from(environment(name).unwrap_or_default());
         let namespace = self.namespace.clone().or_else(|| environment("POD_NAMESPACE"));
+        let domain = self.domain.clone().or_else(|| environment("ISTIO_META_DNS_DOMAIN"));
         let mut labels = std::fs::read_to_string(pod_labels).map(|text| downward(&text)).unwrap_or_default();
         labels
             .extend(environment("ISTIO_METAJSON_LABELS").map(|json| json_labels(&json)).unwrap_or_default());
@@ -40,6 +44,7 @@ impl IdentityArgs {
             cluster: environment("ISTIO_META_CLUSTER_ID").unwrap_or_else(|| "Kubernetes".to_owned()).into(),
             mesh: text("ISTIO_META_MESH_ID"),
             labels,
+            domain: domain.as_deref().map(ClusterDomain::of).unwrap_or_default(),
         }
     }
 }
@@ -83,22 +88,31 @@ mod tests {
                 "POD_NAMESPACE" => "obs".to_owned(),
                 "ISTIO_METAJSON_LABELS" => r#"{"app":"json","tier":"web"}"#.to_owned(),
                 "ISTIO_META_WORKLOAD_NAME" => "cart".to_owned(),
+                "ISTIO_META_DNS_DOMAIN" => "obs.svc.Example.org".to_owned(),
                 _ => return None,
             })
         };
-        let args = IdentityArgs { namespace: None, labels: vec![label("tier=flag").unwrap()] };
+        let args = IdentityArgs { namespace: None, labels: vec![label("tier=flag").unwrap()], domain: None };
         let node = args.resolve(environment, &file);
         let labels: Vec<_> = node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         assert_eq!(labels, ["app=json", "tier=flag", "version=v\"1", "zone=a"]);
         assert_eq!((&*node.namespace, &*node.workload, &*node.cluster), ("obs", "cart", "Kubernetes"));
 
-        let args = IdentityArgs { namespace: Some("flag".to_owned()), ..args };
-        assert_eq!(&*args.resolve(environment, &file).namespace, "flag");
+        assert_eq!(node.domain.to_string(), "example.org");
+
+        let args = IdentityArgs {
+            namespace: Some("flag".to_owned()),
+            domain: Some("flag.local".to_owned()),
+            ..args
+        };
+        let node = args.resolve(environment, &file);
+        assert_eq!((&*node.namespace, &*node.domain.to_string()), ("flag", "flag.local"));
     }
 
     #[test]
     fn without_anything_the_namespace_is_default() {
         let node = IdentityArgs::default().resolve(|_| None, Path::new(""));
         assert_eq!((&*node.namespace, &*node.name, node.labels.len()), ("default", "", 0));
+        assert_eq!(node.domain.to_string(), "cluster.local");
     }
 }

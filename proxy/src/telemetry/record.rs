@@ -127,6 +127,11 @@ impl Record {
         }
     }
 
+    /// Of a copy for a mirror: filled like any other, and never emitted.
+    pub(crate) fn untold(direction: Direction) -> Self {
+        Self::new(Instant::now(), SystemTime::now(), direction, None)
+    }
+
     /// Whether a span is reported.
     pub(super) fn is_traced(&self) -> bool {
         self.span.is_some_and(|span| span.sampled)

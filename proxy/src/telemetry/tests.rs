@@ -7,7 +7,7 @@ use outrigger_config::{
     format::Format,
     snapshot::{
         self, AccessLog, Balancer, Cluster, Direction, Discovery, Endpoint, LogEncoding, LogSink, Node,
-        Observation, Origin, Protocol, Service, Snapshot,
+        Observation, Origin, PathNormalization, Protocol, Service, Snapshot,
     },
 };
 
@@ -81,6 +81,7 @@ pub(super) fn snapshot(access_log: Option<AccessLog>) -> Snapshot {
         clusters: [cluster()].into(),
         outbound: Observation { access_logs: access_log.into_iter().collect(), ..Observation::off() },
         inbound: Observation::off(),
+        paths: PathNormalization::Base,
         metrics: None,
     }
 }

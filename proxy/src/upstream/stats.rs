@@ -1,4 +1,4 @@
-//! Counters of clusters and endpoints under Envoy's names, as plain atomics: workers add, the control thread reads.
+//! Counters of clusters, endpoints and filters under Envoy's names, as plain atomics: workers add, the control thread reads.
 //!
 //! Gauges of what is in use are not here: the breakers already count it (see [`super::Breaker`]).
 
@@ -182,6 +182,17 @@ statistics! {
         Counter rq_success,
         Counter rq_timeout,
         Counter rq_total,
+    }
+}
+
+statistics! {
+    /// What the filters before the router count (Envoy `envoy_http_*`).
+    FilterStats {
+        Counter cors_origin_invalid,
+        Counter cors_origin_valid,
+        Counter fault_aborts_injected,
+        Gauge fault_active_faults,
+        Counter fault_delays_injected,
     }
 }
 

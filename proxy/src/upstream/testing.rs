@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use outrigger_config::snapshot::{
-    Balancer, Cluster, Discovery, Endpoint, Limits, Node, Observation, Origin, Outlier, Protocol, Service,
-    Snapshot, Version,
+    Balancer, Cluster, Discovery, Endpoint, Limits, Node, Observation, Origin, Outlier, PathNormalization,
+    Protocol, Service, Snapshot, Version,
 };
 use tokio::{sync::Notify, time::Instant};
 
@@ -112,6 +112,7 @@ pub(super) fn snapshot(clusters: impl IntoIterator<Item = ClusterBuilder>) -> Ar
         clusters: clusters.into_iter().map(|cluster| Arc::new(cluster.0)).collect(),
         outbound: Observation::off(),
         inbound: Observation::off(),
+        paths: PathNormalization::Base,
         metrics: None,
     })
 }

@@ -453,7 +453,6 @@ async fn rules_for_connections_split_by_weight_and_follow_a_reload() {
 
 #[tokio::test]
 async fn an_inbound_connection_goes_to_the_workload_and_is_told_as_the_destinations() {
-    // It comes before the mesh's own by its name.
     let sidecar = format!(
         "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{ name: a }}\nspec:\n  ingress:\n  \
          - {{ port: {{ number: 7000, name: tcp }}, bind: 127.0.0.1, defaultEndpoint: '{}' }}\n",

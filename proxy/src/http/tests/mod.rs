@@ -3,6 +3,7 @@
 mod allocations;
 mod bodies;
 mod conn;
+mod explained;
 mod replies;
 mod requests;
 mod retries;
@@ -22,8 +23,8 @@ use outrigger_config::{
     snapshot::{
         AccessLog, Action, Balancer, Carried, Cluster, ClusterId, ClusterRef, DirectResponse, Direction,
         Discovery, Endpoint, Forward, HeaderOps, HostMap, Limits, Listener, LogEncoding, LogSink, Node,
-        Observation, Origin, PathMatch, Protocol, RetryOn, RetryPolicy, Route, RouteMatch, RouteTable,
-        RouteTableId, Service, Snapshot, Version, VirtualHost, WeightedCluster,
+        Observation, Origin, PathMatch, PathNormalization, Protocol, RetryOn, RetryPolicy, Route, RouteMatch,
+        RouteTable, RouteTableId, Service, Snapshot, Version, VirtualHost, WeightedCluster,
     },
 };
 use tokio::{
@@ -339,6 +340,7 @@ fn weighted(index: u32, weight: u32) -> WeightedCluster {
     WeightedCluster {
         cluster: ClusterRef::Known(ClusterId(index)),
         weight,
+        authority: None,
         request_headers: HeaderOps::default(),
         response_headers: HeaderOps::default(),
     }
@@ -385,6 +387,7 @@ fn snapshot_of(clusters: Vec<Cluster>, routes: Vec<Route>) -> Snapshot {
         clusters: clusters.into_iter().map(Arc::new).collect(),
         outbound: Observation::off(),
         inbound: Observation::off(),
+        paths: PathNormalization::Base,
         metrics: None,
     }
 }

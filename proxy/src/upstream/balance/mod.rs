@@ -135,10 +135,23 @@ impl Balancers {
         if set.panic {
             cluster.stats.lb_healthy_panic.inc();
         }
+        self.choose(cluster, &set, hash, avoid, rng)
+    }
+
+    /// The choice without its statistics: what `explain` asks, whose requests are none.
+    #[inline]
+    pub(crate) fn choose(
+        &self,
+        cluster: &Arc<ClusterState>,
+        set: &HostSet,
+        hash: Option<u64>,
+        avoid: &[Arc<Host>],
+        rng: &mut SmallRng,
+    ) -> Option<Arc<Host>> {
         let hash = if set.picker.is_table() { hash.unwrap_or_else(|| rng.next_u64()) } else { 0 };
         let mut re_picks = 0;
         for attempt in 0..PROBES {
-            let host = set.candidates.get(self.index(cluster, &set, hash, attempt, rng))?;
+            let host = set.candidates.get(self.index(cluster, set, hash, attempt, rng))?;
             // A table is replaced a moment after the ejection: until then an ejected host is passed over.
             if !set.panic && host.is_ejected() {
                 continue;

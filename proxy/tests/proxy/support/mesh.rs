@@ -219,7 +219,7 @@ impl Mesh {
 
     fn documents(&self) -> String {
         let mut text = self.services.clone();
-        if self.egress {
+        if self.egress && !self.ports.is_empty() {
             text += "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: { name: default }\nspec:\n  egress:\n";
             for (port, protocol) in &self.ports {
                 text += &format!(
