@@ -167,7 +167,7 @@ fn build(from: &Inputs, number: u16, subset: &str) -> Option<Cluster> {
         _ if pool.upgrade.unwrap_or(mesh.upgrade && named) => Protocol::Http2,
         PortProtocol::Http2 => Protocol::Http2,
         PortProtocol::Http1 => Protocol::Http1,
-        PortProtocol::Sniffed | PortProtocol::Other => Protocol::Client,
+        PortProtocol::Sniffed | PortProtocol::Tcp | PortProtocol::Tls | PortProtocol::Udp => Protocol::Client,
     };
     let cluster = bare(
         mesh,
@@ -245,19 +245,27 @@ impl Compiler<'_> {
 
     /// The last resort of ALLOW_ANY: an explicit listener knows no original destination, so it has no endpoint.
     pub(crate) fn passthrough(&mut self, origin: &Origin) -> ClusterRef {
-        const NAME: &str = "PassthroughCluster";
-        if let Some(id) = self.clusters.by_name.get(NAME) {
+        self.without_endpoints("PassthroughCluster", Discovery::OriginalDestination, origin)
+    }
+
+    /// The last resort of REGISTRY_ONLY for raw connections: Istio's cluster that leads nowhere.
+    pub(crate) fn black_hole(&mut self, origin: &Origin) -> ClusterRef {
+        self.without_endpoints("BlackHoleCluster", Discovery::Static, origin)
+    }
+
+    fn without_endpoints(&mut self, name: &str, discovery: Discovery, origin: &Origin) -> ClusterRef {
+        if let Some(id) = self.clusters.by_name.get(name) {
             return ClusterRef::Known(*id);
         }
         let service = Service {
-            host: NAME.into(),
-            name: NAME.into(),
+            host: name.into(),
+            name: name.into(),
             namespace: "unknown".into(),
             port: 0,
             subset: "".into(),
         };
-        let cluster = bare(self.mesh, NAME.into(), service, Box::default(), Protocol::Client, origin.clone());
-        self.add_bare(Cluster { discovery: Discovery::OriginalDestination, ..cluster })
+        let cluster = bare(self.mesh, name.into(), service, Box::default(), Protocol::Client, origin.clone());
+        self.add_bare(Cluster { discovery, ..cluster })
     }
 
     /// The workload itself, behind an ingress listener. Of a rule only the pool counts here.
@@ -293,7 +301,9 @@ impl Compiler<'_> {
             _ if pool.client_protocol => Protocol::Client,
             PortProtocol::Http2 => Protocol::Http2,
             PortProtocol::Http1 => Protocol::Http1,
-            PortProtocol::Sniffed | PortProtocol::Other => Protocol::Client,
+            PortProtocol::Sniffed | PortProtocol::Tcp | PortProtocol::Tls | PortProtocol::Udp => {
+                Protocol::Client
+            }
         };
         let name = format!("inbound|{}||", ingress.port.number).into();
         let cluster = bare(self.mesh, name, service, [Arc::new(endpoint)].into(), protocol, origin);

@@ -42,6 +42,15 @@ impl VirtualServices {
         self.ordered.iter().map(|vs| &**vs)
     }
 
+    /// All that speak for a service, the one that wins first: connections have no host, and Istio asks each of them.
+    pub(crate) fn all_of(&self, service: &Service, imports: &Imports) -> Vec<&VirtualService> {
+        let mut found: Vec<_> = self.by_host.of(&service.host).map(|(_, index)| index).collect();
+        found.sort_unstable();
+        found.dedup();
+        let found = found.into_iter().filter_map(|index| self.ordered.get(index).map(|vs| &**vs));
+        found.filter(|vs| taken(imports, vs)).collect()
+    }
+
     /// The most specific host wins, then the older resource.
     pub(crate) fn of(&self, service: &Service, imports: &Imports) -> Option<&VirtualService> {
         let found = self.by_host.of(&service.host);

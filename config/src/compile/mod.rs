@@ -13,6 +13,7 @@ mod receivers;
 mod references;
 mod refine;
 mod routes;
+mod tcp;
 mod telemetry;
 
 use std::{collections::HashMap, sync::Arc};
@@ -45,8 +46,8 @@ use crate::{
     report::Code,
     sink::{Sink, Span},
     snapshot::{
-        Action, Destination, DirectResponse, Direction, HostMap, Listener, Node, Origin, Route, RouteMatch,
-        RouteTable, RouteTableId, Snapshot, TelemetryDefaults, Version, VirtualHost,
+        Action, Carried, Destination, DirectResponse, Direction, HostMap, Listener, Node, Origin, Route,
+        RouteMatch, RouteTable, RouteTableId, Snapshot, TelemetryDefaults, Version, VirtualHost,
     },
 };
 
@@ -211,18 +212,26 @@ impl Compiler<'_> {
         let mut listeners: Vec<Listener> = Vec::new();
         let mut tables = Vec::new();
         for egress in &sidecar.egress {
-            if self.is_http(egress.port.protocol, egress.span) {
-                let table = self.outbound_table(egress, outbound, &sidecar.meta);
+            let protocol = egress.port.protocol;
+            if self.is_carried(protocol, egress.span) {
                 let origin = sidecar.meta.origin(egress.span);
-                self.listen(egress.bind, Direction::Outbound, table, origin, &mut listeners, &mut tables);
+                let carried = match protocol.is_http() {
+                    true => http(self.outbound_table(egress, outbound, &sidecar.meta), &mut tables),
+                    false => Carried::Tcp(Box::new(self.outbound_tcp(egress, outbound, origin.clone()))),
+                };
+                self.listen(egress.bind, Direction::Outbound, carried, origin, &mut listeners);
             }
         }
         for (ingress, owner) in sidecar.ingress.iter().zip(owners) {
-            if self.is_http(ingress.port.protocol, ingress.span) {
+            let protocol = ingress.port.protocol;
+            if self.is_carried(protocol, ingress.span) {
                 let origin = sidecar.meta.origin(ingress.span);
                 let pool = ingress.pool.as_ref().or(sidecar.inbound_pool.as_ref());
-                let table = self.inbound_table(ingress, pool, owner, &origin);
-                self.listen(ingress.bind, Direction::Inbound, table, origin, &mut listeners, &mut tables);
+                let carried = match protocol.is_http() {
+                    true => http(self.inbound_table(ingress, pool, owner, &origin), &mut tables),
+                    false => Carried::Tcp(Box::new(self.inbound_tcp(ingress, pool, owner, origin.clone()))),
+                };
+                self.listen(ingress.bind, Direction::Inbound, carried, origin, &mut listeners);
             }
         }
         if listeners.is_empty() {
@@ -233,23 +242,21 @@ impl Compiler<'_> {
         (listeners, tables)
     }
 
-    fn is_http(&mut self, protocol: PortProtocol, span: Span) -> bool {
-        if protocol == PortProtocol::Other {
-            let found = self.sink.report(Code::NotHonoured, span, "only HTTP listeners are built yet");
+    fn is_carried(&mut self, protocol: PortProtocol, span: Span) -> bool {
+        if protocol == PortProtocol::Udp {
+            let found = self.sink.report(Code::NotHonoured, span, "UDP is not carried");
             found.label("this listener is left out");
-            found.help("name the port `http...` or `grpc...`, or set its `protocol`");
         }
-        protocol != PortProtocol::Other
+        protocol != PortProtocol::Udp
     }
 
     fn listen(
         &mut self,
         bind: crate::fields::Spanned<std::net::SocketAddr>,
         direction: Direction,
-        table: RouteTable,
+        carried: Carried,
         origin: Origin,
         listeners: &mut Vec<Listener>,
-        tables: &mut Vec<RouteTable>,
     ) {
         if listeners.iter().any(|other| other.bind == bind.value) {
             let message = format!("another listener is bound to {}", bind.value);
@@ -260,10 +267,16 @@ impl Compiler<'_> {
             name: format!("{}_{}", bind.value.ip(), bind.value.port()).into(),
             bind: bind.value,
             direction,
-            routes: RouteTableId(u32::try_from(tables.len()).unwrap_or(u32::MAX)),
+            carried,
             origin,
         });
-        tables.push(table);
+    }
+
+    fn warn_idle(&mut self, egress: &Egress) {
+        let message = format!("no visible service has port {}", egress.port.number);
+        let found = self.sink.report(Code::IdleListener, egress.span, message);
+        found.label("carries no service");
+        found.help("the listener's port is the port of the service, not of its endpoints");
     }
 
     /// The visible services with a port of the listener's number, then the last resort.
@@ -272,7 +285,7 @@ impl Compiler<'_> {
         let mut table = Table::default();
         let carried = self.registry.services.iter().filter(|service| {
             let taken = egress.hosts.service(&service.meta.namespace, &service.host);
-            taken && service.port(number).is_some_and(|port| port.protocol != PortProtocol::Other)
+            taken && service.port(number).is_some_and(|port| port.protocol.is_http())
         });
         for service in carried {
             self.all_clusters(service, number);
@@ -291,10 +304,7 @@ impl Compiler<'_> {
             self.unregistered_hosts(egress, &mut table);
         }
         if table.hosts_are_empty() {
-            let message = format!("no visible service has port {number}");
-            let found = self.sink.report(Code::IdleListener, egress.span, message);
-            found.label("carries no service");
-            found.help("the listener's port is the port of the service, not of its endpoints");
+            self.warn_idle(egress);
         }
         let origin = sidecar.origin(egress.span);
         let (name, route) = match outbound {
@@ -399,6 +409,12 @@ impl Compiler<'_> {
             }
         }
     }
+}
+
+fn http(table: RouteTable, tables: &mut Vec<RouteTable>) -> Carried {
+    let id = RouteTableId(u32::try_from(tables.len()).unwrap_or(u32::MAX));
+    tables.push(table);
+    Carried::Http(id)
 }
 
 /// A route table under construction.

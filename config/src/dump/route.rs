@@ -7,7 +7,7 @@ use super::{
     object, put,
 };
 use crate::snapshot::{
-    Affixes, HeaderKey, PathMatch, Route, RouteMatch, RouteTable, Snapshot, ValueMatch, VirtualHost,
+    Affixes, HeaderKey, HostMap, PathMatch, Route, RouteMatch, RouteTable, Snapshot, ValueMatch, VirtualHost,
 };
 
 impl Snapshot {
@@ -40,7 +40,21 @@ impl Snapshot {
 
 /// Of each virtual host: names, wildcards, the last resort.
 pub(crate) fn domains(table: &RouteTable) -> Vec<Vec<String>> {
-    let hosts = &table.hosts;
+    let mut domains = vec![Vec::new(); table.virtual_hosts.len()];
+    for (domain, at) in in_order(&table.hosts) {
+        if let Some(of_host) = domains.get_mut(at as usize) {
+            of_host.push(domain);
+        }
+    }
+    domains
+}
+
+/// Those of one.
+pub(super) fn domains_of(hosts: &HostMap, index: u32) -> Vec<String> {
+    in_order(hosts).into_iter().filter(|(_, at)| *at == index).map(|(domain, _)| domain).collect()
+}
+
+fn in_order(hosts: &HostMap) -> Vec<(String, u32)> {
     let exact = hosts.exact.iter().map(|(name, at)| (0, 0, name.to_string(), *at));
     let affixes = |affixes: &Affixes, rank: u8, write: fn(&str) -> String| -> Vec<_> {
         // The longest first.
@@ -52,13 +66,7 @@ pub(crate) fn domains(table: &RouteTable) -> Vec<Vec<String>> {
     all.extend(affixes(&hosts.prefixes, 2, |part| format!("{part}*")));
     all.extend(hosts.any.map(|at| (3, 0, "*".to_owned(), at)));
     all.sort();
-    let mut domains = vec![Vec::new(); table.virtual_hosts.len()];
-    for (.., domain, at) in all {
-        if let Some(of_host) = domains.get_mut(at as usize) {
-            of_host.push(domain);
-        }
-    }
-    domains
+    all.into_iter().map(|(.., domain, at)| (domain, at)).collect()
 }
 
 fn route_match(when: &RouteMatch) -> Value {

@@ -11,6 +11,7 @@ mod filter;
 mod origin;
 mod route;
 mod settings;
+mod tcp;
 
 use std::{collections::BTreeMap, fmt, ops::Index, sync::Arc};
 
@@ -25,13 +26,14 @@ pub use destination::{Destination, OtlpProtocol, TelemetryDefaults};
 pub use filter::{AbortStatus, Cors, Fault, FaultAbort, FaultDelay, Share};
 pub use origin::Origin;
 pub use route::{
-    Affixes, Direction, HeaderKey, HeaderMatch, HostMap, Listener, PathMatch, QueryMatch, Route, RouteMatch,
-    RouteTable, RouteTableId, ValueMatch, VirtualHost,
+    Affixes, Carried, Direction, HeaderKey, HeaderMatch, HostMap, Listener, PathMatch, QueryMatch, Route,
+    RouteMatch, RouteTable, RouteTableId, ValueMatch, VirtualHost,
 };
 pub use settings::{
     AccessLog, CustomTag, LogEncoding, LogSink, Observation, PathNormalization, Propagation, TagValue,
     Tracing,
 };
+pub use tcp::{InvalidSubnet, Subnet, TcpCluster, TcpDestination, TcpRoute, TcpRoutes};
 
 /// One whole configuration. Published by swapping an `Arc`; a request keeps the one it started with.
 #[derive(Debug)]

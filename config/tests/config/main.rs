@@ -26,5 +26,6 @@ mod robust;
 mod routes;
 mod seed;
 mod sidecars;
+mod tcp;
 mod telemetry;
 mod tracing;

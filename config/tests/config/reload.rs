@@ -108,6 +108,15 @@ spec:
     mirror: { host: inside }
 ---
 apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: { name: raw }
+spec:
+  hosts: [raw.example.com]
+  resolution: STATIC
+  ports: [{ number: 5432, name: tcp, protocol: TCP }]
+  endpoints: [{ address: 10.7.0.1 }, { address: 10.7.0.2 }]
+---
+apiVersion: networking.istio.io/v1
 kind: EnvoyFilter
 metadata: { name: other }
 spec: { workloadSelector: { labels: { app: other } } }
@@ -117,7 +126,10 @@ spec: { workloadSelector: { labels: { app: other } } }
         subsets:\n  - { name: v1, labels: { version: v1 } }\n  - { name: v2, labels: { version: v2 } }";
     let http = "  - match: [{ uri: { prefix: /a } }]\n    route:\n    - { destination: { host: reviews, subset: v1 }, weight: 4 }\n    \
         - { destination: { host: reviews, subset: v2 }, weight: 6 }\n  - route: [{ destination: { host: reviews, subset: v3 } }]";
-    vec![MESH.to_owned(), rule(policy), rules(http), MORE.to_owned(), INSIDE.to_owned()]
+    let raw = "  - { port: { number: 5432, name: tcp, protocol: TCP }, bind: 127.0.0.1, captureMode: NONE, hosts: ['*/*'] }";
+    let mesh = MESH.replacen("  egress:\n", &format!("  egress:\n{raw}\n"), 1);
+    assert!(mesh.contains("5432"));
+    vec![mesh, rule(policy), rules(http), MORE.to_owned(), INSIDE.to_owned()]
 }
 
 /// What is changed in a file: a line out, a line doubled, a word replaced.

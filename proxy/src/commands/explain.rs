@@ -23,8 +23,10 @@ use crate::{
   outrigger explain --config rules/ --request 'http://reviews:9080/reviews/1' -H 'x-user: alice'
   outrigger explain --config rules/ --request 'POST http://otlp-collector:4317/' --http2 --seed 7
   outrigger explain --config rules/ --request 'http://reviews:9080/' -o json | jq .outcome
+  outrigger explain --config rules/ --request 'https://db.example.com:5432/'
 
-The port of the URL chooses the listener. Without --seed, what is left to chance stays open: every weight is
+The port of the URL chooses the listener. One of raw connections reads no request: of `https://NAME:PORT` NAME is the
+server name of the hello, any other scheme has none. Without --seed, what is left to chance stays open: every weight is
 shown with its share. A running proxy answers the same question at POST /explain of its admin port.
 
 EXIT CODES: 0 explained, whatever comes of the request; 65 bad configuration, 64 usage")]

@@ -105,6 +105,11 @@ impl ClusterState {
             }
             _ => stats.rq_error.inc(),
         }
+        self.watch(host, outcome, now);
+    }
+
+    /// As [`report`](Self::report), for what is no request and counts as none.
+    pub(super) fn watch(&self, host: &Host, outcome: Outcome, now: Instant) {
         let config = self.config.load();
         let Some(policy) = &config.outlier else { return };
         for reason in host.health().observe(outcome, policy).into_iter().flatten() {

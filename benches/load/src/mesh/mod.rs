@@ -186,7 +186,8 @@ fn not_shared(before: &Snapshot, after: &Snapshot) -> usize {
 
 fn look_up(services: usize, hosts: Hosts) -> Outcome<()> {
     let snapshot = compiled(&text::mesh(services, hosts, ALL))?.snapshot;
-    let table = &snapshot[snapshot.listeners.first().ok_or("the mesh has a listener")?.routes];
+    let listener = snapshot.listeners.first().ok_or("the mesh has a listener")?;
+    let table = &snapshot[listener.route_table().ok_or("it carries HTTP")?];
     let headers = HeaderMap::new();
     let paths: Vec<_> = (0..ROUTES).map(text::path).collect();
     // A stride that is prime to the number visits all of them, in an order that no cache likes.

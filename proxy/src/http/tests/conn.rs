@@ -185,7 +185,7 @@ async fn a_panic_fails_its_own_request_only() {
     bystander.until("\r\n\r\n").await;
     // The route table is not there: indexing it panics.
     let mut broken = direct();
-    Arc::get_mut(&mut broken.listeners).unwrap()[0].routes = RouteTableId(7);
+    Arc::get_mut(&mut broken.listeners).unwrap()[0].carried = Carried::Http(RouteTableId(7));
     bench.publish(broken);
     assert_eq!(bench.get("/", "").await, "");
     assert_eq!(bench.stats.panics.load(std::sync::atomic::Ordering::Relaxed), 1);

@@ -25,6 +25,8 @@ use super::{
 pub(crate) const HTTP: u16 = 8080;
 /// The port of gRPC services.
 pub(crate) const GRPC: u16 = 9090;
+/// The port of services that are passed on as bytes.
+pub(crate) const TCP: u16 = 7000;
 
 const REGISTRY: &str = include_str!("../../../../examples/seed/registry.yaml");
 const RULE: &str = include_str!("../../../../examples/seed/destination-rule.yaml");
@@ -95,6 +97,11 @@ impl Mesh {
     /// The same for gRPC.
     pub(crate) fn grpc(self, name: &str, endpoints: &[(SocketAddr, &str)]) -> Self {
         self.service(name, GRPC, "GRPC", endpoints)
+    }
+
+    /// The same for bytes; the protocol is Istio's name: `TCP`, `TLS`.
+    pub(crate) fn tcp(self, name: &str, protocol: &'static str, endpoints: &[(SocketAddr, &str)]) -> Self {
+        self.service(name, TCP, protocol, endpoints)
     }
 
     /// One HTTP service `web` with one endpoint.
@@ -199,7 +206,7 @@ impl Mesh {
 
     fn documents(&self) -> String {
         let mut text = self.services.clone();
-        if self.egress {
+        if self.egress && !self.ports.is_empty() {
             text += "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: { name: default }\nspec:\n  egress:\n";
             for (port, protocol) in &self.ports {
                 text += &format!(
@@ -324,6 +331,11 @@ impl Proxy {
     /// The outbound listener of gRPC services.
     pub(crate) fn grpc(&self) -> SocketAddr {
         self.address("127.0.0.1_9090")
+    }
+
+    /// The outbound listener of services that are passed on as bytes.
+    pub(crate) fn tcp(&self) -> SocketAddr {
+        self.address("127.0.0.1_7000")
     }
 
     /// GET on the HTTP listener, on a connection of its own.
