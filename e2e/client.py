@@ -72,7 +72,10 @@ class KeepAlive:
 
     def get(self, path, headers=(), host="web"):
         """Status and header fields of the answer."""
-        self.connection.sendall(request(path, headers, host=host))
+        return self.ask("GET", path, headers, host)
+
+    def ask(self, method, path, headers=(), host="web"):
+        self.connection.sendall(request(path, headers, method, host))
         status = self.stream.readline().decode("latin-1").split(" ")
         check(len(status) > 1, f"{path} {headers}: the connection ended")
         fields = {}

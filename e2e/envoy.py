@@ -121,7 +121,12 @@ def forward(destination, timeout="0s", **more):
     return {"cluster": destination, "timeout": timeout, "max_grpc_timeout": timeout, **more}
 
 
-def bootstrap(routes, clusters, domains, log, manager, runtime):
+def virtual_hosts_of(routes, domains):
+    web = {"name": "web", "domains": domains, "routes": routes, "include_request_attempt_count": True}
+    return [web] + ([ALLOW_ANY] if "*" not in domains else [])
+
+
+def bootstrap(virtual_hosts, clusters, log, manager, runtime):
     """`manager` adds to the connection manager, or replaces what is there."""
     manager = {
         "@type": HCM,
@@ -143,15 +148,7 @@ def bootstrap(routes, clusters, domains, log, manager, runtime):
         "route_config": {
             "name": "http",
             "validate_clusters": False,
-            "virtual_hosts": [
-                {
-                    "name": "web",
-                    "domains": domains,
-                    "routes": routes,
-                    "include_request_attempt_count": True,
-                }
-            ]
-            + ([ALLOW_ANY] if "*" not in domains else []),
+            "virtual_hosts": virtual_hosts,
         },
         **manager,
     }
@@ -174,12 +171,14 @@ def bootstrap(routes, clusters, domains, log, manager, runtime):
 class Envoy(Program):
     """Envoy on ports of the system's choice; `address` is where it listens for HTTP, `listens` knows all by name."""
 
-    def __init__(self, name, folder, routes, clusters, domains, manager=None, runtime=None, more=()):
+    def __init__(self, name, folder, routes, clusters, domains=(), manager=None, runtime=None, virtual_hosts=None, more=()):
+        """`routes` are those of one virtual host with these `domains`; or there are several `virtual_hosts`. `more` listeners."""
+        hosts = [*virtual_hosts, ALLOW_ANY] if virtual_hosts else virtual_hosts_of(routes, domains)
         self.log = os.path.join(folder, f"{name}.log")
         config = os.path.join(folder, f"{name}.json")
         admin = os.path.join(folder, f"{name}.admin")
         with open(config, "w", encoding="utf-8") as out:
-            config_of_all = bootstrap(routes, clusters, domains, self.log, manager or {}, runtime or {})
+            config_of_all = bootstrap(hosts, clusters, self.log, manager or {}, runtime or {})
             config_of_all["static_resources"]["listeners"] += more
             json.dump(config_of_all, out, indent=1)
         args = [binary(), "-c", config, "--concurrency", "1", "--use-dynamic-base-id", "--admin-address-path", admin]

@@ -207,7 +207,7 @@ impl Reader<'_> {
         match kind {
             "Service" => {
                 let Some(spec) = istio::spec(document, &service::SERVICE, self.sink) else { return };
-                cluster.services.push(Arc::new(service::read(document, &spec, meta, self.sink)));
+                cluster.services.extend(service::read(document, &spec, meta, self.sink).map(Arc::new));
             }
             "EndpointSlice" => {
                 cluster.slices.extend(endpoint_slice::read(document, meta, self.sink).map(Arc::new));

@@ -11,13 +11,13 @@ use crate::{
         Exports, Meta, covers,
         mesh::Mesh,
         selects,
-        service_entry::{Resolution, ServiceEntry, ServicePort, Workload, served_by},
+        service_entry::{Address, Resolution, ServiceEntry, ServicePort, Workload, served_by},
         sidecar::Sidecar,
     },
     kubernetes::pod::Pod,
     report::Code,
     sink::{Sink, Span},
-    snapshot::{Discovery, Endpoint, Node, Origin},
+    snapshot::{Endpoint, NamedEndpoint, Node, Origin, Target},
 };
 
 /// All services that are visible to the proxy, in order of the documents.
@@ -41,7 +41,8 @@ pub(crate) struct Service {
     pub(crate) without_pod: usize,
     /// Every name of it stands for those below it too.
     pub(crate) headless: bool,
-    pub(crate) discovery: Discovery,
+    /// How its endpoints are found.
+    pub(crate) resolution: Resolution,
     pub(crate) origin: Origin,
 }
 
@@ -83,35 +84,51 @@ impl Service {
 
     /// True if routes and limits see no difference.
     fn is_alike(&self, other: &Self) -> bool {
-        let Self { host, meta, addresses, ports, endpoints: _, without_pod: _, headless, discovery, origin } =
+        let Self { host, meta, addresses, ports, endpoints: _, without_pod: _, headless, resolution, origin } =
             self;
         (host, meta, addresses, ports) == (&other.host, &other.meta, &other.addresses, &other.ports)
-            && (headless, discovery, origin) == (&other.headless, &other.discovery, &other.origin)
+            && (headless, resolution, origin) == (&other.headless, &other.resolution, &other.origin)
     }
 
     pub(crate) fn port(&self, number: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|port| port.number == number)
     }
 
-    /// Who serves a port, and where.
-    pub(crate) fn serving(&self, port: &ServicePort) -> impl Iterator<Item = (SocketAddr, &Workload)> {
-        let numbered = self.endpoints.iter().map(|workload| (workload.ports.get(&port.name), workload));
-        numbered
-            .filter_map(|(number, workload)| Some((SocketAddr::new(workload.address, *number?), workload)))
+    /// Who serves a port, and at which number.
+    fn numbered(&self, port: &ServicePort) -> impl Iterator<Item = (u16, &Workload)> {
+        self.endpoints.iter().filter_map(|workload| Some((*workload.ports.get(&port.name)?, workload)))
     }
 
-    /// Those of a port that have all labels.
-    pub(crate) fn endpoints(&self, port: &ServicePort, labels: &Labels) -> Box<[Arc<Endpoint>]> {
-        let selected = self.serving(port).filter(|(_, workload)| selects(labels, &workload.labels));
-        let endpoints = selected.map(|(address, workload)| {
-            Arc::new(Endpoint {
-                address,
-                key: address.to_string().into(),
-                weight: workload.weight,
-                labels: workload.labels.clone(),
-            })
+    /// Who serves a port, and where, as far as the documents say it.
+    pub(crate) fn serving(&self, port: &ServicePort) -> impl Iterator<Item = (SocketAddr, &Workload)> {
+        self.numbered(port).filter_map(|(number, workload)| match &workload.address {
+            Address::Ip(ip) => Some((SocketAddr::new(*ip, number), workload)),
+            Address::Name(_) => None,
+        })
+    }
+
+    /// Those of a port that have all labels, names among them.
+    pub(crate) fn targets(&self, port: &ServicePort, labels: &Labels) -> Box<[Target]> {
+        let selected = self.numbered(port).filter(|(_, workload)| selects(labels, &workload.labels));
+        let targets = selected.map(|(port, Workload { address, weight, labels, .. })| match address {
+            Address::Ip(ip) => {
+                let address = SocketAddr::new(*ip, port);
+                Target::Address(Arc::new(Endpoint {
+                    address,
+                    key: address.to_string().into(),
+                    hostname: "".into(),
+                    weight: *weight,
+                    labels: labels.clone(),
+                }))
+            }
+            Address::Name(name) => Target::Name(NamedEndpoint {
+                name: Arc::clone(name),
+                port,
+                weight: *weight,
+                labels: labels.clone(),
+            }),
         });
-        endpoints.collect()
+        targets.collect()
     }
 }
 
@@ -132,11 +149,8 @@ impl Registry {
             registry.add(service, span, view, sink);
         }
         for entry in service_entries.iter().filter(|entry| view.sees(&entry.meta, &entry.exports)) {
-            if !is_resolved(entry) {
-                report_unresolved(entry, sink);
-            }
-            // Names cannot be looked up yet.
-            if is_resolved(entry) || entry.resolution.value == Resolution::None {
+            report_unresolved(entry, sink);
+            if entry.resolution.value != Resolution::Dynamic {
                 registry.add_entry(entry, &cluster.pods, workloads, view, sink);
             }
         }
@@ -164,6 +178,7 @@ impl Registry {
         view: &View<'_>,
         sink: &mut Sink,
     ) {
+        let by_dns = matches!(entry.resolution.value, Resolution::Dns { .. });
         let mut endpoints = Arc::clone(&entry.endpoints);
         if let Some(selector) = &entry.selector {
             let here = |meta: &Meta| meta.namespace == entry.meta.namespace;
@@ -174,21 +189,26 @@ impl Registry {
                 .chain(pods.filter_map(|pod| pod.workload()))
                 .filter(|workload| selects(selector, &workload.labels))
                 .map(|workload| Workload { ports: served_by(&entry.ports, &workload), ..workload });
+            let mut selected: Vec<_> = selected.collect();
+            if !by_dns {
+                leave_names_out(&mut selected, &entry.meta, sink);
+            }
             endpoints = endpoints.iter().cloned().chain(selected).collect();
         }
+        let alone = by_dns && endpoints.is_empty() && entry.selector.is_none();
         for host in &entry.hosts {
             let service = Service {
                 host: host.value.as_ref().into(),
                 meta: entry.meta.clone(),
                 addresses: entry.addresses.clone(),
                 ports: entry.ports.clone(),
-                endpoints: Arc::clone(&endpoints),
+                endpoints: match alone {
+                    true => [entry.by_itself(host)].into(),
+                    false => Arc::clone(&endpoints),
+                },
                 without_pod: 0,
                 headless: false,
-                discovery: match entry.resolution.value {
-                    Resolution::None => Discovery::OriginalDestination,
-                    Resolution::Static | Resolution::Dns => Discovery::Static,
-                },
+                resolution: entry.resolution.value,
                 origin: entry.meta.origin(host.span),
             };
             self.add(service, host.span, view, sink);
@@ -237,26 +257,37 @@ impl Registry {
     }
 }
 
-/// Names cannot be looked up yet, but a DNS service whose endpoints are all addresses needs no lookup.
-fn is_resolved(entry: &ServiceEntry) -> bool {
-    match entry.resolution.value {
-        Resolution::Static => true,
-        Resolution::Dns => !entry.endpoints.is_empty() && entry.by_name == 0,
-        Resolution::None => false,
-    }
+/// Whoever selects by labels takes host names too, but only DNS looks them up.
+pub(crate) fn leave_names_out(endpoints: &mut Vec<Workload>, by: &Meta, sink: &mut Sink) {
+    endpoints.retain(|workload| {
+        let Address::Name(name) = &workload.address else { return true };
+        let message = format!("{} selects the host name `{name}`, and does not look it up", by.resource());
+        let found = sink.report(Code::NamedWorkload, workload.span, message);
+        found.label("is no endpoint of it").note(by.reference());
+        found.help("write its IP address, or select it by a ServiceEntry with `resolution: DNS`");
+        false
+    });
 }
 
 fn report_unresolved(entry: &ServiceEntry, sink: &mut Sink) {
     let (what, becomes, why) = match entry.resolution.value {
+        Resolution::Static | Resolution::Dns { .. } => return,
         Resolution::None => (
             "NONE",
             "its requests get 503 with the flag UH",
             "an explicit listener does not know where its client was going",
         ),
-        _ => ("DNS", "the service is left out", "host names of endpoints are not looked up yet"),
+        Resolution::Dynamic => (
+            "DYNAMIC_DNS",
+            "the service is left out: its requests are those of an unknown host",
+            "names are looked up for configurations, not for requests",
+        ),
     };
     let message = format!("{} cannot be resolved by {what}", entry.meta.resource());
     let found = sink.report(Code::NotResolved, entry.resolution.span, message);
     found.label(becomes).note(why);
-    found.help("write `resolution: STATIC` and list `endpoints` by IP address");
+    found.help(match entry.resolution.value {
+        Resolution::Dynamic => "write `resolution: DNS` and list the hosts without wildcards",
+        _ => "write `resolution: STATIC` and list `endpoints` by IP address, or `resolution: DNS`",
+    });
 }

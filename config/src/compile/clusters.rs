@@ -15,13 +15,14 @@ use crate::{
         connection_pool::ConnectionPool,
         destination_rule::{Blocks, DestinationRule, Subset},
         mesh::Mesh,
+        service_entry::Resolution,
         sidecar::{Ingress, Sidecar},
     },
     registry::{self, Registry},
     report::Code,
     snapshot::{
-        Balancer, Cluster, ClusterId, ClusterRef, Discovery, Endpoint, Limits, Node, Origin, Protocol,
-        Service,
+        Balancer, Cluster, ClusterId, ClusterRef, Discovery, Dns, Endpoint, Limits, Node, Origin, Protocol,
+        Service, Target,
     },
 };
 
@@ -159,7 +160,8 @@ fn build(from: &Inputs, number: u16, subset: &str) -> Option<Cluster> {
     let blocks = from.blocks(subset, number);
     let name = subset.map_or("", |subset| &subset.name);
     let all = Labels::new();
-    let endpoints = service.endpoints(port, subset.map_or(&all, |subset| &subset.labels));
+    let targets = service.targets(port, subset.map_or(&all, |subset| &subset.labels));
+    let (discovery, endpoints) = discovery(mesh, service.resolution, targets);
     let pool = blocks.pool.unwrap_or_default();
     let named = matches!(port.protocol, PortProtocol::Http1 | PortProtocol::Http2);
     let protocol = match port.protocol {
@@ -184,13 +186,37 @@ fn build(from: &Inputs, number: u16, subset: &str) -> Option<Cluster> {
         subset.map_or_else(|| service.origin.clone(), |subset| subset.meta.origin(subset.span)),
     );
     let cluster = Cluster {
-        discovery: service.discovery,
+        discovery,
         balancer: blocks.load_balancer.map_or(Balancer::LeastRequest, |block| block.balancer),
         panic_threshold: blocks.outlier.as_ref().map_or(0, |detection| detection.panic_threshold),
         outlier: blocks.outlier.map(|detection| detection.outlier),
         ..cluster
     };
     Some(pooled(cluster, &pool))
+}
+
+/// A service by DNS whose endpoints are all written as addresses needs no look-up.
+fn discovery(
+    mesh: &Mesh,
+    resolution: Resolution,
+    targets: Box<[Target]>,
+) -> (Discovery, Box<[Arc<Endpoint>]>) {
+    let is_named = |target: &Target| matches!(target, Target::Name(_));
+    if let Resolution::Dns { first_only } = resolution
+        && targets.iter().any(is_named)
+    {
+        let dns = Dns { targets, first_only, refresh: mesh.dns_refresh };
+        return (Discovery::Dns(Box::new(dns)), Box::default());
+    }
+    let endpoints = targets.into_iter().filter_map(|target| match target {
+        Target::Address(endpoint) => Some(endpoint),
+        Target::Name(_) => None,
+    });
+    let discovery = match resolution {
+        Resolution::None => Discovery::OriginalDestination,
+        _ => Discovery::Static,
+    };
+    (discovery, endpoints.collect())
 }
 
 impl Compiler<'_> {
@@ -229,6 +255,7 @@ impl Compiler<'_> {
     pub(crate) fn warn_never_ejects(&mut self) {
         for Made { cluster, from } in &self.clusters.list {
             let (Some(outlier), Some(from)) = (&cluster.outlier, from) else { continue };
+            // How many endpoints a name becomes is not known here: none are counted.
             let (endpoints, limit) = (cluster.endpoints.len(), usize::from(outlier.max_ejection_percent));
             if endpoints < 2 || 100 <= limit * endpoints {
                 continue;
@@ -292,6 +319,7 @@ impl Compiler<'_> {
         let endpoint = Endpoint {
             address: ingress.endpoint,
             key: ingress.endpoint.to_string().into(),
+            hostname: "".into(),
             weight: 1,
             labels: node.labels.clone(),
         };

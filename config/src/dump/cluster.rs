@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{duration, object, put, texts};
-use crate::snapshot::{Balancer, Cluster, Discovery, Protocol};
+use crate::snapshot::{Balancer, Cluster, Discovery, Endpoint, Protocol, Target};
 
 impl Cluster {
     /// One cluster, its defaults written out.
@@ -12,8 +12,10 @@ impl Cluster {
         let limit = |number: u32| if number == u32::MAX { Value::Null } else { number.into() };
         let mut out = object(json!({
             "name": &*self.name,
-            "type": match self.discovery {
+            "type": match &self.discovery {
                 Discovery::Static => "STATIC",
+                Discovery::Dns(dns) if dns.first_only => "LOGICAL_DNS",
+                Discovery::Dns(_) => "STRICT_DNS",
                 Discovery::OriginalDestination => "ORIGINAL_DST",
             },
             "lb_policy": balancer(&self.balancer),
@@ -27,15 +29,17 @@ impl Cluster {
                 "name": &*self.service.name,
                 "namespace": &*self.service.namespace,
             },
-            "endpoints": self.endpoints.iter().map(|endpoint| json!({
-                "address": &*endpoint.key,
-                "weight": endpoint.weight,
-                "labels": texts(endpoint.labels.iter()),
-            })).collect::<Vec<_>>(),
+            "endpoints": match &self.discovery {
+                Discovery::Dns(dns) => dns.targets.iter().map(target).collect::<Vec<_>>(),
+                _ => self.endpoints.iter().map(|endpoint| written(endpoint)).collect(),
+            },
             "connect_timeout": duration(self.connect_timeout),
             "idle_timeout": self.idle_timeout.map(duration),
             "origin": self.origin.to_string(),
         }));
+        if let Discovery::Dns(dns) = &self.discovery {
+            put(&mut out, "dns_failure_refresh_rate", duration(dns.refresh));
+        }
         let mut limits = Map::new();
         put(&mut limits, "max_connections", limit(self.limits.max_connections));
         put(&mut limits, "max_pending_requests", limit(self.limits.max_pending_requests));
@@ -69,6 +73,26 @@ impl Cluster {
             put(&mut out, "outlier_detection", Value::Object(inner));
         }
         Value::Object(out)
+    }
+}
+
+fn written(endpoint: &Endpoint) -> Value {
+    json!({
+        "address": &*endpoint.key,
+        "weight": endpoint.weight,
+        "labels": texts(endpoint.labels.iter()),
+    })
+}
+
+/// A name stands where an address would.
+fn target(target: &Target) -> Value {
+    match target {
+        Target::Address(endpoint) => written(endpoint),
+        Target::Name(named) => json!({
+            "address": format!("{}:{}", named.name, named.port),
+            "weight": named.weight,
+            "labels": texts(named.labels.iter()),
+        }),
     }
 }
 

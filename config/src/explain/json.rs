@@ -12,7 +12,7 @@ use crate::{
         action::{cors, fault, hash, operations, percent, redirect, retry, rewrite},
         duration, object, put,
     },
-    snapshot::Origin,
+    snapshot::{Discovery, Origin},
 };
 
 impl Explanation<'_> {
@@ -148,7 +148,12 @@ fn forwarded(trace: &ForwardTrace<'_>) -> Value {
 pub(super) fn place(place: &Place<'_>, out: &mut Map<String, Value>) {
     out.insert("cluster".to_owned(), place.name().into());
     match place {
-        Place::Known(cluster) => put(out, "origin", origin(&cluster.origin)),
+        Place::Known(cluster) => {
+            put(out, "origin", origin(&cluster.origin));
+            if let Discovery::Dns(dns) = &cluster.discovery {
+                put(out, "looked_up", dns.names().map(|name| &**name).collect());
+            }
+        }
         Place::Missing { why, .. } => put(out, "missing", why.as_str().into()),
     }
 }

@@ -219,6 +219,11 @@ impl Lines<'_, '_> {
         {
             self.more("it is for where the client was going, which an explicit listener does not know")?;
         }
+        if let Place::Known(cluster) = place
+            && let Discovery::Dns(dns) = &cluster.discovery
+        {
+            self.more(&words::of_dns(dns))?;
+        }
         match pick {
             Some(pick) => self.pick(pick),
             None => Ok(()),

@@ -6,7 +6,7 @@ use regex::Regex;
 use super::Check;
 use crate::{
     decide::{Condition, Peers, RequestView, cookie_value, query_value},
-    snapshot::{HashPolicy, HeaderKey, PathMatch, ValueMatch},
+    snapshot::{Dns, HashPolicy, HeaderKey, PathMatch, Target, ValueMatch},
 };
 
 /// Values are cut behind so many characters.
@@ -15,6 +15,19 @@ const LONGEST: usize = 200;
 /// Whether it is the prefix that every path has.
 pub(super) fn is_trivial(condition: &Condition<'_>) -> bool {
     matches!(condition, Condition::Path(PathMatch::Prefix { value, .. }) if matches!(&**value, "" | "/"))
+}
+
+/// Where the endpoints of a cluster by DNS come from.
+pub(super) fn of_dns(dns: &Dns) -> String {
+    let each = if dns.first_only { "the first address" } else { "the addresses" };
+    let names: Vec<_> = dns.names().map(|name| quoted(name)).collect();
+    let beside = dns.targets.iter().filter_map(|target| match target {
+        Target::Address(endpoint) => Some(format!("{}, ", endpoint.key)),
+        Target::Name(_) => None,
+    });
+    let beside: String = beside.collect();
+    let names = names.join(", ");
+    format!("its endpoints are {beside}{each} of {names}, looked up while the proxy runs")
 }
 
 pub(super) fn check(condition: &Condition<'_>, request: &RequestView<'_>, holds: bool) -> Check {

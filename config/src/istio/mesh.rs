@@ -39,6 +39,8 @@ pub(crate) struct Mesh {
     pub(crate) loggers: Vec<ProviderName>,
     pub(crate) outbound: OutboundMode,
     pub(crate) connect_timeout: Duration,
+    /// `dnsRefreshRate`: the longest wait before a name is looked up again that had no answer.
+    pub(crate) dns_refresh: Duration,
     pub(crate) keepalive: Option<Keepalive>,
     pub(crate) retries: Option<Retries>,
     pub(crate) inbound_retries: Retries,
@@ -84,6 +86,7 @@ impl Default for Mesh {
             loggers: Vec::new(),
             outbound: OutboundMode::AllowAny,
             connect_timeout: Duration::from_secs(10),
+            dns_refresh: Duration::from_secs(60),
             keepalive: None,
             retries: None,
             inbound_retries: Retries(Some(default_inbound_retry())),
@@ -141,6 +144,7 @@ pub(crate) fn read(document: &Node, sink: &mut Sink) -> Mesh {
             .map_or(default.outbound, |policy| outbound_mode(&policy)),
         connect_timeout: at_least_1ms(config.duration("connectTimeout"), sink)
             .unwrap_or(default.connect_timeout),
+        dns_refresh: at_least_1ms(config.duration("dnsRefreshRate"), sink).unwrap_or(default.dns_refresh),
         keepalive: config.object("tcpKeepalive").map(|block| keepalive(&block, sink)),
         retries: config.object("defaultHttpRetryPolicy").map(|block| read_retries(&block, sink)),
         inbound_retries: config

@@ -26,6 +26,7 @@ pub(crate) static MESH_CONFIG: Message = Message {
         yes("defaultProviders", Type::Object(&DEFAULT_PROVIDERS), "tracing_settings_are_compiled"),
         yes("outboundTrafficPolicy", Type::Object(&OUTBOUND), "unknown_hosts_follow_the_outbound_policy"),
         yes("connectTimeout", Type::Duration, "mesh_defaults_reach_every_cluster"),
+        yes("dnsRefreshRate", Type::Duration, "the_mesh_says_how_long_a_name_without_an_answer_waits"),
         yes("tcpKeepalive", Type::Object(&KEEPALIVE), "mesh_defaults_reach_every_cluster"),
         yes("defaultHttpRetryPolicy", Type::Object(&HTTP_RETRY), "mesh_defaults_reach_every_cluster"),
         yes(
@@ -76,7 +77,6 @@ pub(crate) static MESH_CONFIG: Message = Message {
         moot("trustDomainAliases", ISTIOD),
         moot("caCertificates", ISTIOD),
         moot("certificates", ISTIOD),
-        moot("dnsRefreshRate", ISTIOD),
         moot("thriftConfig", ISTIOD),
         moot("enablePrometheusMerge", ISTIOD),
         moot("verifyCertificateAtClient", ISTIOD),

@@ -22,12 +22,24 @@ pub(crate) struct ServiceEntry {
     pub(crate) resolution: Spanned<Resolution>,
     /// With the ports at which they serve the entry's.
     pub(crate) endpoints: Arc<[Workload]>,
-    /// How many endpoints are host names, and are not among `endpoints`.
-    pub(crate) by_name: usize,
     pub(crate) selector: Option<Labels>,
     /// `MESH_INTERNAL`: the selector selects pods too.
     pub(crate) internal: bool,
     pub(crate) exports: Exports,
+}
+
+impl ServiceEntry {
+    /// What is looked up where no endpoint is written: the host itself.
+    pub(crate) fn by_itself(&self, host: &Spanned<Box<str>>) -> Workload {
+        let workload = Workload {
+            address: Address::Name(host.value.as_ref().into()),
+            ports: BTreeMap::new(),
+            labels: Labels::new(),
+            weight: 1,
+            span: host.span,
+        };
+        Workload { ports: served_by(&self.ports, &workload), ..workload }
+    }
 }
 
 /// Where a workload serves each port: its own port of that name, else the target port, else the port itself.
@@ -53,13 +65,27 @@ pub(crate) struct ServicePort {
 pub(crate) enum Resolution {
     None,
     Static,
-    Dns,
+    /// Names are looked up.
+    Dns {
+        /// Only the first address of each answer counts.
+        first_only: bool,
+    },
+    /// `DYNAMIC_DNS`: the name in each request is looked up.
+    Dynamic,
+}
+
+/// Where a workload is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Address {
+    Ip(IpAddr),
+    /// A host name in lower case, for services that are resolved by DNS.
+    Name(Arc<str>),
 }
 
 /// An entry of `endpoints`, or a `WorkloadEntry`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Workload {
-    pub(crate) address: IpAddr,
+    pub(crate) address: Address,
     pub(crate) ports: BTreeMap<Arc<str>, u16>,
     pub(crate) labels: Labels,
     pub(crate) weight: u32,
@@ -80,7 +106,7 @@ pub(crate) static SERVICE_ENTRY: Message = Message {
         yes(
             "resolution",
             Type::Enum(&["NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"]),
-            "an_original_destination_has_no_endpoint_and_that_is_said",
+            "each_resolution_finds_endpoints_in_its_own_way",
         ),
         yes("endpoints", Type::List(&Type::Object(&WORKLOAD_ENTRY)), "the_seed_compiles"),
         yes("workloadSelector", Type::Object(&SELECTOR), "workload_entries_are_selected_by_label"),
@@ -125,7 +151,9 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> ServiceEnt
     let resolution = Spanned {
         value: match resolution.map_or("NONE", |text| text.value) {
             "STATIC" => Resolution::Static,
-            "DNS" | "DNS_ROUND_ROBIN" | "DYNAMIC_DNS" => Resolution::Dns,
+            "DNS" => Resolution::Dns { first_only: false },
+            "DNS_ROUND_ROBIN" => Resolution::Dns { first_only: true },
+            "DYNAMIC_DNS" => Resolution::Dynamic,
             _ => Resolution::None,
         },
         span: resolution.map_or(spec.span(), |text| text.span),
@@ -144,13 +172,12 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> ServiceEnt
         );
         found.help("write `resolution: STATIC`");
     }
-    let dns = resolution.value == Resolution::Dns;
+    let named = matches!(resolution.value, Resolution::Dns { .. } | Resolution::Dynamic);
     let ports = ports(spec, sink);
-    let endpoints = entries.iter().filter_map(|entry| workload(entry, dns, sink));
+    let endpoints = entries.iter().filter_map(|entry| workload(entry, named, sink));
     let endpoints: Arc<[_]> =
         endpoints.map(|workload| Workload { ports: served_by(&ports, &workload), ..workload }).collect();
     ServiceEntry {
-        by_name: entries.len().saturating_sub(endpoints.len()),
         hosts,
         addresses: addresses(spec, sink),
         ports,
@@ -210,20 +237,13 @@ pub(crate) fn service_port(entry: &Object<'_>, sink: &mut Sink) -> Option<Servic
     })
 }
 
-/// `None` after a report. Where names are resolved a host name is left out in silence: the service was reported.
-pub(crate) fn workload(entry: &Object<'_>, by_name: bool, sink: &mut Sink) -> Option<Workload> {
+/// `None` after a report. Host names are addresses only where names are looked up.
+fn workload(entry: &Object<'_>, named: bool, sink: &mut Sink) -> Option<Workload> {
     let Some(address) = entry.text("address") else {
         sink.report(Code::MissingField, entry.span(), "the endpoint has no address");
         return None;
     };
-    let Ok(ip) = address.value.parse() else {
-        if !by_name {
-            let message = format!("`{}` is not an IP address", address.value);
-            let found = sink.report(Code::InvalidEndpoint, address.span, message);
-            found.help("static endpoints are IP addresses; unix sockets are not built yet");
-        }
-        return None;
-    };
+    let address = address_of(&address, named, sink)?;
     let mut ports = BTreeMap::new();
     for pair in entry.entries("ports") {
         let number = pair.value.text().and_then(|text| text.parse().ok());
@@ -240,12 +260,35 @@ pub(crate) fn workload(entry: &Object<'_>, by_name: bool, sink: &mut Sink) -> Op
         })
     });
     check_labels(entry.entries("labels"), sink);
-    Some(Workload { address: ip, ports, labels: entry.labels("labels"), weight, span: entry.span() })
+    Some(Workload { address, ports, labels: entry.labels("labels"), weight, span: entry.span() })
 }
 
-/// A `WorkloadEntry`: its labels are those of its metadata and of its spec.
+/// The address of an endpoint; `None` after a report.
+pub(crate) fn address_of(text: &Spanned<&str>, named: bool, sink: &mut Sink) -> Option<Address> {
+    if let Ok(ip) = text.value.parse() {
+        return Some(Address::Ip(ip));
+    }
+    let is_socket = text.value.starts_with("unix:");
+    if named && !is_socket && !text.value.contains('*') {
+        return check_name(text, sink).then(|| Address::Name(text.value.to_ascii_lowercase().into()));
+    }
+    let message = match named {
+        true => format!("`{}` is neither an IP address nor a host name", text.value),
+        false => format!("`{}` is not an IP address", text.value),
+    };
+    let found = sink.report(Code::InvalidEndpoint, text.span, message);
+    found.help(match (named, is_socket) {
+        (_, true) => "unix sockets are not built yet",
+        (true, false) => "endpoints are IP addresses and full host names",
+        (false, false) => "static endpoints are IP addresses; `resolution: DNS` looks host names up",
+    });
+    None
+}
+
+/// A `WorkloadEntry`: its labels are those of its metadata and of its spec. Whether its address may be a host name
+/// depends on the service that selects it.
 pub(crate) fn workload_entry(spec: &Object<'_>, meta: &Meta, sink: &mut Sink) -> Option<Workload> {
-    let workload = workload(spec, false, sink)?;
+    let workload = workload(spec, true, sink)?;
     let mut labels = meta.labels.clone();
     labels.extend(workload.labels);
     Some(Workload { labels, ..workload })

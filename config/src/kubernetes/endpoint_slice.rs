@@ -116,7 +116,8 @@ pub(crate) fn read(document: &Node, meta: Meta, sink: &mut Sink) -> Option<Endpo
     let Some(family) = Family::read(kind.value) else {
         let message = format!("{} holds host names", meta.resource());
         let found = sink.report(Code::NotResolved, kind.span, message);
-        found.label("its endpoints are left out").note("host names are not looked up yet");
+        found.label("its endpoints are left out").note("Istio leaves them out too");
+        found.help("write a ServiceEntry with `resolution: DNS`, or a Service of type ExternalName");
         return None;
     };
     let ports = slice.objects("ports");

@@ -18,12 +18,14 @@ use pod::Pod;
 use service::Service;
 
 use crate::{
-    fields::Spanned,
-    istio::{Meta, service_entry::Workload},
-    registry::{self, View},
+    fields::{Labels, Spanned},
+    istio::{
+        Meta,
+        service_entry::{Address, Resolution, Workload},
+    },
+    registry::{self, View, leave_names_out},
     report::Code,
     sink::Sink,
-    snapshot::Discovery,
     yaml::Node,
 };
 
@@ -55,16 +57,33 @@ impl Cluster {
         let mut out = Vec::new();
         for service in self.services.iter().filter(|service| view.sees(&service.meta, &service.exports)) {
             if let Some(name) = &service.external {
-                let message = format!("{} is an alias of `{}`", service.meta.resource(), name.value);
-                let found = sink.report(Code::NotResolved, name.span, message);
-                found.label("the service is left out").note("host names are not looked up yet");
-                found.help("write a ServiceEntry with `resolution: STATIC` for this host");
+                self.check_alias(service, name, sink);
+                out.push(alias(service, name));
                 continue;
             }
             let slices = slices.get(&service.key()).map(Vec::as_slice).unwrap_or_default();
             out.push(registered(service, slices, &pods, workloads, sink));
         }
         out
+    }
+
+    /// Istio gives the alias of a service what the service has; here it is a name like any other.
+    fn check_alias(&self, service: &Service, name: &Spanned<Address>, sink: &mut Sink) {
+        let alias = service.meta.resource();
+        if service.ports.is_empty() {
+            let message = format!("{alias} has no ports");
+            let found = sink.report(Code::NotResolved, name.span, message);
+            found.label("no listener carries it").help("list the `ports` at which it is called");
+        }
+        let Address::Name(host) = &name.value else { return };
+        let host = host.strip_suffix('.').unwrap_or(host);
+        if let Some(of) = self.services.iter().find(|other| *other.host == *host) {
+            let message = format!("{alias} is an alias of {}", of.meta.resource());
+            let found = sink.report(Code::AliasOfService, name.span, message);
+            found.label("is looked up by DNS").note(of.meta.reference());
+            found.note("the rules, subsets and endpoints of that service do not apply to the alias");
+            found.help("route to that service with a VirtualService");
+        }
     }
 
     fn slices_by_service(&self, sink: &mut Sink) -> HashMap<(&str, &str), Vec<&EndpointSlice>> {
@@ -95,6 +114,29 @@ fn report_stray(slice: &EndpointSlice, sink: &mut Sink) {
         .help("a slice belongs to the Service of its namespace that the label names");
 }
 
+/// A service of the one endpoint that its `externalName` is, at the ports of the service.
+fn alias(service: &Service, name: &Spanned<Address>) -> registry::Service {
+    let ports: Vec<_> = service.ports.iter().map(|port| port.port.clone()).collect();
+    let endpoint = Workload {
+        address: name.value.clone(),
+        ports: ports.iter().map(|port| (port.name.clone(), port.number)).collect(),
+        labels: Labels::new(),
+        weight: 1,
+        span: name.span,
+    };
+    registry::Service {
+        host: service.host.clone(),
+        meta: service.meta.clone(),
+        addresses: service.addresses.clone(),
+        ports,
+        endpoints: [endpoint].into(),
+        without_pod: 0,
+        headless: false,
+        resolution: Resolution::Dns { first_only: false },
+        origin: service.meta.origin(service.meta.span),
+    }
+}
+
 fn registered(
     service: &Service,
     slices: &[&EndpointSlice],
@@ -115,7 +157,7 @@ fn registered(
                 }
                 without_pod += usize::from(pod.is_none());
                 endpoints.push(Workload {
-                    address,
+                    address: Address::Ip(address),
                     ports: slice.ports.clone(),
                     labels: pod.map(|pod| pod.meta.labels.clone()).unwrap_or_default(),
                     weight: 1,
@@ -124,7 +166,8 @@ fn registered(
             }
         }
     }
-    let selected = service.selected(workloads);
+    let mut selected = service.selected(workloads);
+    leave_names_out(&mut selected, &service.meta, sink);
     if slices.is_empty() && selected.is_empty() {
         let message = format!("no EndpointSlice tells the endpoints of {}", service.meta.resource());
         let found = sink.report(Code::NoEndpoints, service.meta.span, message);
@@ -140,7 +183,7 @@ fn registered(
         endpoints: endpoints.into(),
         without_pod,
         headless: service.headless,
-        discovery: Discovery::Static,
+        resolution: Resolution::Static,
         origin: service.meta.origin(service.meta.span),
     }
 }

@@ -4,7 +4,10 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::{
-    istio::{Meta, service_entry::Workload},
+    istio::{
+        Meta,
+        service_entry::{Address, Workload},
+    },
     yaml::Node,
 };
 
@@ -41,7 +44,7 @@ impl Pod {
     /// As an endpoint of a `ServiceEntry` that selects it; a pod that is not ready is none.
     pub(crate) fn workload(&self) -> Option<Workload> {
         Some(Workload {
-            address: *self.addresses.first().filter(|_| self.ready)?,
+            address: Address::Ip(*self.addresses.first().filter(|_| self.ready)?),
             ports: BTreeMap::new(),
             labels: self.meta.labels.clone(),
             weight: 1,

@@ -7,7 +7,7 @@ use crate::{
     fields::{Labels, Message, Object, Spanned, Type, moot, warned, yes},
     istio::{
         Exports, Meta, PortProtocol, port, protocol_of, selects,
-        service_entry::{ServicePort, Workload},
+        service_entry::{Address, ServicePort, Workload, address_of},
     },
     report::Code,
     sink::Sink,
@@ -24,7 +24,7 @@ pub(crate) struct Service {
     pub(crate) addresses: Vec<Spanned<Box<str>>>,
     pub(crate) headless: bool,
     /// `externalName`: the service is an alias.
-    pub(crate) external: Option<Spanned<Box<str>>>,
+    pub(crate) external: Option<Spanned<Address>>,
     pub(crate) ports: Vec<KubernetesPort>,
     selector: Option<Labels>,
     /// The first of `ipFamilies`: Istio's sidecars are not dual-stack by default.
@@ -68,8 +68,8 @@ pub(crate) static SERVICE: Message = Message {
         ),
         yes("selector", Type::Map(&Type::Text), "a_kubernetes_service_selects_workload_entries"),
         yes("ipFamilies", Type::List(&Type::Text), "slices_of_the_first_ip_family_count"),
-        moot("externalName", "the alias is left out with a warning: host names are not looked up yet"),
-        moot("type", "every type but ExternalName has endpoints"),
+        yes("externalName", Type::Text, "an_alias_is_looked_up"),
+        yes("type", Type::Text, "an_alias_is_looked_up"),
         moot("publishNotReadyAddresses", "Kubernetes lists such endpoints as ready"),
         warned("trafficDistribution", Type::Text, "balancing by locality is not built yet"),
         moot("internalTrafficPolicy", "`Cluster` is what is done; `Local` is a warning"),
@@ -102,10 +102,10 @@ static SERVICE_PORT: Message = Message {
 /// Who sees the service: names by commas.
 const EXPORT_TO: &str = "networking.istio.io/exportTo";
 
-/// Reads the spec.
-pub(crate) fn read(document: &Node, spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> Service {
-    let external =
-        spec.text("externalName").filter(|_| spec.text("type").is_some_and(|t| t.value == "ExternalName"));
+/// Reads the spec; `None` after a report.
+pub(crate) fn read(document: &Node, spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> Option<Service> {
+    let is_alias = spec.text("type").is_some_and(|kind| kind.value == "ExternalName");
+    let external = if is_alias { Some(external(spec, sink)?) } else { None };
     let cluster_ip = spec.text("clusterIP");
     let written = spec.texts("clusterIPs");
     let addresses = if written.is_empty() { cluster_ip.into_iter().collect() } else { written };
@@ -121,17 +121,26 @@ pub(crate) fn read(document: &Node, spec: &Object<'_>, meta: Meta, sink: &mut Si
         let names = text.value.split(',').map(str::trim).filter(|name| !name.is_empty());
         names.map(|value| Spanned { value, span: text.span }).collect::<Vec<_>>()
     });
-    Service {
+    Some(Service {
         host: meta.domain.host(&meta.name, &meta.namespace).into(),
         addresses: addresses.iter().filter_map(address).collect(),
         headless: cluster_ip.is_some_and(|ip| ip.value == "None"),
-        external: external.map(|name| Spanned { value: name.value.into(), span: name.span }),
+        external,
         ports,
         selector: Some(spec.labels("selector")).filter(|labels| !labels.is_empty()),
         family: spec.texts("ipFamilies").first().and_then(|family| Family::read(family.value)),
         exports: Exports::of(&exports.unwrap_or_default(), &meta.namespace, true, sink),
         meta,
-    }
+    })
+}
+
+/// Where an alias leads; `None` after a report.
+fn external(spec: &Object<'_>, sink: &mut Sink) -> Option<Spanned<Address>> {
+    let Some(name) = spec.text("externalName") else {
+        sink.report(Code::MissingField, spec.span(), "a Service of type ExternalName needs externalName");
+        return None;
+    };
+    Some(Spanned { value: address_of(&name, true, sink)?, span: name.span })
 }
 
 /// `None` for headless services and those that have no address yet.

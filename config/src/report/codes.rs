@@ -83,6 +83,8 @@ codes! {
     UnlabelledEndpoints 310 Warning "" "a subset selects among endpoints whose labels are not known"
     StraySlice 311 Warning "" "an EndpointSlice belongs to no Service"
     NoEndpoints 312 Warning "" "no EndpointSlice belongs to a Service"
+    NamedWorkload 320 Warning "" "a service selects a host name that it does not look up"
+    AliasOfService 321 Warning "" "an ExternalName is that of a service of the mesh"
     NoListener 401 Warning "" "there is nothing to listen on"
     DuplicateListener 402 Error "" "two listeners share an address"
     SeveralSidecars 403 Warning "IST0111" "several sidecars apply"

@@ -72,6 +72,8 @@ const PAGES: &[(&str, &str)] = &[
     page!("0310"),
     page!("0311"),
     page!("0312"),
+    page!("0320"),
+    page!("0321"),
     page!("0401"),
     page!("0402"),
     page!("0403"),

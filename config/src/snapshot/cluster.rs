@@ -9,7 +9,7 @@ use super::origin::Origin;
 pub struct ClusterId(pub u32);
 
 /// A group of endpoints that are balanced, limited and watched together.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cluster {
     /// `outbound|port|subset|host`: users see it in logs and metrics, and state is keyed by it.
     pub name: Arc<str>,
@@ -17,7 +17,8 @@ pub struct Cluster {
     pub service: Service,
     /// How its endpoints are known.
     pub discovery: Discovery,
-    /// All endpoints, in order of the documents (the order counts for ring hash).
+    /// In order of the documents (the order counts for ring hash). None where names are looked up: while the proxy runs,
+    /// they are made from the targets of [`Dns`].
     pub endpoints: Box<[Arc<Endpoint>]>,
     /// Balancing policy.
     pub balancer: Balancer,
@@ -61,12 +62,57 @@ pub struct Service {
 }
 
 /// How the endpoints of a cluster are known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Discovery {
     /// Listed in the documents.
     Static,
+    /// Listed, but at least one by a host name that is looked up again and again while the proxy runs.
+    Dns(Box<Dns>),
     /// Wherever the client was going: an explicit listener knows no such address, so there is no endpoint.
     OriginalDestination,
+}
+
+/// Istio `ServiceEntry.resolution: DNS` or `DNS_ROUND_ROBIN`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns {
+    /// In order of the documents; each address of a name takes the name's place.
+    pub targets: Box<[Target]>,
+    /// Only the first address of each answer is used (`DNS_ROUND_ROBIN`, Envoy `LOGICAL_DNS`).
+    pub first_only: bool,
+    /// The longest wait before a name is looked up again that had no answer (Istio `MeshConfig.dnsRefreshRate`).
+    pub refresh: Duration,
+}
+
+impl Dns {
+    /// The names to look up.
+    pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.targets.iter().filter_map(|target| match target {
+            Target::Name(endpoint) => Some(&endpoint.name),
+            Target::Address(_) => None,
+        })
+    }
+}
+
+/// An endpoint as written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// By its address.
+    Address(Arc<Endpoint>),
+    /// By a name.
+    Name(NamedEndpoint),
+}
+
+/// An endpoint for each address of a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedEndpoint {
+    /// The host name.
+    pub name: Arc<str>,
+    /// Port to connect to.
+    pub port: u16,
+    /// Weight of each address.
+    pub weight: u32,
+    /// Labels of each address.
+    pub labels: BTreeMap<Arc<str>, Arc<str>>,
 }
 
 /// One address that serves a cluster.
@@ -76,6 +122,8 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// `ip:port`, the key of ring hash and Maglev and the `upstream_host` of the log.
     pub key: Arc<str>,
+    /// The name that it is an address of; empty where the documents say the address.
+    pub hostname: Arc<str>,
     /// Load balancing weight, 1 or more.
     pub weight: u32,
     /// Labels, by which subsets select and metrics name the workload.

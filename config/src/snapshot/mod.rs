@@ -20,7 +20,8 @@ pub use action::{
     Redirect, RedirectScheme, RetryOn, RetryPolicy, WeightedCluster,
 };
 pub use cluster::{
-    Balancer, Cluster, ClusterId, Discovery, Endpoint, Keepalive, Limits, Outlier, Protocol, Service,
+    Balancer, Cluster, ClusterId, Discovery, Dns, Endpoint, Keepalive, Limits, NamedEndpoint, Outlier,
+    Protocol, Service, Target,
 };
 pub use destination::{Destination, OtlpProtocol, TelemetryDefaults};
 pub use filter::{AbortStatus, Cors, Fault, FaultAbort, FaultDelay, Share};

@@ -3,7 +3,7 @@
 use outrigger_config::compatibility::compatibility_markdown;
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/compatibility.md");
-const TESTS: [&str; 16] = [
+const TESTS: [&str; 17] = [
     include_str!("access_logs.rs"),
     include_str!("actions.rs"),
     include_str!("delegates.rs"),
@@ -12,6 +12,7 @@ const TESTS: [&str; 16] = [
     include_str!("kubernetes.rs"),
     include_str!("matching.rs"),
     include_str!("mesh.rs"),
+    include_str!("names.rs"),
     include_str!("policies.rs"),
     include_str!("receivers.rs"),
     include_str!("registry.rs"),

@@ -3,7 +3,7 @@
 use outrigger_config::{
     decide::{ConnectionView, decide_tcp},
     report::Code,
-    snapshot::{Carried, ClusterRef, Protocol, Snapshot},
+    snapshot::{Carried, ClusterRef, Discovery, Protocol, Snapshot, Target},
 };
 
 use crate::support::{Request, cluster, codes, findings, loaded, snapshot, table};
@@ -250,12 +250,31 @@ fn slices_of_names_are_left_out_and_said_so() {
 }
 
 #[test]
-fn an_alias_is_left_out_and_said_so() {
-    let alias = "---\napiVersion: v1\nkind: Service\nmetadata: { name: alias, namespace: shop }\n\
-                 spec: { type: ExternalName, externalName: www.example.com, ports: [{ port: 80 }] }\n";
-    let loaded = loaded(&[&(mesh() + alias)]);
-    assert_eq!(codes(&loaded.warnings), [Code::NotResolved]);
-    assert_eq!(Request::to("alias.shop").route(table(&loaded.snapshot, "80")), Some("allow_any"));
+fn an_alias_is_looked_up() {
+    let alias = |spec: &str| {
+        format!(
+            "{}---\napiVersion: v1\nkind: Service\nmetadata: {{ name: alias, namespace: shop }}\n\
+             spec: {{ type: ExternalName, {spec} }}\n",
+            mesh()
+        )
+    };
+    let ports = "ports: [{ port: 80, targetPort: 8080 }]";
+    let dns = loaded(&[&alias(&format!("externalName: WWW.example.com., {ports}"))]);
+    assert_eq!(codes(&dns.warnings), []);
+    let name = "outbound|80||alias.shop.svc.cluster.local";
+    assert_eq!(Request::to("alias.shop").answer(&dns.snapshot, "80", 0), name);
+    let Discovery::Dns(found) = &cluster(&dns.snapshot, name).discovery else { panic!("it is by DNS") };
+    let Target::Name(target) = &found.targets[0] else { panic!("it is a name") };
+    assert_eq!((&*target.name, target.port, found.targets.len()), ("www.example.com.", 80, 1));
+
+    let fixed = loaded(&[&alias(&format!("externalName: 10.9.0.1, {ports}"))]);
+    assert_eq!(cluster(&fixed.snapshot, name).endpoints[0].key.as_ref(), "10.9.0.1:80");
+    let report = |spec: &str| codes(&findings(&[&alias(spec)]));
+    assert_eq!(report("externalName: www.example.com"), [Code::NotResolved], "no listener carries it");
+    assert_eq!(report(ports), [Code::MissingField]);
+    assert_eq!(report(&format!("externalName: a_b, {ports}")), [Code::InvalidHost]);
+    let own = format!("externalName: web.shop.svc.cluster.local, {ports}");
+    assert_eq!(report(&own), [Code::AliasOfService]);
 }
 
 #[test]

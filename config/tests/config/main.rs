@@ -17,6 +17,7 @@ mod kubernetes;
 mod lints;
 mod matching;
 mod mesh;
+mod names;
 mod policies;
 mod receivers;
 mod reference;

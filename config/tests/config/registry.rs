@@ -52,17 +52,6 @@ fn workload_entries_are_selected_by_label() {
 }
 
 #[test]
-fn a_service_that_cannot_be_resolved_is_left_out_and_said_so() {
-    let with = |resolution: &str| MESH.replacen("resolution: STATIC", resolution, 1);
-    let dns = with("resolution: DNS");
-    assert_eq!(keys(&[&dns], 8080).len(), 3, "addresses need no lookup");
-    let named = dns.replace("address: 10.1.0.2", "address: reviews.example.com");
-    let loaded = loaded(&[&named]);
-    assert_eq!(codes(&loaded.warnings), [Code::NotResolved, Code::IdleListener]);
-    assert_eq!(Request::to("reviews").answer(&loaded.snapshot, "8080", 0), "PassthroughCluster");
-}
-
-#[test]
 fn an_original_destination_has_no_endpoint_and_that_is_said() {
     let none = MESH.replacen("resolution: STATIC", "resolution: NONE", 1);
     assert_eq!(
@@ -78,7 +67,7 @@ fn an_original_destination_has_no_endpoint_and_that_is_said() {
     let name = outbound(8080, "", REVIEWS);
     assert_eq!(Request::to("reviews").answer(&loaded.snapshot, "8080", 0), name, "not the last resort");
     let cluster = cluster(&loaded.snapshot, &name);
-    assert_eq!((cluster.discovery, cluster.endpoints.len()), (Discovery::OriginalDestination, 0));
+    assert_eq!((&cluster.discovery, cluster.endpoints.len()), (&Discovery::OriginalDestination, 0));
 }
 
 #[test]

@@ -117,6 +117,14 @@ spec:
   endpoints: [{ address: 10.7.0.1 }, { address: 10.7.0.2 }]
 ---
 apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: { name: named }
+spec:
+  hosts: [named.example.com]
+  resolution: DNS
+  ports: [{ number: 8080, name: http }]
+---
+apiVersion: networking.istio.io/v1
 kind: EnvoyFilter
 metadata: { name: other }
 spec: { workloadSelector: { labels: { app: other } } }

@@ -87,7 +87,7 @@ fn cluster_lines(cluster: &ClusterState, page: &mut String) -> std::fmt::Result 
         });
         lines?;
         for (key, value) in [
-            ("hostname", ""),
+            ("hostname", &*host.endpoint.hostname),
             ("health_flags", if host.is_ejected() { "/failed_outlier_check" } else { "healthy" }),
             ("weight", itoa::Buffer::new().format(host.endpoint.weight)),
             ("region", ""),
@@ -151,6 +151,9 @@ fn host_json(host: &Host) -> Value {
         }}),
     );
     status.insert("stats".to_owned(), json!(stats));
+    if !host.endpoint.hostname.is_empty() {
+        status.insert("hostname".to_owned(), (*host.endpoint.hostname).into());
+    }
     status.insert("weight".to_owned(), host.endpoint.weight.into());
     status.insert("locality".to_owned(), json!({}));
     status.insert("ejections".to_owned(), report.times.into());

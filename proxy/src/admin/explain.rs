@@ -39,7 +39,7 @@ pub(super) async fn answer(
     let question = if is_json { from_json(written) } else { from_text(written) };
     let published = published.load();
     match question.and_then(|question| {
-        explain(&published, &bound.listeners(), &question).map_err(|error| error.to_string())
+        explain(&published, Some(&bound.listeners()), &question).map_err(|error| error.to_string())
     }) {
         Ok(explained) if is_json || as_json => json(&explained.to_json()),
         Ok(explained) => text(StatusCode::OK, explained.to_string()),

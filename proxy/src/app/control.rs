@@ -32,12 +32,14 @@ use crate::{
     net::listen::Workers,
     reload::{Documents, POLL, Sources, Unreadable, Watcher},
     telemetry::{LogQueue, Metrics, Outbox, Queues, Requests},
-    upstream::{Published, Upstreams},
+    upstream::{Lookup, Published, Upstreams},
     worker::WorkerStats,
 };
 
 /// How long the end of the process waits for the last log lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
+/// How long a configuration waits for the first answers about its names. Later ones count as soon as they come.
+const FIRST_ANSWERS: Duration = Duration::from_secs(2);
 /// How often a configuration is tried again that was refused for an address in use.
 const RETRY: Duration = Duration::from_secs(2);
 /// Descriptors that are not for connections: files, pages, the runtime.
@@ -82,7 +84,7 @@ pub(super) fn run(
     // Whoever waits for the start is in `App::start`, and stays there until told.
     match runtime {
         Ok(runtime) => runtime.block_on(async {
-            match Process::start(options, control) {
+            match Process::start(options, control).await {
                 Ok(mut process) => {
                     let _ = started.send(Ok(Arc::clone(&process.bound)));
                     process.serve(&mut commands).await;
@@ -97,7 +99,7 @@ pub(super) fn run(
 
 impl Process {
     /// Loads, binds, then starts threads: what can fail comes first.
-    fn start(options: Options, control: Control) -> Result<Self, StartError> {
+    async fn start(options: Options, control: Control) -> Result<Self, StartError> {
         let sources = Sources::new(options.config, options.mesh_config);
         let documents = sources.read()?;
         let mut loader = Loader::new(options.node.clone(), options.otel.defaults.clone())
@@ -120,6 +122,9 @@ impl Process {
             .collect::<Result<Vec<_>, _>>()?;
 
         let upstreams = Arc::new(Upstreams::new());
+        let resolving = Arc::clone(&upstreams);
+        tokio::spawn(async move { resolving.resolve(Lookup::of_system).await });
+        upstreams.prepare(&snapshot, FIRST_ANSWERS).await;
         let published = Arc::new(ArcSwap::new(upstreams.publish(Arc::clone(&snapshot))));
         let drain = Arc::new(Drain::default());
         let config = Arc::new(ConfigStatus::default());
@@ -270,6 +275,7 @@ impl Process {
                 match self.listeners.prepare(&snapshot) {
                     Ok(prepared) => {
                         warn_of(&loaded.warnings);
+                        self.upstreams.prepare(&snapshot, FIRST_ANSWERS).await;
                         self.listeners.dismiss(&snapshot, &self.published.load());
                         let old = self.published.swap(self.upstreams.publish(Arc::clone(&snapshot)));
                         self.listeners.follow(prepared, &snapshot);

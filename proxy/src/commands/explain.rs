@@ -89,7 +89,7 @@ pub(super) fn run(args: &ExplainArgs) -> ExitCode {
         }
     };
     let published = Upstreams::new().publish(Arc::new(loaded.snapshot));
-    match explain(&published, &[], &question) {
+    match explain(&published, None, &question) {
         Ok(explained) => {
             match args.output {
                 Output::Text => show(&explained.to_string()),

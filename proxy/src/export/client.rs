@@ -225,6 +225,7 @@ fn outside(to: &Destination, addresses: &[SocketAddr]) -> Cluster {
         Arc::new(Endpoint {
             address: *address,
             key: address.to_string().into(),
+            hostname: "".into(),
             weight: 1,
             labels: BTreeMap::new(),
         })

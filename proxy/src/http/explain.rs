@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri,
 use outrigger_config::{
     decide::Peers,
     explain::{ConnectionExplanation, Explanation, ForwardTrace, Pick, Picked, Standing, explain_connection},
-    snapshot::{Balancer, ClusterRef, Listener, Snapshot},
+    snapshot::{Balancer, Cluster, ClusterRef, Discovery, Listener, Snapshot},
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use serde_json::{Value, json};
@@ -115,19 +115,23 @@ fn header(line: &str) -> Option<(HeaderName, HeaderValue)> {
     Some((name.trim().parse().ok()?, value.trim().parse().ok()?))
 }
 
-/// Explains. `bound` is where listeners are bound, by their names: a port of the URL may be the configured or the bound one.
+/// Explains. `bound` is where the listeners of a running proxy are bound, by their names: a port of the URL may be the
+/// configured or the bound one. Without a proxy that runs no name was looked up, and no endpoint is chosen among those of
+/// a cluster with names.
 pub(crate) fn explain<'p>(
     published: &'p Published,
-    bound: &[(Arc<str>, SocketAddr)],
+    bound: Option<&[(Arc<str>, SocketAddr)]>,
     question: &Question,
 ) -> Result<Explained<'p>, Unanswerable> {
     let snapshot = &*published.snapshot;
+    let (runs, bound) = (bound.is_some(), bound.unwrap_or_default());
+    let known = |cluster: &Cluster| runs || !matches!(cluster.discovery, Discovery::Dns(_));
     let listener = listener(snapshot, bound, question);
     let local = |listener: &Listener| {
         bound.iter().find(|(name, _)| *name == listener.name).map_or(listener.bind, |(_, at)| *at)
     };
     if let Ok(listener) = &listener
-        && let Some(connection) = connection(published, listener, local(listener), question)
+        && let Some(connection) = connection(published, listener, local(listener), known, question)
     {
         return Ok(Explained::Connection(Box::new(connection)));
     }
@@ -153,7 +157,7 @@ pub(crate) fn explain<'p>(
     if let Some(forward) = explanation.forward_mut() {
         let limits = timeout::limits(forward.forward, &parts.headers, is_grpc(&parts.headers));
         (forward.timeout, forward.per_try_timeout) = (limits.overall, limits.per_try);
-        picks(published, forward, &mut rng, seeded);
+        picks(published, forward, known, &mut rng, seeded);
     }
     Ok(Explained::Decided(Box::new(explanation)))
 }
@@ -203,6 +207,7 @@ fn connection<'p>(
     published: &'p Published,
     listener: &'p Listener,
     local: SocketAddr,
+    known: impl Fn(&Cluster) -> bool,
     question: &Question,
 ) -> Option<ConnectionExplanation<'p>> {
     let encrypted = matches!(question.url.scheme_str(), Some("https" | "tls"));
@@ -217,7 +222,9 @@ fn connection<'p>(
     let mut explanation = explain_connection(&published.snapshot, listener, name, peers, draws)?;
     let (open, key) = (explanation.taken().is_none(), explanation.key);
     for share in explanation.shares.iter_mut().filter(|share| open || share.taken) {
-        if let ClusterRef::Known(id) = share.entry.cluster {
+        if let ClusterRef::Known(id) = share.entry.cluster
+            && known(&published.snapshot[id])
+        {
             share.pick = Some(pick(published.cluster(id), key, &mut rng, seeded));
         }
     }
@@ -285,11 +292,19 @@ fn request(question: &Question) -> Result<Request<()>, Unanswerable> {
 }
 
 /// The endpoint of the destination that is taken, or of every one while that is open.
-fn picks(published: &Published, forward: &mut ForwardTrace<'_>, rng: &mut SmallRng, seeded: bool) {
+fn picks(
+    published: &Published,
+    forward: &mut ForwardTrace<'_>,
+    known: impl Fn(&Cluster) -> bool,
+    rng: &mut SmallRng,
+    seeded: bool,
+) {
     let open = forward.taken().is_none();
     let key = forward.key;
     for bucket in forward.buckets.iter_mut().filter(|bucket| open || bucket.taken) {
-        if let ClusterRef::Known(id) = bucket.entry.cluster {
+        if let ClusterRef::Known(id) = bucket.entry.cluster
+            && known(&published.snapshot[id])
+        {
             bucket.pick = Some(pick(published.cluster(id), key, rng, seeded));
         }
     }

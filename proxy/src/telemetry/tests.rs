@@ -36,6 +36,7 @@ pub(super) fn cluster() -> Arc<Cluster> {
     let endpoint = Endpoint {
         address,
         key: address.to_string().into(),
+        hostname: "".into(),
         weight: 1,
         labels: text(&[("app", "otlp"), ("version", "v1.0.0")]),
     };

@@ -10,13 +10,14 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use outrigger_config::snapshot::{ClusterId, Snapshot};
+use outrigger_config::snapshot::{Cluster, ClusterId, Snapshot};
 use tokio::{sync::Notify, time::Instant};
 
 pub mod balance;
 mod breaker;
 mod cluster;
 mod connect;
+mod dns;
 mod host;
 mod outlier;
 pub mod pool;
@@ -31,6 +32,7 @@ pub use balance::{Balancers, HostSet};
 pub use breaker::{Breaker, ConnectionPermit, Overflow, PendingPermit, RequestPermit, Resource, RetryPermit};
 pub use cluster::ClusterState;
 pub(crate) use connect::transport_failure;
+pub(crate) use dns::Lookup;
 pub use host::{Host, HostId};
 pub use outlier::{Ejection, EjectionReport, Outcome, Reason};
 pub use pool::{Lease, PoolError, Pools, ResetReason, ResponseBody, SendError, Sent, Wire};
@@ -40,8 +42,20 @@ pub use tcp::{DialError, TcpConnection};
 /// The cluster states of the process, by name. Belongs to the control thread.
 #[derive(Debug, Default)]
 pub struct Upstreams {
-    clusters: Mutex<HashMap<Arc<str>, Arc<ClusterState>>>,
+    clusters: Mutex<HashMap<Arc<str>, Known>>,
     wake: Arc<Notify>,
+    names: Mutex<dns::Names>,
+    /// There are new names to look up.
+    due: Notify,
+    /// A name was looked up.
+    learned: Notify,
+}
+
+/// A cluster with what the configuration says of it; its state knows the addresses of names too.
+#[derive(Debug)]
+struct Known {
+    described: Arc<Cluster>,
+    state: Arc<ClusterState>,
 }
 
 impl Upstreams {
@@ -55,24 +69,32 @@ impl Upstreams {
     pub fn publish(&self, snapshot: Arc<Snapshot>) -> Arc<Published> {
         let now = Instant::now();
         let mut known = self.known();
+        let mut names = self.names();
+        names.keep(dns::names_of(&snapshot));
         let mut next = HashMap::with_capacity(snapshot.clusters.len());
         let clusters = snapshot
             .clusters
             .iter()
-            .map(|config| {
-                let state = match known.remove(&config.name) {
-                    Some(state) => {
-                        state.update(config, now);
+            .map(|described| {
+                let state = match known.remove(&described.name) {
+                    // The same object says the same, and its names are followed as they are looked up.
+                    Some(old) if Arc::ptr_eq(&old.described, described) => old.state,
+                    Some(Known { state, .. }) => {
+                        state.update(&dns::resolved(described, &names), now);
                         state
                     }
-                    None => Arc::new(ClusterState::new(config.clone(), self.wake.clone(), now)),
+                    None => {
+                        let config = dns::resolved(described, &names);
+                        Arc::new(ClusterState::new(config, self.wake.clone(), now))
+                    }
                 };
-                next.insert(config.name.clone(), state.clone());
+                let known = Known { described: Arc::clone(described), state: Arc::clone(&state) };
+                next.insert(described.name.clone(), known);
                 state
             })
             .collect();
         for gone in known.values() {
-            gone.retire();
+            gone.state.retire();
         }
         *known = next;
         self.wake.notify_one();
@@ -81,12 +103,12 @@ impl Upstreams {
 
     /// The cluster of this name, if the configuration has it.
     pub fn cluster(&self, name: &str) -> Option<Arc<ClusterState>> {
-        self.known().get(name).cloned()
+        self.known().get(name).map(|known| Arc::clone(&known.state))
     }
 
     /// All clusters in order of their names, for `/clusters` and `/metrics`.
     pub fn clusters(&self) -> Vec<Arc<ClusterState>> {
-        let mut clusters: Vec<_> = self.known().values().cloned().collect();
+        let mut clusters: Vec<_> = self.known().values().map(|known| Arc::clone(&known.state)).collect();
         clusters.sort_by(|a, b| a.name.cmp(&b.name));
         clusters
     }
@@ -100,7 +122,7 @@ impl Upstreams {
 
     /// When the next sweep is due.
     pub fn next_sweep(&self) -> Option<Instant> {
-        self.known().values().filter_map(|cluster| cluster.next_sweep()).min()
+        self.known().values().filter_map(|known| known.state.next_sweep()).min()
     }
 
     /// Builds the hash tables that wait for it after a health change.
@@ -127,8 +149,13 @@ impl Upstreams {
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<ClusterState>>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<Arc<str>, Known>> {
         self.clusters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whoever needs both locks the clusters first.
+    fn names(&self) -> MutexGuard<'_, dns::Names> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -94,6 +94,7 @@ pub(super) fn endpoint(address: &str, weight: u32) -> Arc<Endpoint> {
     Arc::new(Endpoint {
         address: address.parse().unwrap(),
         key: address.into(),
+        hostname: "".into(),
         weight,
         labels: BTreeMap::new(),
     })

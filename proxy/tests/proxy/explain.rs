@@ -113,6 +113,32 @@ fn explain_answers_offline_with_places_and_reasons() {
 }
 
 #[test]
+fn explain_looks_no_name_up_offline_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: { name: web }\nspec:\n  \
+                 hosts: [web.example.com]\n  ports: [{ number: 4317, name: grpc }]\n  resolution: DNS\n";
+    let file = write(folder.path(), "web.yaml", entry);
+    let registry = seed("registry");
+    let request = "http://web.example.com:4317/";
+    let output = run(&[
+        "explain",
+        "--config",
+        &registry,
+        &file,
+        "--namespace",
+        "observability",
+        "--request",
+        request,
+        "--seed",
+        "1",
+    ]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("\n-> outbound|4317||web.example.com\n"), "{text}");
+    let said = "its endpoints are the addresses of `web.example.com`, looked up while the proxy runs\n";
+    assert!(text.contains(said), "{text}");
+}
+
+#[test]
 fn explain_has_an_exit_code_for_each_kind_of_trouble() {
     let output = asked("http://otlp-collector:81/", &[]);
     assert_eq!(output.status.code(), Some(64));

@@ -1,4 +1,4 @@
-//! Services that are no `ServiceEntry` with listed endpoints: Kubernetes' own, and those without a resolution.
+//! Services that are no `ServiceEntry` with listed addresses: Kubernetes' own, those by DNS, and those without a resolution.
 
 use std::net::SocketAddr;
 
@@ -53,4 +53,28 @@ async fn a_service_without_resolution_has_no_healthy_upstream() {
     let line = proxy.logged_one().await;
     assert_eq!(line["upstream_cluster"], "outbound|8080||*.example.com");
     assert_eq!(line["response_flags"], "UH");
+}
+
+/// `localhost` is answered without a name server (RFC 6761); the dot keeps search domains away.
+#[tokio::test]
+async fn a_service_by_dns_is_reached_at_the_addresses_of_its_name() {
+    let origin = Origin::named("web").await;
+    let port = origin.address().port();
+    let entry = |resolution: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{ name: far }}\n\
+             spec:\n  hosts: [web.example.com]\n  ports: [{{ number: 8080, name: http, protocol: HTTP }}]\n  \
+             resolution: {resolution}\n  endpoints: [{{ address: localhost., ports: {{ http: {port} }} }}]\n"
+        )
+    };
+    let proxy = Mesh::new().http("other", &[]).rules(entry("DNS")).start().await;
+    let name = "outbound|8080||web.example.com";
+    assert_eq!(proxy.get("web.example.com", "/").await.text(), "web", "its first request finds it");
+    let address = format!("127.0.0.1:{port}");
+    assert_eq!(proxy.logged_one().await["upstream_host"], address);
+    let host = Some(address.parse().unwrap());
+    assert_eq!(proxy.cluster(name, host, "hostname").await.as_deref(), Some("localhost."));
+    proxy.reload(entry("DNS_ROUND_ROBIN")).await;
+    assert_eq!(proxy.get("web.example.com", "/").await.text(), "web");
+    assert_eq!(proxy.cluster(name, host, "rq_total").await.as_deref(), Some("2"), "the endpoint has stayed");
 }

@@ -45,7 +45,7 @@ fn question(asked: &Asked, seed: Option<u64>) -> Question {
 }
 
 fn decided<'p>(published: &'p Published, question: &Question) -> Box<Explanation<'p>> {
-    match explain(published, &[], question) {
+    match explain(published, None, question) {
         Ok(Explained::Decided(explanation)) => explanation,
         other => panic!("{other:?}"),
     }
@@ -225,7 +225,7 @@ async fn explain_and_a_worker_agree() {
             let (line, client) = sent(&bench, asked, n).await;
             // A worker of the bench has the seed 1; later requests find its random numbers further on.
             let question = Question { client, ..question(asked, (n == 0).then_some(1)) };
-            let Ok(Explained::Decided(explanation)) = explain(&published, &bound, &question) else {
+            let Ok(Explained::Decided(explanation)) = explain(&published, Some(&bound), &question) else {
                 panic!("case {number}: {asked:?}");
             };
             assert!(tells(&explanation, &line), "{line}\n{asked:?}\n{explanation}\n{yaml}");
@@ -239,7 +239,7 @@ fn a_request_that_is_not_routed_is_told_so() {
     let ask = |request: &str, lines: &[&str]| {
         let question = Question::read(request, lines.iter().copied()).unwrap();
         let question = Question { listener: Some("test".to_owned()), ..question };
-        explain(&published, &[], &question).unwrap().to_string()
+        explain(&published, None, &question).unwrap().to_string()
     };
     let upgrade = ask("http://a:80/", &["connection: upgrade", "upgrade: websocket"]);
     assert_eq!(upgrade, "403: refused before it is routed (upgrade_failed)\n");
@@ -258,7 +258,7 @@ fn a_question_without_a_listener_tells_those_there_are() {
     let ask = |request: &str, listener: Option<&str>| {
         let question = Question::read(request, []).unwrap();
         let question = Question { listener: listener.map(str::to_owned), ..question };
-        explain(&published, &[], &question).map(|_| ()).map_err(|error| error.to_string())
+        explain(&published, None, &question).map(|_| ()).map_err(|error| error.to_string())
     };
     let known = "there are 127.0.0.1_8080 (port 8080), 127.0.0.2_8080 (port 8080)";
     assert_eq!(ask("http://a/", None), Err(format!("no listener has port 80; {known}")));
@@ -272,7 +272,7 @@ fn a_question_without_a_listener_tells_those_there_are() {
     assert!(ask("/x", None).unwrap_err().starts_with("`/x` has no host"));
     let bound = [("127.0.0.1_8080".into(), "127.0.0.1:40001".parse().unwrap())];
     let question = Question::read("http://a:40001/", []).unwrap();
-    assert!(explain(&published, &bound, &question).is_ok(), "where it is really bound");
+    assert!(explain(&published, Some(&bound), &question).is_ok(), "where it is really bound");
 }
 
 #[test]
@@ -280,7 +280,7 @@ fn http2_has_its_authority_in_the_target_and_one_cookie() {
     let published = Upstreams::new().publish(Arc::new(to(&[], forward())));
     let question = Question::read("http://a:80/x", ["host: b", "cookie: a=1", "cookie: b=2"]).unwrap();
     let question = Question { http2: true, listener: Some("test".to_owned()), ..question };
-    let explanation = match explain(&published, &[], &question) {
+    let explanation = match explain(&published, None, &question) {
         Ok(Explained::Decided(explanation)) => explanation,
         other => panic!("{other:?}"),
     };
@@ -298,7 +298,7 @@ fn a_question_to_a_raw_listener_is_about_a_connection() {
          - { port: { number: 443, name: tls }, bind: 127.0.0.1, captureMode: NONE, hosts: ['*/*'] }\n  \
          - { port: { number: 7000, name: tcp }, bind: 127.0.0.1, captureMode: NONE, hosts: ['*/*'] }\n",
     )));
-    let ask = |url: &str| match explain(&published, &[], &Question::read(url, []).unwrap()) {
+    let ask = |url: &str| match explain(&published, None, &Question::read(url, []).unwrap()) {
         Ok(explained @ Explained::Connection(_)) => {
             assert!(explained.to_string().contains("of raw connections"), "{explained}");
             explained.to_json()["outcome"]["text"].as_str().unwrap().to_owned()

@@ -291,7 +291,7 @@ fn made_here() -> Origin {
 fn cluster(name: &str, protocol: Protocol, addresses: &[SocketAddr]) -> Cluster {
     let endpoint = |address: &SocketAddr| {
         let key = address.to_string().into();
-        Arc::new(Endpoint { address: *address, key, weight: 1, labels: BTreeMap::new() })
+        Arc::new(Endpoint { address: *address, key, hostname: "".into(), weight: 1, labels: BTreeMap::new() })
     };
     Cluster {
         name: name.into(),
