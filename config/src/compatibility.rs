@@ -39,6 +39,11 @@ Deployment) are passed over.
 Of Kubernetes, `Service`, `EndpointSlice` and `Pod` are read, one by one or in a `List`. A `Pod` gives its labels to its
 endpoints, and nothing else of it is looked into.
 
+A port named `tcp`, `mongo`, `mysql` or `redis` is passed on as bytes, one named `tls` or `https` too, by the server name
+of its hello; its protocol is what `protocol` says, else the name up to the first `-`. A port whose name says nothing
+carries HTTP, but for the ports 25, 53, 3306 and 27017 of a Kubernetes service, which carry bytes: raw connections are
+not told apart from requests by their first bytes. UDP is not carried.
+
 Two fields are deprecated, and still count: `consecutiveErrors` (Istio ignores it; here it is `consecutive5xxErrors`
 where neither newer field is set) and `consistentHash.minimumRingSize`. Both give a warning.
 ";

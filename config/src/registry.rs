@@ -5,15 +5,16 @@
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use crate::{
+    compile::Resources,
     fields::{Labels, Spanned},
     istio::{
         Exports, Meta, covers,
         mesh::Mesh,
         selects,
-        service_entry::{Address, Resolution, ServiceEntry, ServicePort, Workload},
+        service_entry::{Address, Resolution, ServiceEntry, ServicePort, Workload, served_by},
         sidecar::Sidecar,
     },
-    kubernetes::{Cluster, pod::Pod},
+    kubernetes::pod::Pod,
     report::Code,
     sink::{Sink, Span},
     snapshot::{Endpoint, NamedEndpoint, Node, Origin, Target},
@@ -22,7 +23,7 @@ use crate::{
 /// All services that are visible to the proxy, in order of the documents.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
-    pub(crate) services: Vec<Service>,
+    pub(crate) services: Vec<Arc<Service>>,
     by_host: HashMap<Arc<str>, usize>,
 }
 
@@ -35,7 +36,7 @@ pub(crate) struct Service {
     pub(crate) addresses: Vec<Spanned<Box<str>>>,
     pub(crate) ports: Vec<ServicePort>,
     /// Their `ports` are all that they serve, by the name of the service's port.
-    pub(crate) endpoints: Vec<Workload>,
+    pub(crate) endpoints: Arc<[Workload]>,
     /// How many endpoints have no labels because no `Pod` document gives them.
     pub(crate) without_pod: usize,
     /// Every name of it stands for those below it too.
@@ -43,6 +44,14 @@ pub(crate) struct Service {
     /// How its endpoints are found.
     pub(crate) resolution: Resolution,
     pub(crate) origin: Origin,
+}
+
+impl PartialEq for Service {
+    fn eq(&self, other: &Self) -> bool {
+        let same_endpoints =
+            Arc::ptr_eq(&self.endpoints, &other.endpoints) || self.endpoints == other.endpoints;
+        same_endpoints && self.without_pod == other.without_pod && self.is_alike(other)
+    }
 }
 
 /// Whose registry it is.
@@ -71,6 +80,14 @@ impl Service {
     /// The metric label: `reviews` of `reviews.default.svc.cluster.local`, the whole host where it is none of these.
     pub(crate) fn short_name(&self) -> &str {
         self.meta.domain.parts(&self.host).map_or(&self.host, |(name, _)| name)
+    }
+
+    /// True if routes and limits see no difference.
+    fn is_alike(&self, other: &Self) -> bool {
+        let Self { host, meta, addresses, ports, endpoints: _, without_pod: _, headless, resolution, origin } =
+            self;
+        (host, meta, addresses, ports) == (&other.host, &other.meta, &other.addresses, &other.ports)
+            && (headless, resolution, origin) == (&other.headless, &other.resolution, &other.origin)
     }
 
     pub(crate) fn port(&self, number: u16) -> Option<&ServicePort> {
@@ -116,62 +133,79 @@ impl Service {
 }
 
 impl Registry {
-    /// Takes what the proxy can see; what it cannot resolve is reported and left out.
+    /// Takes what the proxy can see; what it cannot resolve is reported and left out. Services that are as they were in
+    /// `known` are the same objects.
     pub(crate) fn build(
-        cluster: &Cluster,
-        entries: &[ServiceEntry],
-        workloads: &[(Meta, Workload)],
+        resources: &Resources,
         view: &View<'_>,
+        known: Option<&Self>,
         sink: &mut Sink,
     ) -> Self {
+        let Resources { cluster, service_entries, workloads, .. } = resources;
         let mut registry = Self::default();
         // Of two definitions Istio prefers that of Kubernetes.
         for service in cluster.registered(workloads, view, sink) {
             let span = service.meta.span;
             registry.add(service, span, view, sink);
         }
-        for entry in entries.iter().filter(|entry| view.sees(&entry.meta, &entry.exports)) {
+        for entry in service_entries.iter().filter(|entry| view.sees(&entry.meta, &entry.exports)) {
             report_unresolved(entry, sink);
             if entry.resolution.value != Resolution::Dynamic {
                 registry.add_entry(entry, &cluster.pods, workloads, view, sink);
             }
         }
+        for service in &mut registry.services {
+            let old = known.and_then(|known| known.shared(&service.host));
+            if let Some(old) = old.filter(|old| *old == service) {
+                *service = Arc::clone(old);
+            }
+        }
         registry
+    }
+
+    /// True if nothing but endpoints differs.
+    pub(crate) fn is_alike(&self, other: &Self) -> bool {
+        let mut pairs = self.services.iter().zip(&other.services);
+        self.services.len() == other.services.len()
+            && pairs.all(|(one, other)| Arc::ptr_eq(one, other) || one.is_alike(other))
     }
 
     fn add_entry(
         &mut self,
         entry: &ServiceEntry,
-        pods: &[Pod],
-        workloads: &[(Meta, Workload)],
+        pods: &[Arc<Pod>],
+        workloads: &[Arc<(Meta, Workload)>],
         view: &View<'_>,
         sink: &mut Sink,
     ) {
-        let mut endpoints = entry.endpoints.clone();
+        let by_dns = matches!(entry.resolution.value, Resolution::Dns { .. });
+        let mut endpoints = Arc::clone(&entry.endpoints);
         if let Some(selector) = &entry.selector {
             let here = |meta: &Meta| meta.namespace == entry.meta.namespace;
-            let written =
-                workloads.iter().filter(|(meta, _)| here(meta)).map(|(_, workload)| workload.clone());
-            let pods = pods.iter().filter(|pod| entry.internal && here(&pod.meta)).filter_map(Pod::workload);
-            endpoints.extend(written.chain(pods).filter(|workload| selects(selector, &workload.labels)));
-        }
-        let by_dns = matches!(entry.resolution.value, Resolution::Dns { .. });
-        if !by_dns {
-            leave_names_out(&mut endpoints, &entry.meta, sink);
+            let written = workloads.iter().map(|one| &**one).filter(|(meta, _)| here(meta));
+            let written = written.map(|(_, workload)| workload.clone());
+            let pods = pods.iter().filter(|pod| entry.internal && here(&pod.meta));
+            let selected = written
+                .chain(pods.filter_map(|pod| pod.workload()))
+                .filter(|workload| selects(selector, &workload.labels))
+                .map(|workload| Workload { ports: served_by(&entry.ports, &workload), ..workload });
+            let mut selected: Vec<_> = selected.collect();
+            if !by_dns {
+                leave_names_out(&mut selected, &entry.meta, sink);
+            }
+            endpoints = endpoints.iter().cloned().chain(selected).collect();
         }
         let alone = by_dns && endpoints.is_empty() && entry.selector.is_none();
         for host in &entry.hosts {
-            let mut endpoints = endpoints.clone();
-            endpoints.extend(alone.then(|| entry.by_itself(host)));
-            for workload in &mut endpoints {
-                workload.ports = entry.served_by(workload);
-            }
             let service = Service {
                 host: host.value.as_ref().into(),
                 meta: entry.meta.clone(),
                 addresses: entry.addresses.clone(),
                 ports: entry.ports.clone(),
-                endpoints,
+                endpoints: match alone {
+                    true => [entry.by_itself(host)].into(),
+                    false => Arc::clone(&endpoints),
+                },
                 without_pod: 0,
                 headless: false,
                 resolution: entry.resolution.value,
@@ -186,7 +220,7 @@ impl Registry {
         let known = self.by_host.get(&service.host).and_then(|index| self.services.get_mut(*index));
         let Some(other) = known else {
             self.by_host.insert(Arc::clone(&service.host), self.services.len());
-            self.services.push(service);
+            self.services.push(Arc::new(service));
             return;
         };
         let better = view.preference(&service) > view.preference(other);
@@ -197,20 +231,28 @@ impl Registry {
         found.note(format!("{used} is used, {unused} is not"));
         found.help("give one of them all endpoints, and remove the other");
         if better {
-            *other = service;
+            *other = Arc::new(service);
         }
     }
 
     /// Services that a host or wildcard names, in order of the documents.
     pub(crate) fn covered_by<'s>(&'s self, pattern: &'s str) -> impl Iterator<Item = &'s Service> {
         let named = self.find(pattern).filter(|_| !pattern.starts_with('*'));
-        let covered = pattern
-            .starts_with('*')
-            .then(|| self.services.iter().filter(move |service| covers(pattern, &service.host)));
+        let covered = pattern.starts_with('*').then(|| {
+            self.services
+                .iter()
+                .map(|service| &**service)
+                .filter(move |service| covers(pattern, &service.host))
+        });
         named.into_iter().chain(covered.into_iter().flatten())
     }
 
     pub(crate) fn find(&self, host: &str) -> Option<&Service> {
+        self.shared(host).map(|service| &**service)
+    }
+
+    /// As an object that the next load may find unchanged.
+    pub(crate) fn shared(&self, host: &str) -> Option<&Arc<Service>> {
         self.by_host.get(host).and_then(|index| self.services.get(*index))
     }
 }

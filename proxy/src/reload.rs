@@ -12,11 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use outrigger_config::{
-    LoadOptions, Loaded, Source,
-    report::Report,
-    snapshot::{Node, TelemetryDefaults},
-};
+use outrigger_config::{Loaded, Loader, Source, report::Report};
 use twox_hash::XxHash64;
 
 /// How often the files are looked at. A change is taken when two looks in a row saw the same, so that a file which is
@@ -31,7 +27,6 @@ const MAX_FILE: u64 = 16 << 20;
 pub struct Sources {
     paths: Vec<PathBuf>,
     mesh: Option<PathBuf>,
-    allow_envoy_filters: bool,
 }
 
 /// The text of all files at one moment.
@@ -39,7 +34,6 @@ pub struct Sources {
 pub struct Documents {
     sources: Vec<Source>,
     mesh: Option<Source>,
-    allow_envoy_filters: bool,
 }
 
 /// A file that cannot be read.
@@ -56,13 +50,7 @@ impl Sources {
     /// Files, or folders whose `*.yaml` and `*.yml` files are read in order of their names; `-` is standard input.
     #[must_use]
     pub fn new(paths: Vec<PathBuf>, mesh: Option<PathBuf>) -> Self {
-        Self { paths, mesh, allow_envoy_filters: false }
-    }
-
-    /// Whether an `EnvoyFilter` that selects the proxy may be left out.
-    #[must_use]
-    pub fn allow_envoy_filters(self, allow: bool) -> Self {
-        Self { allow_envoy_filters: allow, ..self }
+        Self { paths, mesh }
     }
 
     /// Reads everything.
@@ -77,7 +65,7 @@ impl Sources {
             }
         }
         let mesh = self.mesh.as_deref().map(read).transpose()?;
-        Ok(Documents { sources, mesh, allow_envoy_filters: self.allow_envoy_filters })
+        Ok(Documents { sources, mesh })
     }
 
     /// What the file system says of the files without reading them. Equal unless something has changed.
@@ -94,13 +82,12 @@ impl Sources {
 }
 
 impl Documents {
-    /// Compiles the configuration of `node`; `telemetry` is what the environment says.
+    /// Compiles the configuration; the loader knows for whom, and what it has read before.
     ///
     /// # Errors
     /// All findings, if one of them is an error.
-    pub fn compile(&self, node: Node, telemetry: TelemetryDefaults) -> Result<Loaded, Report> {
-        let (mesh, allow_envoy_filters) = (self.mesh.clone(), self.allow_envoy_filters);
-        outrigger_config::load(&self.sources, &LoadOptions { node, mesh, telemetry, allow_envoy_filters })
+    pub fn compile(&self, loader: &mut Loader) -> Result<Loaded, Report> {
+        loader.load(&self.sources, self.mesh.as_ref())
     }
 
     fn content(&self) -> u64 {

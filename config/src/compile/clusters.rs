@@ -13,15 +13,16 @@ use crate::{
     istio::{
         PortProtocol,
         connection_pool::ConnectionPool,
-        destination_rule::{Blocks, Subset},
-        service_entry::{Resolution, ServicePort},
-        sidecar::Ingress,
+        destination_rule::{Blocks, DestinationRule, Subset},
+        mesh::Mesh,
+        service_entry::Resolution,
+        sidecar::{Ingress, Sidecar},
     },
-    registry::Service,
+    registry::{self, Registry},
     report::Code,
     snapshot::{
-        self, Balancer, Cluster, ClusterId, ClusterRef, Discovery, Dns, Endpoint, Limits, Origin, Protocol,
-        Target,
+        Balancer, Cluster, ClusterId, ClusterRef, Discovery, Dns, Endpoint, Limits, Node, Origin, Protocol,
+        Service, Target,
     },
 };
 
@@ -34,21 +35,91 @@ const MAX_STREAMS: u32 = i32::MAX.unsigned_abs();
 #[derive(Debug, Default)]
 pub(crate) struct Clusters {
     by_name: HashMap<Arc<str>, ClusterId>,
-    pub(crate) list: Vec<Arc<Cluster>>,
+    list: Vec<Made>,
+}
+
+/// A cluster, and what it was made from.
+#[derive(Debug, Clone)]
+struct Made {
+    cluster: Arc<Cluster>,
+    /// `None` for those that no service stands behind.
+    from: Option<Inputs>,
+}
+
+/// All that a service's cluster is made from beside its name.
+#[derive(Debug, Clone)]
+struct Inputs {
+    service: Arc<registry::Service>,
+    rule: Option<Arc<DestinationRule>>,
+    mesh: Arc<Mesh>,
+}
+
+impl Inputs {
+    fn are(&self, other: &Self) -> bool {
+        let rule = match (&self.rule, &other.rule) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        rule && Arc::ptr_eq(&self.service, &other.service) && Arc::ptr_eq(&self.mesh, &other.mesh)
+    }
+
+    /// The blocks that count on a port.
+    fn blocks(&self, subset: Option<&Subset>, port: u16) -> Blocks {
+        let blocks = layered(self.rule.as_deref(), subset, Some(port));
+        let mesh = &self.mesh.policy;
+        Blocks {
+            pool: blocks.pool.or_else(|| mesh.pool.clone()),
+            outlier: blocks.outlier.or_else(|| mesh.outlier.clone()),
+            ..blocks
+        }
+    }
+
+    /// `None` if the rule does not define the subset; the whole service has none.
+    fn subset(&self, name: &str) -> Option<Option<&Subset>> {
+        match name {
+            "" => Some(None),
+            name => self.rule.as_ref()?.subsets.iter().find(|subset| &*subset.name == name).map(Some),
+        }
+    }
 }
 
 impl Clusters {
-    fn add(&mut self, cluster: Cluster) -> ClusterId {
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    pub(crate) fn all(&self) -> Box<[Arc<Cluster>]> {
+        self.list.iter().map(|made| Arc::clone(&made.cluster)).collect()
+    }
+
+    fn get(&self, name: &str) -> Option<&Made> {
+        self.list.get(self.by_name.get(name)?.0 as usize)
+    }
+
+    fn add(&mut self, made: Made) -> ClusterId {
         let id = ClusterId(u32::try_from(self.list.len()).unwrap_or(u32::MAX));
-        self.by_name.insert(Arc::clone(&cluster.name), id);
-        self.list.push(Arc::new(cluster));
+        self.by_name.insert(Arc::clone(&made.cluster.name), id);
+        self.list.push(made);
         id
+    }
+
+    /// The first `count` clusters under their ids, for other endpoints of the same services.
+    pub(crate) fn with_endpoints(&self, count: usize, registry: &Registry) -> Self {
+        let list = self.list.iter().take(count).map(|made| match &made.from {
+            Some(from) => made.with_endpoints(from, registry),
+            None => made.clone(),
+        });
+        let kept = |id: &ClusterId| (id.0 as usize) < count;
+        let by_name = self.by_name.iter().filter(|(_, id)| kept(id));
+        Self { by_name: by_name.map(|(name, id)| (Arc::clone(name), *id)).collect(), list: list.collect() }
     }
 
     /// Host of the service behind a cluster; empty for a missing one.
     pub(crate) fn host(&self, cluster: &ClusterRef) -> &str {
         match cluster {
-            ClusterRef::Known(id) => self.list.get(id.0 as usize).map_or("", |cluster| &cluster.service.host),
+            ClusterRef::Known(id) => {
+                self.list.get(id.0 as usize).map_or("", |made| &made.cluster.service.host)
+            }
             ClusterRef::Missing(_) => "",
         }
     }
@@ -59,6 +130,95 @@ pub(crate) fn outbound_name(port: u16, subset: &str, host: &str) -> String {
     format!("outbound|{port}|{subset}|{host}")
 }
 
+impl Made {
+    fn with_endpoints(&self, from: &Inputs, registry: &Registry) -> Self {
+        let Service { port, subset, .. } = &self.cluster.service;
+        let service = registry.shared(&from.service.host).unwrap_or(&from.service);
+        if Arc::ptr_eq(service, &from.service) {
+            return self.clone();
+        }
+        let from = Inputs { service: Arc::clone(service), ..from.clone() };
+        let cluster = build(&from, *port, subset);
+        Self {
+            cluster: cluster.map_or_else(|| Arc::clone(&self.cluster), |new| kept(new, Some(self))),
+            from: Some(from),
+        }
+    }
+}
+
+/// The old one if it is the same.
+fn kept(new: Cluster, old: Option<&Made>) -> Arc<Cluster> {
+    old.filter(|old| *old.cluster == new).map_or_else(|| Arc::new(new), |old| Arc::clone(&old.cluster))
+}
+
+/// `None` if the service has no such port, or no rule such a subset. It sees nothing but its arguments, so that equal
+/// ones need not be asked again.
+fn build(from: &Inputs, number: u16, subset: &str) -> Option<Cluster> {
+    let Inputs { service, mesh, .. } = from;
+    let port = service.port(number)?;
+    let subset = from.subset(subset)?;
+    let blocks = from.blocks(subset, number);
+    let name = subset.map_or("", |subset| &subset.name);
+    let all = Labels::new();
+    let targets = service.targets(port, subset.map_or(&all, |subset| &subset.labels));
+    let (discovery, endpoints) = discovery(mesh, service.resolution, targets);
+    let pool = blocks.pool.unwrap_or_default();
+    let named = matches!(port.protocol, PortProtocol::Http1 | PortProtocol::Http2);
+    let protocol = match port.protocol {
+        _ if pool.client_protocol => Protocol::Client,
+        _ if pool.upgrade.unwrap_or(mesh.upgrade && named) => Protocol::Http2,
+        PortProtocol::Http2 => Protocol::Http2,
+        PortProtocol::Http1 => Protocol::Http1,
+        PortProtocol::Sniffed | PortProtocol::Tcp | PortProtocol::Tls | PortProtocol::Udp => Protocol::Client,
+    };
+    let cluster = bare(
+        mesh,
+        outbound_name(port.number, name, &service.host).into(),
+        Service {
+            host: Arc::clone(&service.host),
+            name: service.short_name().into(),
+            namespace: Arc::clone(&service.meta.namespace),
+            port: port.number,
+            subset: name.into(),
+        },
+        endpoints,
+        protocol,
+        subset.map_or_else(|| service.origin.clone(), |subset| subset.meta.origin(subset.span)),
+    );
+    let cluster = Cluster {
+        discovery,
+        balancer: blocks.load_balancer.map_or(Balancer::LeastRequest, |block| block.balancer),
+        panic_threshold: blocks.outlier.as_ref().map_or(0, |detection| detection.panic_threshold),
+        outlier: blocks.outlier.map(|detection| detection.outlier),
+        ..cluster
+    };
+    Some(pooled(cluster, &pool))
+}
+
+/// A service by DNS whose endpoints are all written as addresses needs no look-up.
+fn discovery(
+    mesh: &Mesh,
+    resolution: Resolution,
+    targets: Box<[Target]>,
+) -> (Discovery, Box<[Arc<Endpoint>]>) {
+    let is_named = |target: &Target| matches!(target, Target::Name(_));
+    if let Resolution::Dns { first_only } = resolution
+        && targets.iter().any(is_named)
+    {
+        let dns = Dns { targets, first_only, refresh: mesh.dns_refresh };
+        return (Discovery::Dns(Box::new(dns)), Box::default());
+    }
+    let endpoints = targets.into_iter().filter_map(|target| match target {
+        Target::Address(endpoint) => Some(endpoint),
+        Target::Name(_) => None,
+    });
+    let discovery = match resolution {
+        Resolution::None => Discovery::OriginalDestination,
+        _ => Discovery::Static,
+    };
+    (discovery, endpoints.collect())
+}
+
 impl Compiler<'_> {
     /// The cluster of a destination, or the name of the one that is missing.
     pub(crate) fn outbound(&mut self, host: &str, port: u16, subset: &str) -> ClusterRef {
@@ -66,135 +226,73 @@ impl Compiler<'_> {
         if let Some(id) = self.clusters.by_name.get(&*name) {
             return ClusterRef::Known(*id);
         }
-        match self.make_outbound(host, port, subset) {
-            Some(cluster) => ClusterRef::Known(self.clusters.add(cluster)),
+        match self.make_outbound(&name, host, port, subset) {
+            Some(made) => ClusterRef::Known(self.clusters.add(made)),
             None => ClusterRef::Missing(name.into()),
         }
     }
 
-    fn make_outbound(&mut self, host: &str, port: u16, subset: &str) -> Option<Cluster> {
-        let service = self.registry.find(host)?;
-        let port = service.port(port)?;
-        let rule = self.rules.of(service);
-        let subset = match subset {
-            "" => None,
-            name => Some(rule?.subsets.iter().find(|subset| &*subset.name == name)?),
-        };
-        let blocks = layered(rule, subset, Some(port.number));
-        let blocks = Blocks {
-            pool: blocks.pool.or_else(|| self.mesh.policy.pool.clone()),
-            outlier: blocks.outlier.or_else(|| self.mesh.policy.outlier.clone()),
-            ..blocks
-        };
-        let cluster = self.build(service, port, subset, blocks);
-        Some(cluster)
-    }
-
-    fn build(
-        &mut self,
-        service: &Service,
-        port: &ServicePort,
-        subset: Option<&Subset>,
-        blocks: Blocks,
-    ) -> Cluster {
-        let name = subset.map_or("", |subset| &subset.name);
-        let all = Labels::new();
-        let targets = service.targets(port, subset.map_or(&all, |subset| &subset.labels));
-        let (discovery, endpoints) = self.discovery(service.resolution, targets);
-        let pool = blocks.pool.unwrap_or_default();
-        let outlier = blocks.outlier.inspect(|detection| {
-            // How many endpoints a name becomes is not known here: none are counted.
-            self.warn_never_ejects(
-                detection,
-                endpoints.len(),
-                &outbound_name(port.number, name, &service.host),
-            );
-        });
-        let named = matches!(port.protocol, PortProtocol::Http1 | PortProtocol::Http2);
-        let protocol = match port.protocol {
-            _ if pool.client_protocol => Protocol::Client,
-            _ if pool.upgrade.unwrap_or(self.mesh.upgrade && named) => Protocol::Http2,
-            PortProtocol::Http2 => Protocol::Http2,
-            PortProtocol::Http1 => Protocol::Http1,
-            PortProtocol::Sniffed | PortProtocol::Other => Protocol::Client,
-        };
-        let cluster = self.bare(
-            outbound_name(port.number, name, &service.host).into(),
-            snapshot::Service {
-                host: Arc::clone(&service.host),
-                name: service.short_name().into(),
-                namespace: Arc::clone(&service.meta.namespace),
-                port: port.number,
-                subset: name.into(),
-            },
-            endpoints,
-            protocol,
-            subset.map_or_else(|| service.origin.clone(), |subset| subset.meta.origin(subset.span)),
-        );
-        let cluster = Cluster {
-            discovery,
-            balancer: blocks.load_balancer.map_or(Balancer::LeastRequest, |block| block.balancer),
-            panic_threshold: outlier.as_ref().map_or(0, |detection| detection.panic_threshold),
-            outlier: outlier.map(|detection| detection.outlier),
-            ..cluster
-        };
-        pooled(cluster, &pool)
-    }
-
-    /// A service by DNS whose endpoints are all written as addresses needs no look-up.
-    fn discovery(&self, resolution: Resolution, targets: Box<[Target]>) -> (Discovery, Box<[Arc<Endpoint>]>) {
-        let is_named = |target: &Target| matches!(target, Target::Name(_));
-        if let Resolution::Dns { first_only } = resolution
-            && targets.iter().any(is_named)
-        {
-            let dns = Dns { targets, first_only, refresh: self.mesh.dns_refresh };
-            return (Discovery::Dns(Box::new(dns)), Box::default());
+    fn make_outbound(&self, name: &str, host: &str, port: u16, subset: &str) -> Option<Made> {
+        let service = self.registry.shared(host)?;
+        let rule = self.rules.shared(service).map(Arc::clone);
+        let from = Inputs { service: Arc::clone(service), rule, mesh: Arc::clone(self.mesh) };
+        let old = self.known.and_then(|known| known.get(name));
+        if let Some(old) = old.filter(|old| old.from.as_ref().is_some_and(|known| known.are(&from))) {
+            return Some(old.clone());
         }
-        let endpoints = targets.into_iter().filter_map(|target| match target {
-            Target::Address(endpoint) => Some(endpoint),
-            Target::Name(_) => None,
-        });
-        let discovery = match resolution {
-            Resolution::None => Discovery::OriginalDestination,
-            _ => Discovery::Static,
-        };
-        (discovery, endpoints.collect())
+        let cluster = kept(build(&from, port, subset)?, old);
+        Some(Made { cluster, from: Some(from) })
+    }
+
+    fn add_bare(&mut self, cluster: Cluster) -> ClusterRef {
+        let old = self.known.and_then(|known| known.get(&cluster.name));
+        let cluster = kept(cluster, old);
+        ClusterRef::Known(self.clusters.add(Made { cluster, from: None }))
     }
 
     /// Envoy ejects only if 100 * (ejected + 1) / endpoints stays within the limit. With a lone endpoint there is
     /// nothing to go to instead, so that it is no trap.
-    fn warn_never_ejects(
-        &mut self,
-        detection: &crate::istio::outlier::OutlierDetection,
-        endpoints: usize,
-        cluster: &str,
-    ) {
-        let limit = usize::from(detection.outlier.max_ejection_percent);
-        if endpoints < 2 || 100 <= limit * endpoints {
-            return;
+    pub(crate) fn warn_never_ejects(&mut self) {
+        for Made { cluster, from } in &self.clusters.list {
+            let (Some(outlier), Some(from)) = (&cluster.outlier, from) else { continue };
+            // How many endpoints a name becomes is not known here: none are counted.
+            let (endpoints, limit) = (cluster.endpoints.len(), usize::from(outlier.max_ejection_percent));
+            if endpoints < 2 || 100 <= limit * endpoints {
+                continue;
+            }
+            let subset = from.subset(&cluster.service.subset).flatten();
+            let Some(detection) = from.blocks(subset, cluster.service.port).outlier else { continue };
+            let message =
+                format!("of {endpoints} endpoints {limit} % is less than one: none is ever ejected");
+            let found = self.sink.report(Code::NeverEjects, detection.span, message);
+            found.note(format!("cluster {}", cluster.name));
+            found.help(format!("set maxEjectionPercent to {} or more", 100_usize.div_ceil(endpoints)));
         }
-        let message = format!("of {endpoints} endpoints {limit} % is less than one: none is ever ejected");
-        let found = self.sink.report(Code::NeverEjects, detection.span, message);
-        found.note(format!("cluster {cluster}"));
-        found.help(format!("set maxEjectionPercent to {} or more", 100_usize.div_ceil(endpoints)));
     }
 
     /// The last resort of ALLOW_ANY: an explicit listener knows no original destination, so it has no endpoint.
     pub(crate) fn passthrough(&mut self, origin: &Origin) -> ClusterRef {
-        const NAME: &str = "PassthroughCluster";
-        if let Some(id) = self.clusters.by_name.get(NAME) {
+        self.without_endpoints("PassthroughCluster", Discovery::OriginalDestination, origin)
+    }
+
+    /// The last resort of REGISTRY_ONLY for raw connections: Istio's cluster that leads nowhere.
+    pub(crate) fn black_hole(&mut self, origin: &Origin) -> ClusterRef {
+        self.without_endpoints("BlackHoleCluster", Discovery::Static, origin)
+    }
+
+    fn without_endpoints(&mut self, name: &str, discovery: Discovery, origin: &Origin) -> ClusterRef {
+        if let Some(id) = self.clusters.by_name.get(name) {
             return ClusterRef::Known(*id);
         }
-        let service = snapshot::Service {
-            host: NAME.into(),
-            name: NAME.into(),
+        let service = Service {
+            host: name.into(),
+            name: name.into(),
             namespace: "unknown".into(),
             port: 0,
             subset: "".into(),
         };
-        let cluster = self.bare(NAME.into(), service, Box::default(), Protocol::Client, origin.clone());
-        let cluster = Cluster { discovery: Discovery::OriginalDestination, ..cluster };
-        ClusterRef::Known(self.clusters.add(cluster))
+        let cluster = bare(self.mesh, name.into(), service, Box::default(), Protocol::Client, origin.clone());
+        self.add_bare(Cluster { discovery, ..cluster })
     }
 
     /// The workload itself, behind an ingress listener. Of a rule only the pool counts here.
@@ -202,6 +300,7 @@ impl Compiler<'_> {
         &mut self,
         ingress: &Ingress,
         pool: Option<&ConnectionPool>,
+        owner: &Owner,
         origin: Origin,
     ) -> ClusterRef {
         let node = self.node;
@@ -210,7 +309,7 @@ impl Compiler<'_> {
             .or_else(|| label("app.kubernetes.io/name"))
             .or_else(|| label("app"))
             .unwrap_or_else(|| Arc::clone(&node.workload));
-        let service = snapshot::Service {
+        let service = Service {
             host: Arc::clone(&name),
             name,
             namespace: Arc::clone(&node.namespace),
@@ -224,63 +323,74 @@ impl Compiler<'_> {
             weight: 1,
             labels: node.labels.clone(),
         };
-        let of_rule = self.own_pool(ingress);
+        let of_rule = self.own_pool(owner);
         let pool = pool.or(of_rule.as_ref()).cloned().unwrap_or_default();
         let protocol = match ingress.port.protocol {
             _ if pool.client_protocol => Protocol::Client,
             PortProtocol::Http2 => Protocol::Http2,
             PortProtocol::Http1 => Protocol::Http1,
-            PortProtocol::Sniffed | PortProtocol::Other => Protocol::Client,
+            PortProtocol::Sniffed | PortProtocol::Tcp | PortProtocol::Tls | PortProtocol::Udp => {
+                Protocol::Client
+            }
         };
         let name = format!("inbound|{}||", ingress.port.number).into();
-        let cluster = self.bare(name, service, [Arc::new(endpoint)].into(), protocol, origin);
-        ClusterRef::Known(self.clusters.add(pooled(cluster, &pool)))
+        let cluster = bare(self.mesh, name, service, [Arc::new(endpoint)].into(), protocol, origin);
+        self.add_bare(pooled(cluster, &pool))
     }
 
-    /// That of the rule for the service which has this listener as an endpoint.
-    fn own_pool(&self, ingress: &Ingress) -> Option<ConnectionPool> {
+    fn own_pool(&self, owner: &Owner) -> Option<ConnectionPool> {
+        let (host, port) = owner.as_ref()?;
+        let rule = self.rules.inbound(self.registry.find(host)?);
+        layered(rule, None, Some(*port)).pool
+    }
+}
+
+/// A service, and the port of it, that an ingress listener serves.
+pub(super) type Owner = Option<(Arc<str>, u16)>;
+
+/// The services that have the ingress listeners as endpoints, in the order of these.
+pub(super) fn owners(sidecar: Option<&Sidecar>, registry: &Registry, node: &Node) -> Vec<Owner> {
+    let own: Option<IpAddr> = node.address.parse().ok();
+    let owner = |ingress: &Ingress| {
         let bound = ingress.bind.value;
-        let own: Option<IpAddr> = self.node.address.parse().ok();
         let is_here = |address: SocketAddr| {
             address.port() == bound.port() && (address == bound || Some(address.ip()) == own)
         };
-        let mut ports = self
-            .registry
-            .services
-            .iter()
-            .flat_map(|service| service.ports.iter().map(move |port| (service, port)));
+        let services = registry.services.iter();
+        let mut ports = services.flat_map(|service| service.ports.iter().map(move |port| (service, port)));
         let (service, port) =
             ports.find(|(service, port)| service.serving(port).any(|(address, _)| is_here(address)))?;
-        layered(self.rules.inbound(service), None, Some(port.number)).pool
-    }
+        Some((Arc::clone(&service.host), port.number))
+    };
+    sidecar.map(|sidecar| &*sidecar.ingress).unwrap_or_default().iter().map(owner).collect()
+}
 
-    /// A cluster without a destination rule.
-    fn bare(
-        &self,
-        name: Arc<str>,
-        service: snapshot::Service,
-        endpoints: Box<[Arc<Endpoint>]>,
-        protocol: Protocol,
-        origin: Origin,
-    ) -> Cluster {
-        Cluster {
-            name,
-            service,
-            discovery: Discovery::Static,
-            endpoints,
-            balancer: Balancer::LeastRequest,
-            limits: Limits::default(),
-            outlier: None,
-            panic_threshold: 0,
-            protocol,
-            connect_timeout: self.mesh.connect_timeout,
-            idle_timeout: Some(IDLE_TIMEOUT),
-            max_requests_per_connection: None,
-            max_connection_duration: None,
-            max_concurrent_streams: MAX_STREAMS,
-            keepalive: self.mesh.keepalive,
-            origin,
-        }
+/// A cluster without a destination rule.
+fn bare(
+    mesh: &Mesh,
+    name: Arc<str>,
+    service: Service,
+    endpoints: Box<[Arc<Endpoint>]>,
+    protocol: Protocol,
+    origin: Origin,
+) -> Cluster {
+    Cluster {
+        name,
+        service,
+        discovery: Discovery::Static,
+        endpoints,
+        balancer: Balancer::LeastRequest,
+        limits: Limits::default(),
+        outlier: None,
+        panic_threshold: 0,
+        protocol,
+        connect_timeout: mesh.connect_timeout,
+        idle_timeout: Some(IDLE_TIMEOUT),
+        max_requests_per_connection: None,
+        max_connection_duration: None,
+        max_concurrent_streams: MAX_STREAMS,
+        keepalive: mesh.keepalive,
+        origin,
     }
 }
 

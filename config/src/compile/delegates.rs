@@ -1,7 +1,7 @@
 //! The rules of delegates take the place of the entries that refer to them, as in Istio
 //! `mergeVirtualServicesIfNeeded`. What a rule leaves open it has from its root.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use super::refine::refined;
 use crate::{
@@ -15,31 +15,36 @@ use crate::{
 };
 
 /// The virtual services that have hosts. They keep their age and exports, whatever those of their delegates are.
-pub(super) fn merge(written: Vec<VirtualService>, default: &Exports, sink: &mut Sink) -> Vec<VirtualService> {
-    let (delegates, mut roots): (Vec<_>, Vec<_>) = written.into_iter().partition(|vs| vs.is_delegate);
+pub(super) fn merge(
+    written: &[Arc<VirtualService>],
+    default: &Exports,
+    sink: &mut Sink,
+) -> Vec<Arc<VirtualService>> {
+    let (delegates, mut roots): (Vec<_>, Vec<_>) = written.iter().cloned().partition(|vs| vs.is_delegate);
     let mut used = HashSet::new();
-    for root in &mut roots {
+    for root in roots.iter_mut().filter(|root| root.http.iter().any(HttpRule::is_delegated)) {
         let mut rules = Vec::new();
-        for rule in std::mem::take(&mut root.http) {
+        for rule in &root.http {
             let Does::Delegate(to) = &rule.does else {
-                rules.push(rule);
+                rules.push(rule.clone());
                 continue;
             };
-            let named = |vs: &&VirtualService| vs.meta.name == to.name && vs.meta.namespace == to.namespace;
+            let named =
+                |vs: &&Arc<VirtualService>| vs.meta.name == to.name && vs.meta.namespace == to.namespace;
             let Some(delegate) = delegates.iter().find(named) else {
                 report_missing(to, "does not exist", sink);
                 continue;
             };
             used.insert(delegate.meta.resource());
             if delegate.exports.or(default).visible(&delegate.meta.namespace, &root.meta.namespace) {
-                let fitting = delegate.http.iter().filter_map(|leaf| merged(&rule, to, leaf, sink));
+                let fitting = delegate.http.iter().filter_map(|leaf| merged(rule, to, leaf, sink));
                 rules.extend(fitting);
             } else {
                 let why = format!("is not exported to `{}`", root.meta.namespace);
                 report_missing(to, &why, sink);
             }
         }
-        root.http = rules;
+        *root = Arc::new(VirtualService { http: rules, ..VirtualService::clone(root) });
     }
     for unused in delegates.iter().filter(|vs| !used.contains(&vs.meta.resource())) {
         let message = format!("nothing refers to {}", unused.meta.resource());

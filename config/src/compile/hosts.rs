@@ -1,6 +1,6 @@
 //! Which names a service answers to, and which virtual service speaks for it.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     by_host::ByHost,
@@ -13,20 +13,22 @@ use crate::{
 
 /// The virtual services that apply to this proxy, the one that wins a host first.
 #[derive(Debug)]
-pub(crate) struct VirtualServices<'r> {
-    ordered: Vec<&'r VirtualService>,
+pub(crate) struct VirtualServices {
+    ordered: Vec<Arc<VirtualService>>,
     by_host: ByHost,
 }
 
-impl<'r> VirtualServices<'r> {
-    pub(crate) fn choose(written: &'r [VirtualService], mesh: &Mesh, node: &Node, sink: &mut Sink) -> Self {
-        let for_mesh = |vs: &&VirtualService| {
+impl VirtualServices {
+    pub(crate) fn choose(written: &[Arc<VirtualService>], mesh: &Mesh, node: &Node, sink: &mut Sink) -> Self {
+        let for_mesh = |vs: &&Arc<VirtualService>| {
             vs.gateways.is_empty() || vs.gateways.iter().any(|gateway| &**gateway == "mesh")
         };
-        let exports = |vs: &'r VirtualService| vs.exports.or(&mesh.exports.virtual_services);
-        let visible = |vs: &&'r VirtualService| exports(vs).visible(&vs.meta.namespace, &node.namespace);
-        let public = |vs: &'r VirtualService| !exports(vs).private_to(&vs.meta.namespace, &node.namespace);
-        let mut ordered: Vec<_> = written.iter().filter(for_mesh).filter(visible).collect();
+        let default = &mesh.exports.virtual_services;
+        let visible =
+            |vs: &&Arc<VirtualService>| vs.exports.or(default).visible(&vs.meta.namespace, &node.namespace);
+        let public =
+            |vs: &VirtualService| !vs.exports.or(default).private_to(&vs.meta.namespace, &node.namespace);
+        let mut ordered: Vec<_> = written.iter().filter(for_mesh).filter(visible).cloned().collect();
         ordered.sort_by(|a, b| (public(a), a.meta.age()).cmp(&(public(b), b.meta.age())));
         warn_conflicts(&ordered, sink);
         let mut by_host = ByHost::default();
@@ -36,14 +38,23 @@ impl<'r> VirtualServices<'r> {
         Self { ordered, by_host }
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &'r VirtualService> {
-        self.ordered.iter().copied()
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &VirtualService> {
+        self.ordered.iter().map(|vs| &**vs)
+    }
+
+    /// All that speak for a service, the one that wins first: connections have no host, and Istio asks each of them.
+    pub(crate) fn all_of(&self, service: &Service, imports: &Imports) -> Vec<&VirtualService> {
+        let mut found: Vec<_> = self.by_host.of(&service.host).map(|(_, index)| index).collect();
+        found.sort_unstable();
+        found.dedup();
+        let found = found.into_iter().filter_map(|index| self.ordered.get(index).map(|vs| &**vs));
+        found.filter(|vs| taken(imports, vs)).collect()
     }
 
     /// The most specific host wins, then the older resource.
-    pub(crate) fn of(&self, service: &Service, imports: &Imports) -> Option<&'r VirtualService> {
+    pub(crate) fn of(&self, service: &Service, imports: &Imports) -> Option<&VirtualService> {
         let found = self.by_host.of(&service.host);
-        let found = found.filter_map(|(host, index)| Some((host, index, *self.ordered.get(index)?)));
+        let found = found.filter_map(|(host, index)| Some((host, index, &**self.ordered.get(index)?)));
         let carried = found.filter(|(.., vs)| taken(imports, vs));
         let best = carried.max_by_key(|(host, index, _)| (specificity(host), std::cmp::Reverse(*index)));
         best.map(|(.., vs)| vs)
@@ -60,11 +71,11 @@ fn specificity(host: &str) -> (bool, usize) {
     (!host.starts_with('*'), host.len())
 }
 
-fn warn_conflicts(ordered: &[&VirtualService], sink: &mut Sink) {
+fn warn_conflicts(ordered: &[Arc<VirtualService>], sink: &mut Sink) {
     let mut claimed: HashMap<&str, &VirtualService> = HashMap::new();
     for vs in ordered {
         for host in &vs.hosts {
-            match claimed.get(&*host.value).filter(|other| !std::ptr::eq(**other, *vs)) {
+            match claimed.get(&*host.value).filter(|other| !std::ptr::eq(**other, &**vs)) {
                 Some(winner) => {
                     let message = format!("`{}` is claimed by another VirtualService", host.value);
                     let found = sink.report(Code::ConflictingHosts, host.span, message);

@@ -12,7 +12,27 @@ use crate::{
 };
 
 const ANSWER: &str = "its requests get 503 with the flag NC";
+const CLOSED: &str = "its connections are closed with the flag NC";
 const NO_COPY: &str = "it gets no copies";
+
+/// What the rules are for.
+#[derive(Clone, Copy)]
+enum Kind {
+    Requests,
+    Tls,
+    Bytes,
+}
+
+impl Kind {
+    /// Whether the rules speak for the listeners of such a port.
+    fn takes(self, protocol: PortProtocol) -> bool {
+        match self {
+            Self::Requests => protocol.is_http(),
+            Self::Tls => protocol == PortProtocol::Tls,
+            Self::Bytes => protocol == PortProtocol::Tcp,
+        }
+    }
+}
 
 impl Compiler<'_> {
     pub(super) fn check_references(&mut self) {
@@ -21,11 +41,17 @@ impl Compiler<'_> {
             for rule in &vs.http {
                 for destination in rule.destinations() {
                     self.check_destination(destination, ANSWER);
-                    self.check_chosen_port(vs, destination);
+                    self.check_chosen_port(vs, destination, Kind::Requests);
                 }
                 for mirror in &rule.mirrors {
                     self.check_destination(&mirror.destination, NO_COPY);
                 }
+            }
+            let tls = vs.tls.iter().flat_map(|rule| &rule.destinations).map(|to| (to, Kind::Tls));
+            let tcp = vs.tcp.iter().flat_map(|rule| &rule.destinations).map(|to| (to, Kind::Bytes));
+            for (destination, kind) in tls.chain(tcp) {
+                self.check_destination(destination, CLOSED);
+                self.check_chosen_port(vs, destination, kind);
             }
         }
         for rule in self.rules.iter() {
@@ -39,7 +65,9 @@ impl Compiler<'_> {
                 let message = format!("no service has the host `{}`", host.value);
                 let help = self.similar_host(&host.value);
                 let found = self.sink.report(Code::UnknownHost, host.span, message);
-                found.label("takes effect on port 80 only").help(help);
+                let effect =
+                    if vs.http.is_empty() { "has no effect" } else { "takes effect on port 80 only" };
+                found.label(effect).help(help);
             }
         }
     }
@@ -62,20 +90,24 @@ impl Compiler<'_> {
         self.check_subset(destination, service, consequence);
     }
 
-    /// Istio keeps the port of the request where a destination with several ports names none.
-    fn check_chosen_port(&mut self, vs: &VirtualService, destination: &Destination) {
+    /// Istio keeps the port of the listener where a destination with several ports names none.
+    fn check_chosen_port(&mut self, vs: &VirtualService, destination: &Destination, kind: Kind) {
         let Some(service) = self.registry.find(&destination.host.value) else { return };
         if destination.port.is_some() || service.ports.len() < 2 {
             return;
         }
         let called = vs.hosts.iter().flat_map(|host| self.registry.covered_by(&host.value));
-        let mut ports =
-            called.flat_map(|service| &service.ports).filter(|p| p.protocol != PortProtocol::Other);
+        let mut ports = called.flat_map(|service| &service.ports).filter(|port| kind.takes(port.protocol));
         let Some(missing) = ports.find(|port| service.port(port.number).is_none()) else { return };
         let has: Vec<_> = service.ports.iter().map(|port| port.number.to_string()).collect();
         let message = format!("`{}` has several ports, and the destination names none", service.host);
         let found = self.sink.report(Code::PortNotChosen, destination.host.span, message);
-        found.label(format!("a request to port {} gets 503 with the flag NC", missing.number));
+        found.label(match kind {
+            Kind::Requests => format!("a request to port {} gets 503 with the flag NC", missing.number),
+            Kind::Tls | Kind::Bytes => {
+                format!("a connection to port {} is closed with the flag NC", missing.number)
+            }
+        });
         found.note(format!("it keeps its port, and {} has {}", service.origin, has.join(", ")));
         found.help("name the port: `port: { number: N }`");
     }
@@ -105,15 +137,24 @@ impl Compiler<'_> {
     }
 
     fn check_rule(&mut self, rule: &DestinationRule) {
-        let services: Vec<_> = self.registry.covered_by(&rule.host.value).collect();
-        if services.is_empty() {
+        if self.registry.covered_by(&rule.host.value).next().is_none() {
             let message = format!("no service has the host `{}`", rule.host.value);
             let help = self.similar_host(&rule.host.value);
             let found = self.sink.report(Code::UnknownRuleHost, rule.host.span, message);
             found.label("the rule has no effect").help(help);
-            return;
         }
-        let workloads: Vec<_> = services.iter().flat_map(|service| &service.endpoints).collect();
+    }
+
+    /// Subsets that no endpoint has: the one finding on rules that endpoints change.
+    pub(super) fn check_subsets(&mut self) {
+        for rule in self.rules.iter().filter(|rule| !rule.subsets.is_empty()) {
+            self.check_subsets_of(rule);
+        }
+    }
+
+    fn check_subsets_of(&mut self, rule: &DestinationRule) {
+        let services: Vec<_> = self.registry.covered_by(&rule.host.value).collect();
+        let workloads: Vec<_> = services.iter().flat_map(|service| &*service.endpoints).collect();
         let unlabelled: usize = services.iter().map(|service| service.without_pod).sum();
         for subset in rule.subsets.iter().filter(|_| !workloads.is_empty()) {
             if unlabelled > 0 && !subset.labels.is_empty() {

@@ -136,7 +136,7 @@ impl Compiler<'_> {
     }
 
     /// A port's policy is seen only if the destination names the port.
-    fn hash_of(&self, destination: &Destination) -> Option<HashPolicy> {
+    pub(super) fn hash_of(&self, destination: &Destination) -> Option<HashPolicy> {
         let service = self.registry.find(&destination.host.value)?;
         let rule = self.rules.of(service)?;
         let subset = destination.subset.as_ref();

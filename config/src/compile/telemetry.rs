@@ -1,5 +1,7 @@
 //! Tracing of each direction: the `Telemetry` resources that apply, over the mesh's settings, over the environment's.
 
+use std::sync::Arc;
+
 use super::Compiler;
 use crate::{
     istio::{
@@ -13,7 +15,7 @@ use crate::{
 
 /// One resource a level, the most general first: root namespace, namespace, workload. The oldest wins a level.
 pub(super) fn choose<'t>(
-    written: &'t [Telemetry],
+    written: &'t [Arc<Telemetry>],
     root_namespace: &str,
     node: &Node,
     sink: &mut Sink,
@@ -27,7 +29,7 @@ pub(super) fn choose<'t>(
         }
         _ => None,
     };
-    let mut leveled: Vec<_> = written.iter().filter_map(|one| Some((level(one)?, one))).collect();
+    let mut leveled: Vec<_> = written.iter().filter_map(|one| Some((level(one)?, &**one))).collect();
     leveled.sort_by(|a, b| (a.0, a.1.meta.age()).cmp(&(b.0, b.1.meta.age())));
     let mut chosen: Vec<(u8, &Telemetry)> = Vec::new();
     for (level, telemetry) in leveled {

@@ -107,15 +107,20 @@ impl fmt::Display for Part {
 pub fn diff(old: &Snapshot, new: &Snapshot) -> Diff {
     let mut diff = Diff::default();
     diff.compare(Part::Listener, &listeners(old), &listeners(new));
-    for listener in &new.listeners {
+    for listener in new.listeners.iter() {
         let Some(before) = old.listeners.iter().find(|other| other.name == listener.name) else { continue };
         let at = &*listener.name;
+        let (was, is) =
+            (before.route_table().map(|table| &old[table]), listener.route_table().map(|table| &new[table]));
+        diff.compare(Part::VirtualHost, &routes::hosts(was, at), &routes::hosts(is, at));
+        if let (Some(was), Some(is)) = (was, is) {
+            routes::compare(&mut diff, (old, was), (new, is), at);
+        }
         diff.compare(
-            Part::VirtualHost,
-            &routes::hosts(&old[before.routes], at),
-            &routes::hosts(&new[listener.routes], at),
+            Part::Route,
+            &routes::of_connections(old, before),
+            &routes::of_connections(new, listener),
         );
-        routes::compare(&mut diff, (old, &old[before.routes]), (new, &new[listener.routes]), at);
     }
     diff.compare(Part::Cluster, &clusters(old), &clusters(new));
     diff.compare(Part::Telemetry, &telemetry(old), &telemetry(new));
@@ -165,7 +170,7 @@ impl Diff {
 fn listeners(snapshot: &Snapshot) -> Vec<Item> {
     let item = |listener: &Listener| Item {
         name: listener.name.to_string(),
-        value: snapshot.listener(listener),
+        value: routes::without_routes(snapshot.listener(listener)),
         origin: Some(listener.origin.clone()),
     };
     snapshot.listeners.iter().map(item).collect()

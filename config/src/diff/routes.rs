@@ -5,18 +5,40 @@ use serde_json::{Value, json};
 
 use super::{Diff, Item, Kind, Part};
 use crate::{
-    dump::route::domains,
-    snapshot::{RouteTable, Snapshot, VirtualHost},
+    dump::{route::domains, tcp::takes},
+    snapshot::{Carried, Listener, RouteTable, Snapshot, TcpRoute, VirtualHost},
 };
 
-/// The hosts of a listener without their routes.
-pub(super) fn hosts(table: &RouteTable, listener: &str) -> Vec<Item> {
-    let item = |(index, host): (u32, &VirtualHost)| Item {
+/// A dumped listener alone: its routes are parts of their own.
+pub(super) fn without_routes(mut listener: Value) -> Value {
+    if let Some(listener) = listener.as_object_mut()
+        && listener.remove("tcp_routes").is_some()
+    {
+        listener.insert("carries".to_owned(), "raw connections".into());
+    }
+    listener
+}
+
+/// The routes of raw connections, each under what it takes: their order says nothing.
+pub(super) fn of_connections(snapshot: &Snapshot, listener: &Listener) -> Vec<Item> {
+    let Carried::Tcp(routes) = &listener.carried else { return Vec::new() };
+    let item = |(index, route): (u32, &TcpRoute)| Item {
+        name: format!("for {} at {}", takes(routes, index), listener.name),
+        value: snapshot.tcp_route(routes, index, route),
+        origin: Some(route.origin.clone()),
+    };
+    (0_u32..).zip(&routes.routes).map(item).collect()
+}
+
+/// The hosts of a listener without their routes; one of raw connections has none.
+pub(super) fn hosts(table: Option<&RouteTable>, listener: &str) -> Vec<Item> {
+    let Some(table) = table else { return Vec::new() };
+    let item = |(host, domains): (&VirtualHost, Vec<String>)| Item {
         name: format!("{} at {listener}", host.name),
-        value: json!({ "domains": domains(&table.hosts, index) }),
+        value: json!({ "domains": domains }),
         origin: Some(host.origin.clone()),
     };
-    (0_u32..).zip(&table.virtual_hosts).map(item).collect()
+    table.virtual_hosts.iter().zip(domains(table)).map(item).collect()
 }
 
 /// The routes of the hosts that both have.

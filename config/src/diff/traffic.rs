@@ -78,8 +78,9 @@ impl Recorded {
     fn way(&self, snapshot: &Snapshot) -> Way {
         let answer = |text: String| Way { shares: vec![(text, 1.0)], route: String::new() };
         let Some(listener) = self.listener(snapshot) else { return answer("no listener".to_owned()) };
+        let Some(table) = listener.route_table() else { return answer("passed on unread".to_owned()) };
         let view = self.view();
-        let host = virtual_host(&snapshot[listener.routes], view.authority);
+        let host = virtual_host(&snapshot[table], view.authority);
         let Some(route) = host.and_then(|host| first_match(host, &view)) else {
             return answer("404, no route".to_owned());
         };

@@ -60,7 +60,7 @@ impl Snapshot {
         Value::Object(out)
     }
 
-    fn name_of(&self, cluster: &ClusterRef) -> String {
+    pub(crate) fn name_of(&self, cluster: &ClusterRef) -> String {
         match cluster {
             ClusterRef::Known(id) => self[*id].name.to_string(),
             ClusterRef::Missing(name) => format!("{name} (missing)"),

@@ -6,12 +6,13 @@ pub(crate) mod action;
 mod cluster;
 mod observation;
 pub(crate) mod route;
+pub(crate) mod tcp;
 
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::snapshot::{Direction, Listener, PathNormalization, Snapshot};
+use crate::snapshot::{Carried, Direction, Listener, PathNormalization, Snapshot};
 use observation::{destination, observation};
 use route::domains;
 
@@ -36,8 +37,8 @@ impl Snapshot {
             "listeners": self.listeners.iter().map(|listener| self.listener(listener)).collect::<Vec<_>>(),
             "routes": self.route_tables.iter().map(|table| json!({
                 "name": &*table.name,
-                "virtual_hosts": (0_u32..).zip(&table.virtual_hosts).map(|(index, host)| {
-                    self.virtual_host(host, &domains(&table.hosts, index))
+                "virtual_hosts": table.virtual_hosts.iter().zip(domains(table)).map(|(host, domains)| {
+                    self.virtual_host(host, &domains)
                 }).collect::<Vec<_>>(),
             })).collect::<Vec<_>>(),
             "clusters": self.clusters.iter().map(|cluster| cluster.to_json()).collect::<Vec<_>>(),
@@ -48,16 +49,20 @@ impl Snapshot {
     }
 
     pub(crate) fn listener(&self, listener: &Listener) -> Value {
-        json!({
+        let mut out = object(json!({
             "name": &*listener.name,
             "address": listener.bind.to_string(),
             "traffic_direction": match listener.direction {
                 Direction::Inbound => "INBOUND",
                 Direction::Outbound => "OUTBOUND",
             },
-            "route_config_name": &*self[listener.routes].name,
             "origin": listener.origin.to_string(),
-        })
+        }));
+        match &listener.carried {
+            Carried::Http(table) => put(&mut out, "route_config_name", (*self[*table].name).into()),
+            Carried::Tcp(routes) => put(&mut out, "tcp_routes", self.tcp_routes(routes)),
+        }
+        Value::Object(out)
     }
 }
 

@@ -51,7 +51,7 @@ impl Explanation<'_> {
     }
 }
 
-fn origin(origin: &Origin) -> Value {
+pub(super) fn origin(origin: &Origin) -> Value {
     json!({ "resource": &*origin.resource, "file": &*origin.file, "line": origin.line })
 }
 
@@ -145,7 +145,7 @@ fn forwarded(trace: &ForwardTrace<'_>) -> Value {
     Value::Object(out)
 }
 
-fn place(place: &Place<'_>, out: &mut Map<String, Value>) {
+pub(super) fn place(place: &Place<'_>, out: &mut Map<String, Value>) {
     out.insert("cluster".to_owned(), place.name().into());
     match place {
         Place::Known(cluster) => {
@@ -171,7 +171,7 @@ fn bucket(bucket: &Bucket<'_>) -> Value {
     Value::Object(out)
 }
 
-fn picked(pick: &Pick) -> Value {
+pub(super) fn picked(pick: &Pick) -> Value {
     let endpoints = pick.endpoints.iter().map(|standing| {
         let mut out = object(json!({
             "address": &*standing.address,

@@ -3,11 +3,13 @@
 //! Every step asks the function of [`decide`](crate::decide) that the data path asks, and only writes down what it said.
 //! Pure as that is: what is drawn is an argument, and the endpoint is filled in by whoever has the balancers.
 
+mod connection;
 mod json;
 mod text;
 mod trace;
 mod words;
 
+pub use connection::{ConnectionExplanation, ConnectionShare, explain_connection};
 pub use trace::{
     ActionTrace, Asked, Bucket, Check, CorsTrace, Explanation, FaultTrace, ForwardTrace, HashTrace,
     HostTrace, MirrorTrace, Pick, Picked, Place, RouteTrace, Standing, Taken, Verdict,
@@ -28,7 +30,7 @@ use crate::{
 pub type Draws<'d> = Option<&'d mut dyn FnMut() -> u64>;
 
 /// Decides, and says why. It draws as the data path does: first for a split by weight, then for a delay, for an abort, and
-/// once for all mirrors.
+/// once for all mirrors. `None` if the listener carries raw connections.
 #[must_use]
 pub fn explain<'s>(
     snapshot: &'s Snapshot,
@@ -36,8 +38,8 @@ pub fn explain<'s>(
     request: &RequestView<'_>,
     peers: Peers,
     mut draws: Draws<'_>,
-) -> Explanation<'s> {
-    let table = &snapshot[listener.routes];
+) -> Option<Explanation<'s>> {
+    let table = &snapshot[listener.route_table()?];
     let host = table.hosts.find_domain(request.authority).and_then(|(domain, index)| {
         Some(HostTrace { virtual_host: table.virtual_hosts.get(index as usize)?, domain })
     });
@@ -86,7 +88,7 @@ pub fn explain<'s>(
         authority: request.authority.to_owned(),
         path: request.path_and_query.to_owned(),
     };
-    Explanation { listener, asked, host, hints, passed, taken }
+    Some(Explanation { listener, asked, host, hints, passed, taken })
 }
 
 /// The conditions up to the first that fails.
@@ -245,7 +247,7 @@ fn hints(snapshot: &Snapshot, listener: &Listener, table: &RouteTable, authority
     let host = without_port(authority).to_ascii_lowercase();
     let mut hints = Vec::new();
     for other in snapshot.listeners.iter().filter(|other| other.name != listener.name) {
-        let known = snapshot[other.routes].hosts.find_domain(authority);
+        let known = other.route_table().and_then(|table| snapshot[table].hosts.find_domain(authority));
         if known.is_some_and(|(domain, _)| domain != Domain::Any) {
             hints.push(format!("listener {} has this host: ask for port {}", other.name, other.bind.port()));
         }

@@ -3,15 +3,13 @@
 use std::{fmt, fmt::Write as _, time::Duration};
 
 use super::{
-    ActionTrace, Bucket, Explanation, ForwardTrace, Pick, Picked, Place, RouteTrace, Taken,
+    ActionTrace, Explanation, ForwardTrace, Pick, Picked, Place, RouteTrace, Taken,
     words::{self, quoted},
 };
 use crate::{
     decide::Domain,
     dump::action::{percent, retry_on},
-    snapshot::{
-        AbortStatus, Cluster, Direction, Discovery, HashPolicy, HeaderOps, Origin, PathRewrite, Share,
-    },
+    snapshot::{AbortStatus, Direction, Discovery, HashPolicy, HeaderOps, Origin, PathRewrite, Share},
 };
 
 /// Endpoints beyond these are counted only.
@@ -22,11 +20,8 @@ impl fmt::Display for Explanation<'_> {
         let asked = &self.asked;
         writeln!(f, "{} {}://{}{}", asked.method, asked.scheme, asked.authority, asked.path)?;
         writeln!(f, "-> {}\n", self.verdict())?;
-        let direction = match self.listener.direction {
-            Direction::Inbound => "inbound",
-            Direction::Outbound => "outbound",
-        };
         let mut out = Lines(f);
+        let direction = direction(self.listener.direction);
         out.line("listener", &format!("{}, {direction}", self.listener.name))?;
         out.place(&self.listener.origin)?;
         match self.host {
@@ -55,10 +50,10 @@ impl fmt::Display for Explanation<'_> {
     }
 }
 
-struct Lines<'a, 'f>(&'a mut fmt::Formatter<'f>);
+pub(super) struct Lines<'a, 'f>(pub(super) &'a mut fmt::Formatter<'f>);
 
 impl Lines<'_, '_> {
-    fn line(&mut self, label: &str, text: &str) -> fmt::Result {
+    pub(super) fn line(&mut self, label: &str, text: &str) -> fmt::Result {
         writeln!(self.0, "{label:<14}{text}")
     }
 
@@ -66,7 +61,7 @@ impl Lines<'_, '_> {
         self.line("", text)
     }
 
-    fn place(&mut self, origin: &Origin) -> fmt::Result {
+    pub(super) fn place(&mut self, origin: &Origin) -> fmt::Result {
         self.more(&origin.to_string())
     }
 
@@ -154,7 +149,9 @@ impl Lines<'_, '_> {
             self.line("hash key", &key.to_string())?;
         }
         for bucket in &trace.buckets {
-            self.bucket(bucket, trace)?;
+            let several = trace.buckets.len() > 1;
+            let weight = (bucket.entry.weight, trace.forward.total_weight, bucket.from, bucket.taken);
+            self.destination(&bucket.place, several.then_some(weight), bucket.pick.as_ref())?;
         }
         let limits: Vec<_> = [("all tries", trace.timeout), ("one try", trace.per_try_timeout)]
             .into_iter()
@@ -199,26 +196,35 @@ impl Lines<'_, '_> {
         Ok(())
     }
 
-    fn bucket(&mut self, bucket: &Bucket<'_>, trace: &ForwardTrace<'_>) -> fmt::Result {
-        let name = bucket.place.name();
-        if trace.buckets.len() == 1 {
-            self.line("cluster", name)?;
-        } else {
-            let mark = if bucket.taken { ", taken" } else { "" };
-            let last = bucket.from + u64::from(bucket.entry.weight);
-            let weight = format!("{} of {}", bucket.entry.weight, trace.forward.total_weight);
-            self.line("cluster", &format!("{name} (weight {weight}, draws {}..{last}{mark})", bucket.from))?;
+    /// Of several: the weight, the sum of all, the first draw that hits it, and whether it is taken.
+    pub(super) fn destination(
+        &mut self,
+        place: &Place<'_>,
+        of_several: Option<(u32, u64, u64, bool)>,
+        pick: Option<&Pick>,
+    ) -> fmt::Result {
+        let name = place.name();
+        match of_several {
+            None => self.line("cluster", name)?,
+            Some((weight, total, from, taken)) => {
+                let mark = if taken { ", taken" } else { "" };
+                let last = from + u64::from(weight);
+                let weight = format!("{weight} of {total}");
+                self.line("cluster", &format!("{name} (weight {weight}, draws {from}..{last}{mark})"))?;
+            }
         }
-        self.target(&bucket.place)?;
-        if let Place::Known(cluster) = &bucket.place
+        self.target(place)?;
+        if let Place::Known(cluster) = place
             && cluster.discovery == Discovery::OriginalDestination
         {
             self.more("it is for where the client was going, which an explicit listener does not know")?;
         }
-        if let Place::Known(Cluster { discovery: Discovery::Dns(dns), .. }) = &bucket.place {
+        if let Place::Known(cluster) = place
+            && let Discovery::Dns(dns) = &cluster.discovery
+        {
             self.more(&words::of_dns(dns))?;
         }
-        match &bucket.pick {
+        match pick {
             Some(pick) => self.pick(pick),
             None => Ok(()),
         }
@@ -265,6 +271,13 @@ impl Lines<'_, '_> {
             self.line("header", &format!("{whose}: {operation} ({level})"))?;
         }
         Ok(())
+    }
+}
+
+pub(super) fn direction(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Inbound => "inbound",
+        Direction::Outbound => "outbound",
     }
 }
 

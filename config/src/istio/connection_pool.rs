@@ -16,8 +16,10 @@ pub(crate) struct ConnectionPool {
     pub(crate) limits: Limits,
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) keepalive: Option<Keepalive>,
-    /// Zero: never.
+    /// Of HTTP connections. Zero: never.
     pub(crate) idle_timeout: Option<Duration>,
+    /// Of raw connections. Zero: never.
+    pub(crate) tcp_idle_timeout: Option<Duration>,
     pub(crate) max_requests_per_connection: Option<NonZeroU32>,
     pub(crate) max_connection_duration: Option<Duration>,
     pub(crate) max_concurrent_streams: Option<u32>,
@@ -87,7 +89,8 @@ pub(crate) fn connection_pool(block: &Object<'_>, sink: &mut Sink) -> Connection
         pool.limits.max_connections = limit(&tcp, "maxConnections", sink);
         pool.connect_timeout = at_least_1ms(tcp.duration("connectTimeout"), sink);
         pool.max_connection_duration = at_least_1ms(tcp.duration("maxConnectionDuration"), sink);
-        pool.idle_timeout = tcp.duration("idleTimeout").map(|timeout| timeout.value);
+        pool.tcp_idle_timeout = tcp.duration("idleTimeout").map(|timeout| timeout.value);
+        pool.idle_timeout = pool.tcp_idle_timeout;
         pool.keepalive = tcp.object("tcpKeepalive").map(|block| keepalive(&block, sink));
     }
     if let Some(http) = http {

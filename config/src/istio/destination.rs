@@ -92,7 +92,9 @@ fn destination(entry: &Object<'_>, weight: u32, meta: &Meta, sink: &mut Sink) ->
         return None;
     };
     let to = target(&to, meta, sink)?;
-    Some(Destination { weight, headers: headers(entry, sink).unwrap_or_default(), ..to })
+    // Destinations of connections have none.
+    let headers = if entry.declares("headers") { headers(entry, sink) } else { None };
+    Some(Destination { weight, headers: headers.unwrap_or_default(), ..to })
 }
 
 /// A `Destination` alone, which takes everything.

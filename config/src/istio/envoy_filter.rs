@@ -2,7 +2,6 @@
 
 use super::{Meta, selects};
 use crate::{
-    LoadOptions,
     fields::Labels,
     report::Code,
     sink::{Sink, Span},
@@ -50,13 +49,19 @@ pub(crate) fn read(document: &Node, meta: Meta) -> EnvoyFilter {
     }
 }
 
-/// An error where it selects the proxy of `options`, unless that is allowed; a note where it does not.
-pub(crate) fn check(filter: &EnvoyFilter, root_namespace: &str, options: &LoadOptions, sink: &mut Sink) {
+/// An error where it selects the proxy, unless that is `allowed`; a note where it does not.
+pub(crate) fn check(
+    filter: &EnvoyFilter,
+    root_namespace: &str,
+    node: &crate::snapshot::Node,
+    allowed: bool,
+    sink: &mut Sink,
+) {
     let EnvoyFilter { meta, span, .. } = filter;
-    if let Some(why) = why_not(filter, root_namespace, &options.node) {
+    if let Some(why) = why_not(filter, root_namespace, node) {
         let message = format!("{} does not select this workload", meta.resource());
         sink.report(Code::ForeignEnvoyFilter, *span, message).label("no business of this proxy").note(why);
-    } else if options.allow_envoy_filters {
+    } else if allowed {
         let message = format!("{} selects this workload, and is ignored", meta.resource());
         let found = sink.report(Code::KindNotHonoured, *span, message);
         found.label("its patches are not applied").note("`--allow-envoyfilter` is given");

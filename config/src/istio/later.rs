@@ -1,53 +1,7 @@
 //! Tables of parts that are not built yet. They are known, so that a misspelt field in them is found today, and the
 //! page on compatibility is complete.
 
-use super::destination::DESTINATION;
 use crate::fields::{Message, Type, later};
-
-pub(super) static TLS_ROUTE: Message = Message {
-    name: "TLSRoute",
-    fields: &[
-        later("match", Type::List(&Type::Object(&TLS_MATCH))),
-        later("route", Type::List(&Type::Object(&ROUTE_DESTINATION))),
-    ],
-};
-
-static TLS_MATCH: Message = Message {
-    name: "TLSMatchAttributes",
-    fields: &[
-        later("sniHosts", Type::List(&Type::Text)),
-        later("destinationSubnets", Type::List(&Type::Text)),
-        later("port", Type::Int),
-        later("sourceLabels", Type::Map(&Type::Text)),
-        later("gateways", Type::List(&Type::Text)),
-        later("sourceNamespace", Type::Text),
-    ],
-};
-
-pub(super) static TCP_ROUTE: Message = Message {
-    name: "TCPRoute",
-    fields: &[
-        later("match", Type::List(&Type::Object(&L4_MATCH))),
-        later("route", Type::List(&Type::Object(&ROUTE_DESTINATION))),
-    ],
-};
-
-static L4_MATCH: Message = Message {
-    name: "L4MatchAttributes",
-    fields: &[
-        later("destinationSubnets", Type::List(&Type::Text)),
-        later("port", Type::Int),
-        later("sourceSubnet", Type::Text),
-        later("sourceLabels", Type::Map(&Type::Text)),
-        later("gateways", Type::List(&Type::Text)),
-        later("sourceNamespace", Type::Text),
-    ],
-};
-
-static ROUTE_DESTINATION: Message = Message {
-    name: "RouteDestination",
-    fields: &[later("destination", Type::Object(&DESTINATION)), later("weight", Type::Int)],
-};
 
 pub(super) static CLIENT_TLS: Message = Message {
     name: "ClientTLSSettings",

@@ -122,7 +122,7 @@ pub(crate) fn embedded(config_map: &Node, sink: &mut Sink) -> Vec<Node> {
         line: block.span.line.saturating_sub(empty.saturating_add(1)),
         column: block.span.column.saturating_sub(1),
     };
-    yaml::parse(base, text, sink)
+    yaml::parse(base, text, 0, sink).documents
 }
 
 /// Reads the settings from a document that is a `MeshConfig`.

@@ -31,8 +31,10 @@ pub(crate) mod service_entry;
 mod service_entry_checks;
 pub(crate) mod sidecar;
 mod sidecar_checks;
+pub(crate) mod tcp_route;
 pub(crate) mod telemetry;
 pub(crate) mod telemetry_fields;
+pub(crate) mod tls_route;
 pub(crate) mod virtual_service;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
@@ -53,7 +55,7 @@ use crate::{
 };
 
 /// Whose resource it is and where it stands.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Meta {
     pub(crate) kind: &'static str,
     pub(crate) name: Arc<str>,
@@ -310,8 +312,19 @@ pub(crate) enum PortProtocol {
     Http2,
     /// Unnamed: the client's version goes upstream.
     Sniffed,
-    /// TCP, TLS, UDP and the databases: not carried by an HTTP listener.
-    Other,
+    /// TCP and the databases: passed on as bytes.
+    Tcp,
+    /// TLS and HTTPS: passed on as bytes, told apart by the server name of the hello.
+    Tls,
+    /// UDP, and whatever else is no TCP: not carried.
+    Udp,
+}
+
+impl PortProtocol {
+    /// Whether requests are looked at; where the name says nothing, they are.
+    pub(crate) fn is_http(self) -> bool {
+        matches!(self, Self::Http1 | Self::Http2 | Self::Sniffed)
+    }
 }
 
 /// `protocol` as far as it is known, else the prefix of the port's name (Istio's `ParsePortName`).
@@ -322,7 +335,9 @@ pub(crate) fn protocol_of(name: &str, protocol: &str) -> PortProtocol {
         "grpc" if name.to_ascii_lowercase().starts_with("grpc-web") => PortProtocol::Http1,
         "http2" | "grpc" => PortProtocol::Http2,
         "grpc-web" => PortProtocol::Http1,
-        "https" | "tls" | "tcp" | "mongo" | "redis" | "mysql" | "udp" | "hbone" => PortProtocol::Other,
+        "https" | "tls" => PortProtocol::Tls,
+        "tcp" | "mongo" | "redis" | "mysql" | "hbone" => PortProtocol::Tcp,
+        "udp" => PortProtocol::Udp,
         _ => PortProtocol::Sniffed,
     }
 }

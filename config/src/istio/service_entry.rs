@@ -20,7 +20,8 @@ pub(crate) struct ServiceEntry {
     pub(crate) addresses: Vec<Spanned<Box<str>>>,
     pub(crate) ports: Vec<ServicePort>,
     pub(crate) resolution: Spanned<Resolution>,
-    pub(crate) endpoints: Vec<Workload>,
+    /// With the ports at which they serve the entry's.
+    pub(crate) endpoints: Arc<[Workload]>,
     pub(crate) selector: Option<Labels>,
     /// `MESH_INTERNAL`: the selector selects pods too.
     pub(crate) internal: bool,
@@ -30,27 +31,28 @@ pub(crate) struct ServiceEntry {
 impl ServiceEntry {
     /// What is looked up where no endpoint is written: the host itself.
     pub(crate) fn by_itself(&self, host: &Spanned<Box<str>>) -> Workload {
-        Workload {
+        let workload = Workload {
             address: Address::Name(host.value.as_ref().into()),
             ports: BTreeMap::new(),
             labels: Labels::new(),
             weight: 1,
             span: host.span,
-        }
-    }
-
-    /// Where a workload serves each port: its own port of that name, else the target port, else the port itself.
-    pub(crate) fn served_by(&self, workload: &Workload) -> BTreeMap<Arc<str>, u16> {
-        let served = self.ports.iter().map(|port| {
-            let own = workload.ports.get(&port.name).copied();
-            (Arc::clone(&port.name), own.or(port.target).unwrap_or(port.number))
-        });
-        served.collect()
+        };
+        Workload { ports: served_by(&self.ports, &workload), ..workload }
     }
 }
 
+/// Where a workload serves each port: its own port of that name, else the target port, else the port itself.
+pub(crate) fn served_by(ports: &[ServicePort], workload: &Workload) -> BTreeMap<Arc<str>, u16> {
+    let served = ports.iter().map(|port| {
+        let own = workload.ports.get(&port.name).copied();
+        (Arc::clone(&port.name), own.or(port.target).unwrap_or(port.number))
+    });
+    served.collect()
+}
+
 /// One entry of `ports`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ServicePort {
     pub(crate) number: u16,
     pub(crate) name: Arc<str>,
@@ -81,7 +83,7 @@ pub(crate) enum Address {
 }
 
 /// An entry of `endpoints`, or a `WorkloadEntry`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Workload {
     pub(crate) address: Address,
     pub(crate) ports: BTreeMap<Arc<str>, u16>,
@@ -171,11 +173,14 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> ServiceEnt
         found.help("write `resolution: STATIC`");
     }
     let named = matches!(resolution.value, Resolution::Dns { .. } | Resolution::Dynamic);
-    let endpoints = entries.iter().filter_map(|entry| workload(entry, named, sink)).collect();
+    let ports = ports(spec, sink);
+    let endpoints = entries.iter().filter_map(|entry| workload(entry, named, sink));
+    let endpoints: Arc<[_]> =
+        endpoints.map(|workload| Workload { ports: served_by(&ports, &workload), ..workload }).collect();
     ServiceEntry {
         hosts,
         addresses: addresses(spec, sink),
-        ports: ports(spec, sink),
+        ports,
         resolution,
         endpoints,
         selector,

@@ -1,6 +1,9 @@
 //! `Sidecar`: where to listen, and which services each listener carries.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use super::{
     Meta, PORT, SELECTOR,
@@ -155,7 +158,7 @@ pub(crate) fn outbound_mode(policy: &Object<'_>) -> OutboundMode {
 
 /// Istio's choice: selector before namespace before root namespace, the oldest first.
 pub(crate) fn choose<'s>(
-    sidecars: &'s [Sidecar],
+    sidecars: &'s [Arc<Sidecar>],
     root_namespace: &str,
     node: &Node,
     sink: &mut Sink,
@@ -166,7 +169,8 @@ pub(crate) fn choose<'s>(
         None if &*sidecar.meta.namespace == root_namespace => Some(2),
         _ => None,
     };
-    let mut ranked: Vec<_> = sidecars.iter().filter_map(|sidecar| Some((rank(sidecar)?, sidecar))).collect();
+    let mut ranked: Vec<_> =
+        sidecars.iter().filter_map(|sidecar| Some((rank(sidecar)?, &**sidecar))).collect();
     ranked.sort_by(|a, b| (a.0, a.1.meta.age()).cmp(&(b.0, b.1.meta.age())));
     let (best, chosen) = *ranked.first()?;
     for (_, other) in ranked.iter().skip(1).filter(|(rank, _)| *rank == best) {

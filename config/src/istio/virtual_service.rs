@@ -11,22 +11,23 @@ use super::{
     fault::{FAULT, fault},
     headers::{HEADERS, Headers, headers},
     http_match::{HTTP_MATCH, Match, match_block},
-    later,
     mirror::{MIRROR_POLICY, MirrorTo, mirrors},
     percent::PERCENT,
     redirect::{REDIRECT, Redirect, read_redirect},
     retries::{HTTP_RETRY, Retries, read_retries},
     rewrite::{REWRITE, Rewrite, read_rewrite},
+    tcp_route::{TCP_ROUTE, TcpRule, tcp_rule},
+    tls_route::{TLS_ROUTE, TlsRule, tls_rule},
 };
 use crate::{
-    fields::{Message, Object, Spanned, Type, warned, yes},
+    fields::{Message, Object, Spanned, Type, yes},
     report::Code,
     sink::{Sink, Span},
     snapshot::{Cors, DirectResponse, Fault, Origin},
 };
 
 /// One resource; hosts are full names.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct VirtualService {
     pub(crate) meta: Meta,
     pub(crate) hosts: Vec<Spanned<Box<str>>>,
@@ -34,6 +35,10 @@ pub(crate) struct VirtualService {
     pub(crate) is_delegate: bool,
     pub(crate) gateways: Vec<Box<str>>,
     pub(crate) http: Vec<HttpRule>,
+    /// For listeners of TLS.
+    pub(crate) tls: Vec<TlsRule>,
+    /// For other listeners of bytes.
+    pub(crate) tcp: Vec<TcpRule>,
     pub(crate) exports: Exports,
 }
 
@@ -80,13 +85,16 @@ impl HttpRule {
         }
     }
 
+    /// Whether the rules of another resource take its place.
+    pub(crate) fn is_delegated(&self) -> bool {
+        matches!(self.does, Does::Delegate(_))
+    }
+
     /// `timeout`, if it is one.
     pub(crate) fn deadline(&self) -> Option<Duration> {
         self.timeout.filter(|timeout| !timeout.is_zero())
     }
 }
-
-static WHY_TCP: &str = "only HTTP listeners are built yet";
 
 pub(crate) static VIRTUAL_SERVICE: Message = Message {
     name: "VirtualService",
@@ -94,8 +102,8 @@ pub(crate) static VIRTUAL_SERVICE: Message = Message {
         yes("hosts", Type::List(&Type::Text), "short_names_take_the_namespace_of_the_rule"),
         yes("gateways", Type::List(&Type::Text), "a_virtual_service_without_mesh_is_not_applied"),
         yes("http", Type::List(&Type::Object(&HTTP_ROUTE)), "the_seed_compiles"),
-        warned("tls", Type::List(&Type::Object(&later::TLS_ROUTE)), WHY_TCP),
-        warned("tcp", Type::List(&Type::Object(&later::TCP_ROUTE)), WHY_TCP),
+        yes("tls", Type::List(&Type::Object(&TLS_ROUTE)), "tls_routes_take_connections_by_server_name"),
+        yes("tcp", Type::List(&Type::Object(&TCP_ROUTE)), "tcp_routes_take_connections_by_address"),
         yes("exportTo", Type::List(&Type::Text), "exports_limit_who_sees_a_resource"),
     ],
 };
@@ -142,11 +150,16 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> VirtualSer
     }
     check_gateways(&spec.texts("gateways"), sink);
     let in_mesh = applies_to_mesh(spec);
+    let hosts = hosts(spec, &meta, sink);
+    // A delegate's are refused as a whole.
+    let raw = |field: &str| if is_delegate { Vec::new() } else { spec.objects(field) };
     VirtualService {
-        hosts: hosts(spec, &meta, sink),
         is_delegate,
         gateways: spec.texts("gateways").iter().map(|text| text.value.into()).collect(),
         http: rules.iter().map(|rule| http_rule(rule, in_mesh, &meta, is_delegate, sink)).collect(),
+        tls: raw("tls").iter().map(|rule| tls_rule(rule, &hosts, &meta, sink)).collect(),
+        tcp: raw("tcp").iter().map(|rule| tcp_rule(rule, &meta, sink)).collect(),
+        hosts,
         exports: Exports::read(spec, &meta, sink),
         meta,
     }

@@ -10,6 +10,7 @@ pub(crate) mod service;
 use std::{
     collections::{HashMap, HashSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use endpoint_slice::{EndpointSlice, SliceEndpoint};
@@ -31,16 +32,23 @@ use crate::{
 /// What was read of all kinds.
 #[derive(Debug, Default)]
 pub(crate) struct Cluster {
-    pub(crate) services: Vec<Service>,
-    pub(crate) slices: Vec<EndpointSlice>,
-    pub(crate) pods: Vec<Pod>,
+    pub(crate) services: Vec<Arc<Service>>,
+    pub(crate) slices: Vec<Arc<EndpointSlice>>,
+    pub(crate) pods: Vec<Arc<Pod>>,
 }
 
 impl Cluster {
+    /// Adds what another document says.
+    pub(crate) fn extend(&mut self, other: &Self) {
+        self.services.extend(other.services.iter().cloned());
+        self.slices.extend(other.slices.iter().cloned());
+        self.pods.extend(other.pods.iter().cloned());
+    }
+
     /// The services as the registry keeps them; what cannot be resolved is reported and left out.
     pub(crate) fn registered(
         &self,
-        workloads: &[(Meta, Workload)],
+        workloads: &[Arc<(Meta, Workload)>],
         view: &View<'_>,
         sink: &mut Sink,
     ) -> Vec<registry::Service> {
@@ -121,7 +129,7 @@ fn alias(service: &Service, name: &Spanned<Address>) -> registry::Service {
         meta: service.meta.clone(),
         addresses: service.addresses.clone(),
         ports,
-        endpoints: vec![endpoint],
+        endpoints: [endpoint].into(),
         without_pod: 0,
         headless: false,
         resolution: Resolution::Dns { first_only: false },
@@ -133,7 +141,7 @@ fn registered(
     service: &Service,
     slices: &[&EndpointSlice],
     pods: &Pods<'_>,
-    workloads: &[(Meta, Workload)],
+    workloads: &[Arc<(Meta, Workload)>],
     sink: &mut Sink,
 ) -> registry::Service {
     let mut endpoints = Vec::new();
@@ -172,7 +180,7 @@ fn registered(
         meta: service.meta.clone(),
         addresses: service.addresses.clone(),
         ports: service.ports.iter().map(|port| port.port.clone()).collect(),
-        endpoints,
+        endpoints: endpoints.into(),
         without_pod,
         headless: service.headless,
         resolution: Resolution::Static,
@@ -187,9 +195,10 @@ struct Pods<'p> {
 }
 
 impl<'p> Pods<'p> {
-    fn of(pods: &'p [Pod]) -> Self {
-        let by_name = pods.iter().map(|pod| ((&*pod.meta.namespace, &*pod.meta.name), pod));
-        let by_address = pods.iter().flat_map(|pod| pod.addresses.iter().map(move |address| (*address, pod)));
+    fn of(pods: &'p [Arc<Pod>]) -> Self {
+        let pods = pods.iter().map(|pod| &**pod);
+        let by_name = pods.clone().map(|pod| ((&*pod.meta.namespace, &*pod.meta.name), pod));
+        let by_address = pods.flat_map(|pod| pod.addresses.iter().map(move |address| (*address, pod)));
         Self { by_name: by_name.collect(), by_address: by_address.collect() }
     }
 

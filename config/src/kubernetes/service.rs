@@ -116,7 +116,7 @@ pub(crate) fn read(document: &Node, spec: &Object<'_>, meta: Meta, sink: &mut Si
     let mut ports: Vec<_> =
         spec.objects("ports").iter().filter_map(|entry| service_port(entry, sink)).collect();
     // A number may serve TCP and UDP: what can be carried is found first.
-    ports.sort_by_key(|entry| entry.port.protocol == PortProtocol::Other);
+    ports.sort_by_key(|entry| entry.port.protocol == PortProtocol::Udp);
     let exports = annotation(document, EXPORT_TO).map(|text| {
         let names = text.value.split(',').map(str::trim).filter(|name| !name.is_empty());
         names.map(|value| Spanned { value, span: text.span }).collect::<Vec<_>>()
@@ -188,16 +188,16 @@ fn service_port(entry: &Object<'_>, sink: &mut Sink) -> Option<KubernetesPort> {
 /// Istio's `ConvertProtocol`: UDP, the application protocol, the prefix of the name, ports whose servers speak first.
 fn protocol(number: u16, name: &str, transport: &str, application: Option<&str>) -> PortProtocol {
     if transport != "TCP" {
-        return PortProtocol::Other;
+        return PortProtocol::Udp;
     }
     match application {
         Some("kubernetes.io/h2c") => return PortProtocol::Http2,
         Some("kubernetes.io/ws") => return PortProtocol::Http1,
-        Some("kubernetes.io/wss") => return PortProtocol::Other,
+        Some("kubernetes.io/wss") => return PortProtocol::Tls,
         _ => {}
     }
     match (protocol_of(application.unwrap_or(name), ""), number) {
-        (PortProtocol::Sniffed, 25 | 53 | 3306 | 27017) => PortProtocol::Other,
+        (PortProtocol::Sniffed, 25 | 53 | 3306 | 27017) => PortProtocol::Tcp,
         (protocol, _) => protocol,
     }
 }
@@ -209,9 +209,10 @@ impl Service {
     }
 
     /// Workload entries of its namespace, with the ports at which they serve it.
-    pub(crate) fn selected(&self, workloads: &[(Meta, Workload)]) -> Vec<Workload> {
+    pub(crate) fn selected(&self, workloads: &[Arc<(Meta, Workload)>]) -> Vec<Workload> {
         let Some(selector) = &self.selector else { return Vec::new() };
-        let here = workloads.iter().filter(|(meta, _)| meta.namespace == self.meta.namespace);
+        let workloads = workloads.iter().map(|one| &**one);
+        let here = workloads.filter(|(meta, _)| meta.namespace == self.meta.namespace);
         let chosen = here.filter(|(_, workload)| selects(selector, &workload.labels));
         chosen.map(|(_, workload)| Workload { ports: self.served_by(workload), ..workload.clone() }).collect()
     }
@@ -236,21 +237,22 @@ mod tests {
 
     #[test]
     fn the_application_protocol_beats_the_name_and_well_known_ports_are_tcp() {
-        use PortProtocol::{Http1, Http2, Other, Sniffed};
+        use PortProtocol::{Http1, Http2, Sniffed, Tcp, Tls, Udp};
         for (number, name, transport, application, expected) in [
             (80, "http-web", "TCP", None, Http1),
             (80, "GRPC-api", "TCP", None, Http2),
             (80, "grpc-web-x", "TCP", None, Http1),
-            (80, "http", "UDP", None, Other),
+            (80, "http", "UDP", None, Udp),
             (80, "http", "TCP", Some("kubernetes.io/h2c"), Http2),
             (80, "tcp", "TCP", Some("kubernetes.io/ws"), Http1),
-            (80, "http", "TCP", Some("kubernetes.io/wss"), Other),
+            (80, "http", "TCP", Some("kubernetes.io/wss"), Tls),
             (80, "http", "TCP", Some("grpc"), Http2),
             (80, "http", "TCP", Some("example.com/mine"), Sniffed),
             (80, "", "TCP", None, Sniffed),
-            (3306, "", "TCP", None, Other),
-            (3306, "db", "TCP", Some("example.com/mine"), Other),
+            (3306, "", "TCP", None, Tcp),
+            (3306, "db", "TCP", Some("example.com/mine"), Tcp),
             (3306, "http", "TCP", None, Http1),
+            (53, "dns", "SCTP", None, Udp),
         ] {
             assert_eq!(
                 protocol(number, name, transport, application),

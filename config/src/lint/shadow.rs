@@ -4,6 +4,7 @@ use super::cover::covers;
 use crate::{
     istio::{
         http_match::Match,
+        tcp_route::{L4Match, TcpRule},
         virtual_service::{HttpRule, VirtualService},
     },
     report::Code,
@@ -49,6 +50,20 @@ pub(crate) fn shadow(vs: &VirtualService, sink: &mut Sink) {
         if rule.matches.is_empty() || rule.matches.iter().any(all) {
             caught = Some(rule);
         }
+    }
+    shadow_tcp(&vs.tcp, sink);
+}
+
+/// Istio stops at the first rule for everything.
+fn shadow_tcp(rules: &[TcpRule], sink: &mut Sink) {
+    let all = |rule: &TcpRule| rule.matches.is_empty() || rule.matches.iter().any(L4Match::takes_all);
+    let Some(at) = rules.iter().position(all) else { return };
+    let mut rest = rules.iter().skip(at);
+    let by = rest.next().map_or(0, |rule| rule.span.line);
+    for rule in rest {
+        let found = sink.report(Code::UnreachableRule, rule.span, "this rule is never reached");
+        found.label(format!("the rule of line {by} takes every connection"));
+        found.help("put the general rule last");
     }
 }
 

@@ -11,6 +11,7 @@ mod filter;
 mod origin;
 mod route;
 mod settings;
+mod tcp;
 
 use std::{collections::BTreeMap, fmt, ops::Index, sync::Arc};
 
@@ -26,13 +27,14 @@ pub use destination::{Destination, OtlpProtocol, TelemetryDefaults};
 pub use filter::{AbortStatus, Cors, Fault, FaultAbort, FaultDelay, Share};
 pub use origin::Origin;
 pub use route::{
-    Direction, HeaderKey, HeaderMatch, HostMap, Listener, PathMatch, QueryMatch, Route, RouteMatch,
-    RouteTable, RouteTableId, ValueMatch, VirtualHost,
+    Affixes, Carried, Direction, HeaderKey, HeaderMatch, HostMap, Listener, PathMatch, QueryMatch, Route,
+    RouteMatch, RouteTable, RouteTableId, ValueMatch, VirtualHost,
 };
 pub use settings::{
     AccessLog, CustomTag, LogEncoding, LogSink, Observation, PathNormalization, Propagation, TagValue,
     Tracing,
 };
+pub use tcp::{InvalidSubnet, Subnet, TcpCluster, TcpDestination, TcpRoute, TcpRoutes};
 
 /// One whole configuration. Published by swapping an `Arc`; a request keeps the one it started with.
 #[derive(Debug)]
@@ -41,11 +43,12 @@ pub struct Snapshot {
     pub version: Version,
     /// The proxy this configuration was compiled for.
     pub node: Node,
-    /// Where to listen, in order of the documents.
-    pub listeners: Box<[Listener]>,
-    /// Route configurations, by [`RouteTableId`].
-    pub route_tables: Box<[RouteTable]>,
-    /// Clusters, by [`ClusterId`]; shared with the run-time state that outlives this snapshot.
+    /// Where to listen, in order of the documents; shared with the next snapshot if nothing but endpoints changes.
+    pub listeners: Arc<[Listener]>,
+    /// Route configurations, by [`RouteTableId`]; shared like the listeners.
+    pub route_tables: Arc<[RouteTable]>,
+    /// Clusters, by [`ClusterId`]. Each is shared with the run-time state that outlives this snapshot, and with the next
+    /// snapshot if it does not change.
     pub clusters: Box<[Arc<Cluster>]>,
     /// Traces and access logs of requests that leave (Istio's mode CLIENT).
     pub outbound: Observation,

@@ -3,7 +3,7 @@
 use outrigger_config::compatibility::compatibility_markdown;
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/compatibility.md");
-const TESTS: [&str; 16] = [
+const TESTS: [&str; 17] = [
     include_str!("access_logs.rs"),
     include_str!("actions.rs"),
     include_str!("delegates.rs"),
@@ -18,6 +18,7 @@ const TESTS: [&str; 16] = [
     include_str!("registry.rs"),
     include_str!("routes.rs"),
     include_str!("sidecars.rs"),
+    include_str!("tcp.rs"),
     include_str!("telemetry.rs"),
     include_str!("tracing.rs"),
 ];

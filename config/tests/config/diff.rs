@@ -153,3 +153,38 @@ fn a_host_or_listener_that_is_gone_moves_its_requests() {
     let traffic = replayed(&old, &new, &[elsewhere]);
     assert_eq!((traffic.requests, traffic.touched), (1, 0), "neither has the listener of {REVIEWS}");
 }
+
+#[test]
+fn routes_of_connections_are_compared_by_what_they_take() {
+    let rule = |weights: (u32, u32), subnet: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{ name: raw }}\nspec:\n  \
+             hosts: [a.example.com]\n  tcp:\n  - match: [{{ destinationSubnets: [{subnet}] }}]\n    \
+             route: [{{ destination: {{ host: c.example.com }} }}]\n  - route:\n    \
+             - {{ destination: {{ host: a.example.com }}, weight: {} }}\n    \
+             - {{ destination: {{ host: b.example.com }}, weight: {} }}\n",
+            weights.0, weights.1
+        )
+    };
+    let mesh = crate::tcp::mesh("TCP");
+    let diff = compared(&[&mesh, &rule((90, 10), "10.0.0.0/8")], &[&mesh, &rule((50, 50), "10.0.0.0/9")]);
+    insta::assert_snapshot!("diff_connections", diff.to_string());
+    let http = crate::tcp::mesh("HTTP");
+    let diff = compared(&[&mesh], &[&http]);
+    assert_eq!(
+        kinds(&diff)[..6],
+        [
+            "changed listener",
+            "added virtual host",
+            "added virtual host",
+            "added virtual host",
+            "added virtual host",
+            "removed route"
+        ],
+        "{diff}"
+    );
+    // What was recorded of requests finds none.
+    let line = line("a.example.com", "/", &json!({ "downstream_local_address": "127.0.0.1:7000" }));
+    let traffic = replayed(&snapshot(&[&http]), &snapshot(&[&mesh]), &[line]);
+    assert_eq!((traffic.touched, &*traffic.groups()[0].0.new), (1, "passed on unread"));
+}

@@ -1,11 +1,11 @@
 //! What an explanation says. That it agrees with the data path is the proxy's property test.
 
-use std::{num::NonZeroU16, time::Duration};
+use std::{num::NonZeroU16, sync::Arc, time::Duration};
 
 use http::{HeaderValue, StatusCode};
 use outrigger_config::{
     decide::Peers,
-    explain::{Explanation, Verdict, explain},
+    explain::{ConnectionExplanation, Explanation, Verdict, explain, explain_connection},
     snapshot::{
         AbortStatus, Action, Cors, DirectResponse, Fault, FaultAbort, FaultDelay, Mirror, PathRewrite,
         Redirect, RedirectScheme, Route, Share, Snapshot, ValueMatch,
@@ -25,7 +25,7 @@ fn peers() -> Peers {
 fn explained<'s>(snapshot: &'s Snapshot, port: u16, request: &Request, draw: Option<u64>) -> Explanation<'s> {
     let listener = snapshot.listeners.iter().find(|listener| listener.bind.port() == port).unwrap();
     let mut source = || draw.unwrap_or_default();
-    explain(snapshot, listener, &request.view(), peers(), draw.map(|_| &mut source as _))
+    explain(snapshot, listener, &request.view(), peers(), draw.map(|_| &mut source as _)).unwrap()
 }
 
 /// As text for a golden file.
@@ -156,7 +156,8 @@ fn a_request_that_nothing_takes_is_told_every_reason() {
 fn route(snapshot: &mut Snapshot) -> &mut Route {
     let index = table(snapshot, "8080").hosts.find("reviews").unwrap();
     let at = snapshot.route_tables.iter().position(|table| &*table.name == "8080").unwrap();
-    &mut snapshot.route_tables[at].virtual_hosts[index as usize].routes[0]
+    let tables = Arc::get_mut(&mut snapshot.route_tables).expect("nobody else has it");
+    &mut tables[at].virtual_hosts[index as usize].routes[0]
 }
 
 #[test]
@@ -258,4 +259,48 @@ fn answers_redirects_and_rewrites_are_told() {
     route(&mut snapshot).action = Action::Direct(Box::new(direct));
     let text = said(&snapshot);
     assert!(text.contains("answer        418 with 5 bytes") && text.contains("-> 418: the route answers it"));
+}
+
+/// Three services behind one port, and rules for the first: by range, then by weight.
+fn raw(protocol: &str) -> Snapshot {
+    let rules = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: { name: raw }\nspec:\n  \
+        hosts: [a.example.com]\n  tcp:\n  - match: [{ destinationSubnets: [10.0.0.0/8] }]\n    \
+        route: [{ destination: { host: d.example.com } }]\n  - route:\n    \
+        - { destination: { host: b.example.com }, weight: 90 }\n    \
+        - { destination: { host: c.example.com }, weight: 10 }\n";
+    snapshot(&[&crate::tcp::mesh(protocol), rules])
+}
+
+fn connection<'s>(
+    snapshot: &'s Snapshot,
+    destination: &str,
+    name: Option<&str>,
+    draw: Option<u64>,
+) -> ConnectionExplanation<'s> {
+    let peers = Peers { remote: "10.9.0.7:40000".parse().unwrap(), local: destination.parse().unwrap() };
+    let mut source = || draw.unwrap_or_default();
+    explain_connection(snapshot, &snapshot.listeners[0], name, peers, draw.map(|_| &mut source as _)).unwrap()
+}
+
+#[test]
+fn the_route_of_a_connection_is_told_beside_those_that_do_not_take_it() {
+    let snapshot = raw("TCP");
+    let drawn = connection(&snapshot, "127.0.0.1:7000", Some("a.example.com"), Some(95));
+    insta::assert_snapshot!("explain_connection", drawn.to_string());
+    insta::assert_json_snapshot!("explain_connection_json", drawn.to_json());
+    let open = connection(&snapshot, "127.0.0.1:7000", None, None);
+    assert_eq!((open.outcome().as_str(), open.flag()), ("one of several clusters, by weight", None));
+    let missing = connection(&snapshot, "10.1.1.1:7000", None, None);
+    assert_eq!(missing.outcome(), "closed, flag NC: there is no cluster outbound|7000||d.example.com");
+    assert!(missing.to_string().contains("10.0.0.0/8, the longest that holds the address"));
+}
+
+#[test]
+fn a_server_name_is_told_where_routes_ask_for_one() {
+    let snapshot = snapshot(&[&crate::tcp::mesh("TLS")]);
+    let named = connection(&snapshot, "127.0.0.1:7000", Some("b.example.com"), None);
+    assert_eq!(named.outcome(), "outbound|7000||b.example.com");
+    insta::assert_snapshot!("explain_server_name", named.to_string());
+    let unnamed = connection(&snapshot, "127.0.0.1:7000", None, None);
+    assert_eq!(unnamed.outcome(), "PassthroughCluster");
 }

@@ -1,8 +1,9 @@
 //! Kubernetes documents as a registry. The documents are cut from what `kubectl get -o yaml` writes.
 
 use outrigger_config::{
+    decide::{ConnectionView, decide_tcp},
     report::Code,
-    snapshot::{Discovery, Protocol, Snapshot, Target},
+    snapshot::{Carried, ClusterRef, Discovery, Protocol, Snapshot, Target},
 };
 
 use crate::support::{Request, cluster, codes, findings, loaded, snapshot, table};
@@ -190,6 +191,32 @@ fn the_protocol_of_a_kubernetes_port_is_istios() {
         "  - { name: quic, port: 80, protocol: UDP }\n  - { name: http, port: 80,",
     );
     assert_eq!(keys(&[&both], 80), ["10.1.0.1:8080", "10.1.0.3:8080"], "UDP hides no TCP of its number");
+}
+
+#[test]
+fn raw_ports_of_a_kubernetes_service_are_carried_by_raw_listeners() {
+    // Without a known name the number says that it is a database.
+    for (port, listener) in [
+        ("{ name: db, port: 3306, protocol: TCP }", "tcp"),
+        ("{ name: tcp, port: 3306, protocol: TCP }", "mysql"),
+        ("{ name: db, port: 3306, appProtocol: kubernetes.io/wss }", "tls"),
+    ] {
+        let mesh = mesh()
+            .replace(
+                "{ name: api, port: 81, protocol: TCP, targetPort: 8081, appProtocol: kubernetes.io/h2c }",
+                port,
+            )
+            .replace("{ name: api, port: 8081, protocol: TCP }", &port.replace("port: 3306", "port: 3307"))
+            .replace("number: 81, name: http", &format!("number: 3306, name: {listener}"));
+        let snapshot = quiet(&[&mesh]);
+        let Carried::Tcp(routes) = &snapshot.listeners[1].carried else { panic!("{port}") };
+        let view = ConnectionView { destination: "127.0.0.1".parse().unwrap(), server_name: Some(HOST) };
+        let (route, to) = decide_tcp(routes, view, || 0).unwrap();
+        assert_eq!(&*route.origin.resource, "Service shop/web", "{port}");
+        let ClusterRef::Known(id) = to.cluster else { panic!("{port}") };
+        let keys: Vec<_> = snapshot[id].endpoints.iter().map(|endpoint| &*endpoint.key).collect();
+        assert_eq!(keys, ["10.1.0.1:3307", "10.1.0.3:3307"], "{port}");
+    }
 }
 
 #[test]

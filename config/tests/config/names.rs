@@ -196,7 +196,7 @@ fn names_are_dumped_explained_and_compared() {
     let listener = old.listeners.iter().find(|listener| listener.bind.port() == 8080).unwrap();
     let peers = Peers { remote: "10.9.0.7:1".parse().unwrap(), local: listener.bind };
     let request = Request::to("web.example.com");
-    let explained = explain(&old, listener, &request.view(), peers, None);
+    let explained = explain(&old, listener, &request.view(), peers, None).unwrap();
     assert_eq!(explained.verdict(), Verdict::Forward { cluster: &name, endpoint: None });
     let text = explained.to_string();
     assert!(

@@ -301,7 +301,6 @@ fn listeners_that_need_capture_are_left_out() {
     assert_eq!(listeners(&format!("{http}, bind: 0.0.0.0")).0, ["0.0.0.0_8080"]);
     assert_eq!(listeners(&format!("{http}, bind: '::1'")).0, ["::1_8080"]);
     assert_eq!(listeners(&format!("{http}, captureMode: IPTABLES")), nothing);
-    assert_eq!(listeners("port: { number: 8080, name: tcp }"), nothing);
     assert_eq!(listeners("bind: 127.0.0.1"), nothing);
 }
 

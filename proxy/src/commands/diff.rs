@@ -9,6 +9,7 @@ use std::{
 
 use clap::Args;
 use outrigger_config::{
+    Loader,
     diff::{diff, traffic::Traffic},
     snapshot::{Snapshot, TelemetryDefaults},
 };
@@ -89,7 +90,10 @@ fn compare(args: &DiffArgs) -> Result<bool, String> {
 fn load(args: &DiffArgs, path: &Path) -> Result<Snapshot, String> {
     let sources = Sources::new(vec![path.to_owned()], args.mesh_config.clone());
     let documents = sources.read().map_err(|error| format!("error: {error}"))?;
-    let loaded = documents.compile(args.identity.node(), TelemetryDefaults::default());
+    // Nothing runs, so no EnvoyFilter is in the way.
+    let mut loader =
+        Loader::new(args.identity.node(), TelemetryDefaults::default()).allow_envoy_filters(true);
+    let loaded = documents.compile(&mut loader);
     loaded.map(|loaded| loaded.snapshot).map_err(|report| report.to_string())
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::Args;
-use outrigger_config::snapshot::TelemetryDefaults;
+use outrigger_config::{Loader, snapshot::TelemetryDefaults};
 
 use super::{BAD_CONFIGURATION, Output, USAGE, identity::IdentityArgs, show};
 use crate::{
@@ -23,8 +23,10 @@ use crate::{
   outrigger explain --config rules/ --request 'http://reviews:9080/reviews/1' -H 'x-user: alice'
   outrigger explain --config rules/ --request 'POST http://otlp-collector:4317/' --http2 --seed 7
   outrigger explain --config rules/ --request 'http://reviews:9080/' -o json | jq .outcome
+  outrigger explain --config rules/ --request 'https://db.example.com:5432/'
 
-The port of the URL chooses the listener. Without --seed, what is left to chance stays open: every weight is
+The port of the URL chooses the listener. One of raw connections reads no request: of `https://NAME:PORT` NAME is the
+server name of the hello, any other scheme has none. Without --seed, what is left to chance stays open: every weight is
 shown with its share. A running proxy answers the same question at POST /explain of its admin port.
 
 EXIT CODES: 0 explained, whatever comes of the request; 65 bad configuration, 64 usage")]
@@ -76,7 +78,10 @@ pub(super) fn run(args: &ExplainArgs) -> ExitCode {
         Ok(documents) => documents,
         Err(error) => return refuse(&error, BAD_CONFIGURATION),
     };
-    let loaded = match documents.compile(args.identity.node(), TelemetryDefaults::default()) {
+    // Nothing runs, so no EnvoyFilter is in the way.
+    let mut loader =
+        Loader::new(args.identity.node(), TelemetryDefaults::default()).allow_envoy_filters(true);
+    let loaded = match documents.compile(&mut loader) {
         Ok(loaded) => loaded,
         Err(report) => {
             eprintln!("{report}");

@@ -4,6 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, ValueEnum};
 use outrigger_config::{
+    Loader,
     report::{Code, Severity},
     snapshot::TelemetryDefaults,
 };
@@ -77,8 +78,7 @@ pub(super) fn run(args: &ValidateArgs) -> ExitCode {
         show(&pages.join("\n"));
         return ExitCode::SUCCESS;
     }
-    let sources = Sources::new(args.paths.clone(), args.mesh_config.clone())
-        .allow_envoy_filters(args.allow_envoy_filters);
+    let sources = Sources::new(args.paths.clone(), args.mesh_config.clone());
     let documents = match sources.read() {
         Ok(documents) => documents,
         Err(error) => {
@@ -86,7 +86,9 @@ pub(super) fn run(args: &ValidateArgs) -> ExitCode {
             return BAD_CONFIGURATION.into();
         }
     };
-    let report = match documents.compile(args.identity.node(), TelemetryDefaults::default()) {
+    let mut loader = Loader::new(args.identity.node(), TelemetryDefaults::default())
+        .allow_envoy_filters(args.allow_envoy_filters);
+    let report = match documents.compile(&mut loader) {
         Ok(loaded) => loaded.warnings,
         Err(report) => report,
     };

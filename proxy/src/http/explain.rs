@@ -1,5 +1,5 @@
 //! Explains one request: it is made fit to be routed, decided and balanced by the functions of the request path, and
-//! nothing is sent.
+//! nothing is sent. Where the listener carries raw connections, it is one of those that is explained.
 //!
 //! What a raw head is refused for (`net::head`) is not looked at: the question is a request that was parsed already.
 
@@ -11,7 +11,7 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, header::HOST};
 use outrigger_config::{
     decide::Peers,
-    explain::{Explanation, ForwardTrace, Pick, Picked, Standing},
+    explain::{ConnectionExplanation, Explanation, ForwardTrace, Pick, Picked, Standing, explain_connection},
     snapshot::{Balancer, Cluster, ClusterRef, Discovery, Listener, Snapshot},
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng};
@@ -52,6 +52,8 @@ pub(crate) enum Explained<'p> {
     Refused { status: StatusCode, flag: Option<&'static str>, details: String },
     /// It is routed.
     Decided(Box<Explanation<'p>>),
+    /// The listener carries raw connections.
+    Connection(Box<ConnectionExplanation<'p>>),
 }
 
 /// A question that cannot be read, or that no listener would hear.
@@ -123,8 +125,18 @@ pub(crate) fn explain<'p>(
 ) -> Result<Explained<'p>, Unanswerable> {
     let snapshot = &*published.snapshot;
     let (runs, bound) = (bound.is_some(), bound.unwrap_or_default());
+    let known = |cluster: &Cluster| runs || !matches!(cluster.discovery, Discovery::Dns(_));
+    let listener = listener(snapshot, bound, question);
+    let local = |listener: &Listener| {
+        bound.iter().find(|(name, _)| *name == listener.name).map_or(listener.bind, |(_, at)| *at)
+    };
+    if let Ok(listener) = &listener
+        && let Some(connection) = connection(published, listener, local(listener), known, question)
+    {
+        return Ok(Explained::Connection(Box::new(connection)));
+    }
     let (mut parts, ()) = request(question)?.into_parts();
-    let listener = listener(snapshot, bound, question)?;
+    let listener = listener?;
     let target =
         limits::check(&parts).and_then(|authority| Target::of(&mut parts, authority, snapshot.paths));
     let target = match target {
@@ -135,17 +147,16 @@ pub(crate) fn explain<'p>(
     let mut rng = SmallRng::seed_from_u64(question.seed.unwrap_or_default());
     request_id::ensure(&mut parts.headers, &mut rng);
     trace::begin(&snapshot.observation(listener.direction).tracing, &mut parts.headers, &mut rng);
-    let local = bound.iter().find(|(name, _)| *name == listener.name).map_or(listener.bind, |(_, at)| *at);
-    let peers = Peers { remote: question.client, local };
+    let peers = Peers { remote: question.client, local: local(listener) };
     let seeded = question.seed.is_some();
     let mut draws = || rng.next_u64();
     let draws = seeded.then_some(&mut draws as &mut dyn FnMut() -> u64);
-    let mut explanation =
+    let explained =
         outrigger_config::explain::explain(snapshot, listener, &target.view(&parts), peers, draws);
+    let mut explanation = explained.ok_or(Unanswerable::NotHttp)?;
     if let Some(forward) = explanation.forward_mut() {
         let limits = timeout::limits(forward.forward, &parts.headers, is_grpc(&parts.headers));
         (forward.timeout, forward.per_try_timeout) = (limits.overall, limits.per_try);
-        let known = |cluster: &Cluster| runs || !matches!(cluster.discovery, Discovery::Dns(_));
         picks(published, forward, known, &mut rng, seeded);
     }
     Ok(Explained::Decided(Box::new(explanation)))
@@ -172,6 +183,7 @@ impl Explained<'_> {
                 }
             }),
             Self::Decided(explanation) => explanation.to_json(),
+            Self::Connection(explanation) => explanation.to_json(),
         }
     }
 }
@@ -184,8 +196,39 @@ impl std::fmt::Display for Explained<'_> {
                 writeln!(f, "{}{flag}: refused before it is routed ({details})", status.as_u16())
             }
             Self::Decided(explanation) => explanation.fmt(f),
+            Self::Connection(explanation) => explanation.fmt(f),
         }
     }
+}
+
+/// `None` where the listener carries requests. The name of a URL with TLS is the server name of the hello, as a client
+/// would send it: an address is none.
+fn connection<'p>(
+    published: &'p Published,
+    listener: &'p Listener,
+    local: SocketAddr,
+    known: impl Fn(&Cluster) -> bool,
+    question: &Question,
+) -> Option<ConnectionExplanation<'p>> {
+    let encrypted = matches!(question.url.scheme_str(), Some("https" | "tls"));
+    let name = question.url.host().filter(|_| encrypted);
+    let is_address = |name: &str| name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+    let name = name.filter(|name| !is_address(name));
+    let mut rng = SmallRng::seed_from_u64(question.seed.unwrap_or_default());
+    let seeded = question.seed.is_some();
+    let mut draws = || rng.next_u64();
+    let draws = seeded.then_some(&mut draws as &mut dyn FnMut() -> u64);
+    let peers = Peers { remote: question.client, local };
+    let mut explanation = explain_connection(&published.snapshot, listener, name, peers, draws)?;
+    let (open, key) = (explanation.taken().is_none(), explanation.key);
+    for share in explanation.shares.iter_mut().filter(|share| open || share.taken) {
+        if let ClusterRef::Known(id) = share.entry.cluster
+            && known(&published.snapshot[id])
+        {
+            share.pick = Some(pick(published.cluster(id), key, &mut rng, seeded));
+        }
+    }
+    Some(explanation)
 }
 
 fn listener<'s>(
@@ -206,7 +249,8 @@ fn listener<'s>(
         let found = snapshot.listeners.iter().find(|listener| *listener.name == **name);
         return found.ok_or_else(|| Unanswerable::NoName { name: name.clone(), known: known() });
     }
-    let port = question.url.port_u16().unwrap_or(80);
+    let default = if question.url.scheme_str() == Some("https") { 443 } else { 80 };
+    let port = question.url.port_u16().unwrap_or(default);
     let has_port = |listener: &&Listener| {
         let elsewhere = bound.iter().any(|(name, at)| *name == listener.name && at.port() == port);
         listener.bind.port() == port || elsewhere

@@ -376,11 +376,11 @@ fn reply_with(
     if let Some((ops, request)) = ops {
         headers::apply(ops, &mut headers, &Facts { record, request: Some(request) });
     }
+    let (status, text) = reply.finish(&mut headers, record.grpc);
+    record.status = status.as_u16();
     if let Some(leave) = leave {
         leave.tell(&mut headers);
     }
-    let (status, text) = reply.finish(&mut headers, record.grpc);
-    record.status = status.as_u16();
     let silent = *method == Method::HEAD || status == StatusCode::NOT_MODIFIED;
     let source = if silent { Source::Empty } else { Source::Text(text) };
     respond(worker, context, status, headers, source, None, reply.close)

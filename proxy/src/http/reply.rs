@@ -1,9 +1,6 @@
 //! The one place that turns a [`Failure`] into an answer: status, body, flag and details as Envoy has them.
 
-use std::{
-    borrow::Cow,
-    io::{self, Write as _},
-};
+use std::{borrow::Cow, io::Write as _};
 
 use bytes::Bytes;
 use http::{
@@ -206,16 +203,6 @@ impl Reply {
     }
 }
 
-/// `Connection refused` of an error, as the transport failure reason shows it.
-pub(crate) fn transport_failure(error: &io::Error) -> Cow<'static, str> {
-    if error.kind() == io::ErrorKind::ConnectionRefused {
-        return Cow::Borrowed("delayed_connect_error:_Connection_refused");
-    }
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    Cow::Owned(format!("delayed_connect_error:_{}", text.replace(' ', "_")))
-}
-
 /// The flag of an exchange that its upstream ended.
 pub(crate) fn reset_flag(reason: ResetReason) -> Flag {
     match reason {
@@ -290,7 +277,10 @@ fn grpc_message(text: &[u8]) -> Option<HeaderValue> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
+    use crate::upstream::transport_failure;
 
     fn shown(failure: &Failure, retried: bool) -> (u16, String, Option<&'static str>, String) {
         let reply = Reply::to(failure, retried);

@@ -77,8 +77,8 @@ pub(super) fn snapshot(access_log: Option<AccessLog>) -> Snapshot {
             labels: text(&[("app", "cart")]),
             ..Node::default()
         },
-        listeners: Box::default(),
-        route_tables: Box::default(),
+        listeners: Arc::default(),
+        route_tables: Arc::default(),
         clusters: [cluster()].into(),
         outbound: Observation { access_logs: access_log.into_iter().collect(), ..Observation::off() },
         inbound: Observation::off(),

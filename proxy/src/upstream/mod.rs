@@ -22,6 +22,7 @@ mod host;
 mod outlier;
 pub mod pool;
 pub mod stats;
+mod tcp;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -30,11 +31,13 @@ mod tests;
 pub use balance::{Balancers, HostSet};
 pub use breaker::{Breaker, ConnectionPermit, Overflow, PendingPermit, RequestPermit, Resource, RetryPermit};
 pub use cluster::ClusterState;
+pub(crate) use connect::transport_failure;
 pub(crate) use dns::Lookup;
 pub use host::{Host, HostId};
 pub use outlier::{Ejection, EjectionReport, Outcome, Reason};
 pub use pool::{Lease, PoolError, Pools, ResetReason, ResponseBody, SendError, Sent, Wire};
 pub use stats::{ClusterStats, HostStats};
+pub use tcp::{DialError, TcpConnection};
 
 /// The cluster states of the process, by name. Belongs to the control thread.
 #[derive(Debug, Default)]
@@ -73,13 +76,17 @@ impl Upstreams {
             .clusters
             .iter()
             .map(|described| {
-                let config = dns::resolved(described, &names);
-                let state = match known.remove(&config.name) {
+                let state = match known.remove(&described.name) {
+                    // The same object says the same, and its names are followed as they are looked up.
+                    Some(old) if Arc::ptr_eq(&old.described, described) => old.state,
                     Some(Known { state, .. }) => {
-                        state.update(&config, now);
+                        state.update(&dns::resolved(described, &names), now);
                         state
                     }
-                    None => Arc::new(ClusterState::new(config, self.wake.clone(), now)),
+                    None => {
+                        let config = dns::resolved(described, &names);
+                        Arc::new(ClusterState::new(config, self.wake.clone(), now))
+                    }
                 };
                 let known = Known { described: Arc::clone(described), state: Arc::clone(&state) };
                 next.insert(described.name.clone(), known);

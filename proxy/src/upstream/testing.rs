@@ -108,8 +108,8 @@ pub(super) fn snapshot(clusters: impl IntoIterator<Item = ClusterBuilder>) -> Ar
     Arc::new(Snapshot {
         version: Version(0),
         node: Node::default(),
-        listeners: Box::default(),
-        route_tables: Box::default(),
+        listeners: Arc::default(),
+        route_tables: Arc::default(),
         clusters: clusters.into_iter().map(|cluster| Arc::new(cluster.0)).collect(),
         outbound: Observation::off(),
         inbound: Observation::off(),

@@ -26,5 +26,6 @@ mod retries;
 mod routing;
 mod strictness;
 mod support;
+mod tcp;
 mod timeouts;
 mod tracing;

@@ -67,7 +67,7 @@ fn agrees(published: &Published, asked: &Asked, seed: u64) {
     let listener = &snapshot.listeners[0];
     trace::begin(&snapshot.observation(listener.direction).tracing, &mut parts.headers, &mut rng);
     let view = target.view(&parts);
-    let table = &snapshot[listener.routes];
+    let table = &snapshot[listener.route_table().unwrap()];
     let host = virtual_host(table, view.authority);
     match (host, explanation.host) {
         (Some(host), Some(trace)) => assert!(std::ptr::eq(host, trace.virtual_host)),
@@ -212,7 +212,7 @@ async fn explain_and_a_worker_agree() {
         let Case { yaml, mut requests } = strategy.new_tree(&mut runner).unwrap().current();
         let mut snapshot = compiled(&yaml);
         // As the bench calls its listener.
-        snapshot.listeners[0].name = "test".into();
+        Arc::get_mut(&mut snapshot.listeners).expect("nobody else has it")[0].name = "test".into();
         let bench = Bench::start(snapshot);
         let published = bench.published.load_full();
         let bound = [("test".into(), bench.address)];
@@ -251,8 +251,9 @@ fn a_request_that_is_not_routed_is_told_so() {
 fn a_question_without_a_listener_tells_those_there_are() {
     let published = Upstreams::new().publish(Arc::new(compiled(
         "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: { name: a }\nspec:\n  egress:\n  \
-         - { port: { number: 8080, name: http }, bind: 127.0.0.1, captureMode: NONE, hosts: ['*/*'] }\n\
-         \x20 ingress:\n  - { port: { number: 8080, name: http }, bind: 127.0.0.2, defaultEndpoint: '127.0.0.1:1' }\n",
+         - { port: { number: 8080, name: http }, bind: 127.0.0.1, captureMode: NONE, hosts: ['*/*'] }\n  \
+         ingress:\n  \
+         - { port: { number: 8080, name: http }, bind: 127.0.0.2, defaultEndpoint: '127.0.0.1:9' }\n",
     )));
     let ask = |request: &str, listener: Option<&str>| {
         let question = Question::read(request, []).unwrap();
@@ -284,4 +285,32 @@ fn http2_has_its_authority_in_the_target_and_one_cookie() {
         other => panic!("{other:?}"),
     };
     assert_eq!((&*explanation.asked.authority, &*explanation.asked.path), ("b", "/x"));
+}
+
+#[test]
+fn a_question_to_a_raw_listener_is_about_a_connection() {
+    let published = Upstreams::new().publish(Arc::new(compiled(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: { name: a }\nspec:\n  hosts: [a.example.com]\n  \
+         resolution: STATIC\n  ports: [{ number: 443, name: tls }]\n  endpoints: [{ address: 10.0.0.1 }]\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: { name: b }\nspec:\n  hosts: [b.example.com]\n  \
+         resolution: STATIC\n  ports: [{ number: 7000, name: tcp }]\n  endpoints: [{ address: 10.0.0.2 }]\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: { name: a }\nspec:\n  egress:\n  \
+         - { port: { number: 443, name: tls }, bind: 127.0.0.1, captureMode: NONE, hosts: ['*/*'] }\n  \
+         - { port: { number: 7000, name: tcp }, bind: 127.0.0.1, captureMode: NONE, hosts: ['*/*'] }\n",
+    )));
+    let ask = |url: &str| match explain(&published, None, &Question::read(url, []).unwrap()) {
+        Ok(explained @ Explained::Connection(_)) => {
+            assert!(explained.to_string().contains("of raw connections"), "{explained}");
+            explained.to_json()["outcome"]["text"].as_str().unwrap().to_owned()
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(ask("https://a.example.com/"), "10.0.0.1:443 of outbound|443||a.example.com");
+    let nowhere = "closed, flag UH: PassthroughCluster has no endpoint to pick";
+    assert_eq!(ask("https://x.example.com:443/"), nowhere);
+    assert_eq!(ask("http://a.example.com:443/"), nowhere, "no hello, so no name");
+    assert_eq!(ask("https://10.0.0.1/"), nowhere, "clients send no address for a name");
+    for scheme in ["http", "tcp", "https"] {
+        assert_eq!(ask(&format!("{scheme}://x:7000/")), "10.0.0.2:7000 of outbound|7000||b.example.com");
+    }
 }

@@ -21,10 +21,10 @@ use hyper_util::rt::TokioIo;
 use outrigger_config::{
     format::Format,
     snapshot::{
-        AccessLog, Action, Balancer, Cluster, ClusterId, ClusterRef, DirectResponse, Direction, Discovery,
-        Endpoint, Forward, HeaderOps, HostMap, Limits, Listener, LogEncoding, LogSink, Node, Observation,
-        Origin, PathMatch, PathNormalization, Protocol, RetryOn, RetryPolicy, Route, RouteMatch, RouteTable,
-        RouteTableId, Service, Snapshot, Version, VirtualHost, WeightedCluster,
+        AccessLog, Action, Balancer, Carried, Cluster, ClusterId, ClusterRef, DirectResponse, Direction,
+        Discovery, Endpoint, Forward, HeaderOps, HostMap, Limits, Listener, LogEncoding, LogSink, Node,
+        Observation, Origin, PathMatch, PathNormalization, Protocol, RetryOn, RetryPolicy, Route, RouteMatch,
+        RouteTable, RouteTableId, Service, Snapshot, Version, VirtualHost, WeightedCluster,
     },
 };
 use tokio::{
@@ -370,7 +370,7 @@ fn snapshot_of(clusters: Vec<Cluster>, routes: Vec<Route>) -> Snapshot {
         name: "test".into(),
         bind: "127.0.0.1:0".parse().unwrap(),
         direction: Direction::Outbound,
-        routes: RouteTableId(0),
+        carried: Carried::Http(RouteTableId(0)),
         origin: made_here(),
     };
     let host = VirtualHost { name: "any:80".into(), routes: routes.into(), origin: made_here() };
