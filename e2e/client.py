@@ -65,7 +65,11 @@ class KeepAlive:
     """One connection for many small GETs."""
 
     def __init__(self, address):
-        host, port = address.rsplit(":", 1)
+        self.address = address
+        self.connect()
+
+    def connect(self):
+        host, port = self.address.rsplit(":", 1)
         self.connection = socket.create_connection((host, int(port)), timeout=10)
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.stream = self.connection.makefile("rb")
@@ -83,6 +87,9 @@ class KeepAlive:
             name, _, value = line.decode("latin-1").partition(":")
             fields[name] = value.strip()
         self.stream.read(int(fields.get("content-length", "0")))
+        if fields.get("connection") == "close":
+            self.connection.close()
+            self.connect()
         return int(status[1]), fields
 
     def origin(self, path, headers=(), host="web"):

@@ -16,7 +16,7 @@ from processes import check
 from sidecar import PORT, Outrigger, cluster_name, service
 
 SEED = int(os.environ.get("OUTRIGGER_E2E_SEED", random.SystemRandom().randrange(1 << 32)))
-ROUNDS = int(os.environ.get("OUTRIGGER_E2E_ROUNDS", "4"))
+ROUNDS = int(os.environ.get("OUTRIGGER_E2E_ROUNDS", "12"))
 HOSTS = 16
 REQUESTS = 1300
 SERVICES = ["reviews", "ratings", "details"]
@@ -102,9 +102,11 @@ def match_block(chance):
 
 
 def rewritten(chance, blocks):
-    if chance.random() < 0.3:
+    # No result holds what no request line may (`<`): Outrigger answers 400, Envoy sends it. Nor does it lack the slash at
+    # its beginning, which is an intended difference of action_diff.
+    if chance.random() < 0.4:
         pattern, substitution = chance.choice(
-            [("/api", "/new"), ("^/([^/]*)/(.*)$", "/\\2/\\1"), ("[aeiou]", ""), ("/", "/-/"), ("items|users", "<\\0>")]
+            [("/api", "/new"), ("^/([^/]*)/(.*)$", "/\\2/\\1"), ("[aeiou]", "_"), ("/", "/-/"), ("items|users", "(\\0)")]
         )
         return {"uriRegexRewrite": {"match": pattern, "rewrite": substitution}}
     rewrite = {}
@@ -302,6 +304,8 @@ def a_request(chance, host, rules):
         path = uri["prefix"] + chance.choice(["", "", "x", "/x", "/v1/items"])
     elif "regex" in uri:
         path = chance.choice(dict(PATTERNS)[uri["regex"]])
+    if block.get("ignoreUriCase") and chance.random() < 0.5:
+        path = path.swapcase()
     if chance.random() < 0.15:
         path = chance.choice([path.upper(), path + "/", path.replace("a", "%61"), path + "/../a", "/." + path, "/" + path])
     for name, value in block.get("headers", {}).items():
