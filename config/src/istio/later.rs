@@ -224,6 +224,3 @@ pub(super) static HTTP2_KEEPALIVE: Message = Message {
     name: "HTTP2KeepAlive",
     fields: &[later("interval", Type::Duration), later("timeout", Type::Duration)],
 };
-
-pub(super) static COOKIE_ATTRIBUTE: Message =
-    Message { name: "CookieAttribute", fields: &[later("name", Type::Text), later("value", Type::Text)] };

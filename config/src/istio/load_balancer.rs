@@ -5,7 +5,7 @@ use crate::{
     fields::{Message, Object, Spanned, Type, warned, yes},
     report::Code,
     sink::Sink,
-    snapshot::{Balancer, HashCookie, HashPolicy},
+    snapshot::{Balancer, CookieAttribute, HashCookie, HashPolicy},
 };
 
 /// `loadBalancer`: the table of the cluster and the hash of the route are two halves of one block.
@@ -59,12 +59,15 @@ static COOKIE: Message = Message {
         yes("name", Type::Text, "every_load_balancer_is_compiled"),
         yes("path", Type::Text, "every_load_balancer_is_compiled"),
         yes("ttl", Type::Duration, "every_load_balancer_is_compiled"),
-        warned(
-            "attributes",
-            Type::List(&Type::Object(&later::COOKIE_ATTRIBUTE)),
-            "a generated cookie has Max-Age, Path and HttpOnly",
-        ),
+        yes("attributes", Type::List(&Type::Object(&COOKIE_ATTRIBUTE)), COOKIE_TEST),
     ],
+};
+
+const COOKIE_TEST: &str = "the_attributes_of_a_cookie_are_compiled_in_order";
+
+static COOKIE_ATTRIBUTE: Message = Message {
+    name: "CookieAttribute",
+    fields: &[yes("name", Type::Text, COOKIE_TEST), yes("value", Type::Text, COOKIE_TEST)],
 };
 
 static RING_HASH: Message = Message {
@@ -143,7 +146,29 @@ fn cookie(cookie: &Object<'_>, sink: &mut Sink) -> Option<HashPolicy> {
         name: name.value.into(),
         path: path.map(|path| path.value.into()),
         ttl: cookie.duration("ttl").map(|ttl| ttl.value),
+        attributes: attributes(cookie, sink),
     })))
+}
+
+fn attributes(cookie: &Object<'_>, sink: &mut Sink) -> Box<[CookieAttribute]> {
+    let mut made: Vec<CookieAttribute> = Vec::new();
+    for entry in cookie.objects("attributes") {
+        let Some(name) = entry.text("name").filter(|name| !name.value.is_empty()) else {
+            sink.report(Code::MissingField, entry.span(), "the attribute has no name");
+            continue;
+        };
+        let value = entry.text("value").unwrap_or(Spanned { value: "", span: entry.span() });
+        let printable = |text: &str| text.bytes().all(|b| (0x20..0x7f).contains(&b) && b != b';');
+        if let Some(text) = [name, value].into_iter().find(|text| !printable(text.value)) {
+            sink.report(Code::InvalidHeader, text.span, format!("`{}` cannot stand in a cookie", text.value));
+        } else if made.iter().any(|other| *other.name == *name.value) {
+            let message = format!("the attribute `{}` stands twice", name.value);
+            sink.report(Code::DuplicateName, name.span, message);
+        } else {
+            made.push(CookieAttribute { name: name.value.into(), value: value.value.into() });
+        }
+    }
+    made.into()
 }
 
 fn table(hash: &Object<'_>, sink: &mut Sink) -> Balancer {

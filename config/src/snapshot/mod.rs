@@ -15,8 +15,8 @@ mod settings;
 use std::{collections::BTreeMap, fmt, ops::Index, sync::Arc};
 
 pub use action::{
-    Action, ClusterRef, DirectResponse, Forward, HashCookie, HashPolicy, HeaderOps, Mirror, PathRewrite,
-    Redirect, RedirectScheme, RetryOn, RetryPolicy, WeightedCluster,
+    Action, ClusterRef, CookieAttribute, DirectResponse, Forward, HashCookie, HashPolicy, HeaderOps, Mirror,
+    PathRewrite, Redirect, RedirectScheme, RetryOn, RetryPolicy, WeightedCluster,
 };
 pub use cluster::{
     Balancer, Cluster, ClusterId, Discovery, Endpoint, Keepalive, Limits, Outlier, Protocol, Service,

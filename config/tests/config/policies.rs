@@ -26,7 +26,12 @@ fn every_load_balancer_is_compiled() {
     let x = || Some(HashPolicy::Header("x".parse().unwrap()));
     let cookie = |path: Option<&str>, ttl| {
         let path = path.map(Into::into);
-        Some(HashPolicy::Cookie(Box::new(HashCookie { name: "c".into(), path, ttl })))
+        Some(HashPolicy::Cookie(Box::new(HashCookie {
+            name: "c".into(),
+            path,
+            ttl,
+            attributes: Box::default(),
+        })))
     };
     for (block, balancer, hash) in [
         ("{ simple: UNSPECIFIED }", Balancer::LeastRequest, None),
@@ -59,6 +64,17 @@ fn every_load_balancer_is_compiled() {
         assert_eq!(whole(&snapshot, 8080).balancer, balancer, "{block}");
         assert_eq!(first_forward(&snapshot).hash.first(), hash.as_ref(), "{block}");
     }
+}
+
+#[test]
+fn the_attributes_of_a_cookie_are_compiled_in_order() {
+    let attributes = "[{ name: SameSite, value: Lax }, { name: Secure }]";
+    let snapshot = with_policy(&format!(
+        "{{ loadBalancer: {{ consistentHash: {{ httpCookie: {{ name: c, ttl: 0s, attributes: {attributes} }} }} }} }}"
+    ));
+    let Some(HashPolicy::Cookie(cookie)) = first_forward(&snapshot).hash.first() else { panic!("a cookie") };
+    let made: Vec<_> = cookie.attributes.iter().map(|one| (&*one.name, &*one.value)).collect();
+    assert_eq!(made, [("SameSite", "Lax"), ("Secure", "")]);
 }
 
 #[test]
