@@ -41,6 +41,10 @@ impl Cluster {
         put(&mut limits, "max_pending_requests", limit(self.limits.max_pending_requests));
         put(&mut limits, "max_requests", limit(self.limits.max_requests));
         put(&mut limits, "max_retries", limit(self.limits.max_retries));
+        let budget = self.retry_budget.map(|budget| {
+            json!({ "budget_percent": budget.percent, "min_retry_concurrency": budget.min_concurrency })
+        });
+        put(&mut limits, "retry_budget", budget.into());
         put(&mut out, "circuit_breakers", Value::Object(limits));
         put(&mut out, "max_requests_per_connection", self.max_requests_per_connection.map(u32::from).into());
         put(&mut out, "max_connection_duration", self.max_connection_duration.map_or(Value::Null, duration));

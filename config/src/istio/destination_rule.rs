@@ -8,11 +8,13 @@ use super::{
     load_balancer::{LOAD_BALANCER, LoadBalancer, load_balancer},
     outlier::{OUTLIER, OutlierDetection, outlier},
     port,
+    retry_budget::{RETRY_BUDGET, retry_budget},
 };
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
     report::Code,
     sink::{Sink, Span},
+    snapshot::RetryBudget,
 };
 
 /// One resource; the host is a full name.
@@ -50,6 +52,7 @@ pub(crate) struct Blocks {
     pub(crate) load_balancer: Option<LoadBalancer>,
     pub(crate) pool: Option<ConnectionPool>,
     pub(crate) outlier: Option<OutlierDetection>,
+    pub(crate) retry_budget: Option<RetryBudget>,
 }
 
 const TLS_LATER: &str = "connections to endpoints are plain text";
@@ -88,7 +91,7 @@ pub(crate) static TRAFFIC_POLICY: Message = Message {
         ),
         warned("tunnel", Type::Object(&later::TUNNEL), "tunnels are not built yet"),
         warned("proxyProtocol", Type::Object(&later::PROXY_PROTOCOL), "the PROXY protocol is not built yet"),
-        warned("retryBudget", Type::Object(&later::RETRY_BUDGET), "retries are limited by `maxRetries`"),
+        yes("retryBudget", Type::Object(&RETRY_BUDGET), "a_retry_budget_stands_in_for_max_retries"),
     ],
 };
 
@@ -166,6 +169,7 @@ fn traffic_policy(policy: &Object<'_>, sink: &mut Sink) -> Policy {
         let message = "tunnel and proxyProtocol exclude each other";
         sink.report(Code::ExclusiveFields, policy.key_span("proxyProtocol"), message);
     }
+    let budget = policy.object("retryBudget").map(|block| retry_budget(&block, sink));
     let mut ports = Vec::new();
     for entry in policy.objects("portLevelSettings") {
         let number = entry.object("port").and_then(|port| port.int("number"));
@@ -173,16 +177,17 @@ fn traffic_policy(policy: &Object<'_>, sink: &mut Sink) -> Policy {
             None => {
                 sink.report(Code::MissingField, entry.span(), "the entry has no port");
             }
-            Some(number) => ports.extend(port(number, sink).map(|port| (port, blocks(&entry, sink)))),
+            Some(number) => ports.extend(port(number, sink).map(|port| (port, blocks(&entry, budget, sink)))),
         }
     }
-    Policy { blocks: blocks(policy, sink), ports }
+    Policy { blocks: blocks(policy, budget, sink), ports }
 }
 
-fn blocks(policy: &Object<'_>, sink: &mut Sink) -> Blocks {
+fn blocks(policy: &Object<'_>, retry_budget: Option<RetryBudget>, sink: &mut Sink) -> Blocks {
     Blocks {
         load_balancer: policy.object("loadBalancer").and_then(|block| load_balancer(&block, sink)),
         pool: policy.object("connectionPool").map(|block| connection_pool(&block, sink)),
         outlier: policy.object("outlierDetection").map(|block| outlier(&block, sink)),
+        retry_budget,
     }
 }

@@ -15,6 +15,7 @@ pub(crate) mod outlier;
 mod provider_fields;
 pub(crate) mod providers;
 pub(crate) mod retries;
+pub(crate) mod retry_budget;
 pub(crate) mod service_entry;
 pub(crate) mod sidecar;
 pub(crate) mod telemetry;

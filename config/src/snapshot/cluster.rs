@@ -23,6 +23,8 @@ pub struct Cluster {
     pub balancer: Balancer,
     /// Circuit breakers.
     pub limits: Limits,
+    /// Stands in for `max_retries`, if there is one.
+    pub retry_budget: Option<RetryBudget>,
     /// Outlier detection, if on.
     pub outlier: Option<Outlier>,
     /// Below this share of healthy endpoints (percent, 0-100) all of them are used; 0 is never.
@@ -126,6 +128,24 @@ impl Default for Limits {
             max_requests: u32::MAX,
             max_retries: u32::MAX,
         }
+    }
+}
+
+/// Istio `DestinationRule.trafficPolicy.retryBudget`: how many retries may be under way, by what else is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RetryBudget {
+    /// Share of the active and pending requests (0-100).
+    pub percent: f64,
+    /// At least so many.
+    pub min_concurrency: u32,
+}
+
+impl RetryBudget {
+    /// The limit while `requests` are active or pending, rounded down as Envoy does.
+    #[must_use]
+    pub fn limit(&self, requests: u64) -> u32 {
+        let share = self.percent / 100.0 * requests as f64;
+        (share as u32).max(self.min_concurrency)
     }
 }
 

@@ -219,6 +219,8 @@ fn what_istio_rejects_is_rejected() {
         (pool("{}"), Code::MissingField),
         (pool("{ tcp: { maxConnections: -1 } }"), Code::InvalidValue),
         (pool("{ http: { h2UpgradePolicy: UPGRADE, useClientProtocol: true } }"), Code::ExclusiveFields),
+        (rule("  trafficPolicy: { retryBudget: { percent: 101 } }"), Code::InvalidValue),
+        (rule("  trafficPolicy: { retryBudget: { minRetryConcurrency: -1 } }"), Code::InvalidValue),
         (outlier("{ maxEjectionPercent: 101 }"), Code::InvalidValue),
         (outlier("{ minHealthPercent: -1 }"), Code::InvalidValue),
         (outlier("{ consecutive5xxErrors: -1 }"), Code::InvalidValue),

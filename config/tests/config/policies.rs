@@ -89,6 +89,28 @@ fn every_connection_pool_field_is_compiled() {
 }
 
 #[test]
+fn a_retry_budget_stands_in_for_max_retries() {
+    let budget = |block: &str| {
+        let budget = whole(&with_policy(&format!("{{ retryBudget: {block} }}")), 8080).retry_budget.unwrap();
+        (budget.percent, budget.min_concurrency)
+    };
+    assert_eq!(budget("{}"), (20.0, 3));
+    assert_eq!(budget("{ percent: 12.5, minRetryConcurrency: 7 }"), (12.5, 7));
+    assert_eq!(budget("{ percent: 0, minRetryConcurrency: 0 }"), (0.0, 3), "zero is unset");
+    let ported = rule(
+        "  trafficPolicy: { retryBudget: {}, portLevelSettings: [{ port: { number: 9090 }, \
+         connectionPool: { http: { maxRetries: 1 } } }] }\n  subsets: [{ name: v1, labels: { version: v1 }, \
+         trafficPolicy: { retryBudget: { percent: 1 } } }, { name: v2, labels: { version: v2 } }]",
+    );
+    let snapshot = snapshot(&[MESH, &ported]);
+    let percent = |port, subset: &str| {
+        cluster(&snapshot, &outbound(port, subset, REVIEWS)).retry_budget.map(|budget| budget.percent)
+    };
+    assert_eq!(percent(9090, ""), Some(20.0), "a port inherits it, unlike a block");
+    assert_eq!((percent(8080, "v1"), percent(8080, "v2")), (Some(1.0), Some(20.0)));
+}
+
+#[test]
 fn unset_pool_fields_are_istios_defaults() {
     let snapshot = snapshot(&[MESH]);
     let plain = whole(&snapshot, 8080);

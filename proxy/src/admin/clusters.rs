@@ -167,7 +167,7 @@ fn limits(cluster: &ClusterState) -> [(&'static str, u32); 4] {
         ("max_connections", breaker.connections.limit()),
         ("max_pending_requests", breaker.pending.limit()),
         ("max_requests", breaker.requests.limit()),
-        ("max_retries", breaker.retries.limit()),
+        ("max_retries", cluster.max_retries()),
     ]
 }
 

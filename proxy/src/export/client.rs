@@ -242,6 +242,7 @@ fn outside(to: &Destination, addresses: &[SocketAddr]) -> Cluster {
         endpoints: addresses.iter().map(endpoint).collect(),
         balancer: Balancer::RoundRobin,
         limits: Limits::default(),
+        retry_budget: None,
         outlier: None,
         panic_threshold: 0,
         protocol: Protocol::Http2,

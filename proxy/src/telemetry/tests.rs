@@ -52,6 +52,7 @@ pub(super) fn cluster() -> Arc<Cluster> {
         endpoints: [Arc::new(endpoint)].into(),
         balancer: Balancer::LeastRequest,
         limits: snapshot::Limits::default(),
+        retry_budget: None,
         outlier: None,
         panic_threshold: 0,
         protocol: Protocol::Http2,

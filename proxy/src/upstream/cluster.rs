@@ -130,10 +130,18 @@ impl ClusterState {
         RequestPermit::acquire(self, host)
     }
 
+    /// How many retries may be under way now.
+    pub fn max_retries(&self) -> u32 {
+        let breaker = &self.breaker;
+        self.config.load().retry_budget.map_or(breaker.retries.limit(), |budget| {
+            budget.limit(u64::from(breaker.requests.used()) + u64::from(breaker.pending.used()))
+        })
+    }
+
     /// Admits a retry.
     ///
     /// # Errors
-    /// At `maxRetries`; it is counted.
+    /// At `maxRetries`, or what the budget allows; it is counted.
     pub fn acquire_retry(self: &Arc<Self>) -> Result<RetryPermit, Overflow> {
         RetryPermit::acquire(self)
     }

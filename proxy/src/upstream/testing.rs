@@ -31,6 +31,7 @@ impl ClusterBuilder {
             endpoints: Box::default(),
             balancer: Balancer::RoundRobin,
             limits: Limits::default(),
+            retry_budget: None,
             outlier: None,
             panic_threshold: 0,
             protocol: Protocol::Http1,

@@ -305,6 +305,7 @@ fn cluster(name: &str, protocol: Protocol, addresses: &[SocketAddr]) -> Cluster 
         endpoints: addresses.iter().map(endpoint).collect(),
         balancer: Balancer::RoundRobin,
         limits: Limits::default(),
+        retry_budget: None,
         outlier: None,
         panic_threshold: 0,
         protocol,
