@@ -127,6 +127,7 @@ impl Compiler<'_> {
             max_connection_duration: pool.max_connection_duration,
             max_concurrent_streams: pool.max_concurrent_streams.unwrap_or(MAX_STREAMS),
             keepalive: pool.keepalive.or(self.mesh.keepalive),
+            http2_keepalive: pool.http2_keepalive,
             origin: subset.map_or_else(|| service.origin.clone(), |subset| subset.meta.origin(subset.span)),
         }
     }
@@ -224,6 +225,7 @@ impl Compiler<'_> {
             max_connection_duration: None,
             max_concurrent_streams: MAX_STREAMS,
             keepalive: self.mesh.keepalive,
+            http2_keepalive: None,
             origin,
         }
     }

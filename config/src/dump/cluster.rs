@@ -57,6 +57,10 @@ impl Cluster {
             put(&mut inner, "keepalive_interval", keepalive.interval.map_or(Value::Null, duration));
             put(&mut out, "tcp_keepalive", Value::Object(inner));
         }
+        let pings = self
+            .http2_keepalive
+            .map(|pings| json!({ "interval": duration(pings.interval), "timeout": duration(pings.timeout) }));
+        put(&mut out, "connection_keepalive", pings.into());
         if let Some(outlier) = &self.outlier {
             let mut inner = object(json!({
                 "consecutive_5xx": outlier.consecutive_5xx,

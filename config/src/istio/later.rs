@@ -210,8 +210,3 @@ pub(super) static TUNNEL: Message = Message {
 
 pub(super) static PROXY_PROTOCOL: Message =
     Message { name: "ProxyProtocol", fields: &[later("version", Type::Enum(&["V1", "V2"]))] };
-
-pub(super) static HTTP2_KEEPALIVE: Message = Message {
-    name: "HTTP2KeepAlive",
-    fields: &[later("interval", Type::Duration), later("timeout", Type::Duration)],
-};

@@ -43,6 +43,8 @@ pub struct Cluster {
     pub max_concurrent_streams: u32,
     /// TCP keepalive of its connections.
     pub keepalive: Option<Keepalive>,
+    /// PINGs on its HTTP/2 connections.
+    pub http2_keepalive: Option<Http2Keepalive>,
     /// The service, or the subset of the `DestinationRule`.
     pub origin: Origin,
 }
@@ -190,4 +192,13 @@ pub struct Keepalive {
     pub time: Option<Duration>,
     /// Time between probes.
     pub interval: Option<Duration>,
+}
+
+/// HTTP/2 PINGs (Istio `connectionPool.http.http2KeepAlive`), with requests under way or without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Http2Keepalive {
+    /// Silence after which a PING is sent.
+    pub interval: Duration,
+    /// The connection is given up if nothing comes back for so long.
+    pub timeout: Duration,
 }

@@ -19,8 +19,8 @@ pub use action::{
     PathRewrite, Redirect, RedirectScheme, RetryOn, RetryPolicy, WeightedCluster,
 };
 pub use cluster::{
-    Balancer, Cluster, ClusterId, Discovery, Endpoint, Keepalive, Limits, Outlier, Protocol, RetryBudget,
-    Service,
+    Balancer, Cluster, ClusterId, Discovery, Endpoint, Http2Keepalive, Keepalive, Limits, Outlier, Protocol,
+    RetryBudget, Service,
 };
 pub use destination::{Destination, OtlpProtocol, TelemetryDefaults};
 pub use filter::{AbortStatus, Cors, Fault, FaultAbort, FaultDelay, Share};

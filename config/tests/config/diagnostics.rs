@@ -218,6 +218,8 @@ fn what_istio_rejects_is_rejected() {
         (hash("{ useSourceIp: true, ringHash: { minimumRingSize: 9000000 } }"), Code::InvalidValue),
         (pool("{}"), Code::MissingField),
         (pool("{ tcp: { maxConnections: -1 } }"), Code::InvalidValue),
+        (pool("{ http: { http2KeepAlive: { interval: 1s } } }"), Code::MissingField),
+        (pool("{ http: { http2KeepAlive: { interval: 0s, timeout: 1s } } }"), Code::InvalidValue),
         (pool("{ http: { h2UpgradePolicy: UPGRADE, useClientProtocol: true } }"), Code::ExclusiveFields),
         (rule("  trafficPolicy: { retryBudget: { percent: 101 } }"), Code::InvalidValue),
         (rule("  trafficPolicy: { retryBudget: { minRetryConcurrency: -1 } }"), Code::InvalidValue),

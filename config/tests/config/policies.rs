@@ -83,7 +83,7 @@ fn every_connection_pool_field_is_compiled() {
         "{ connectionPool: { tcp: { maxConnections: 1, connectTimeout: 2s, maxConnectionDuration: 3s, \
          idleTimeout: 4s, tcpKeepalive: { probes: 5, time: 6s, interval: 7s } }, http: { \
          http1MaxPendingRequests: 8, http2MaxRequests: 9, maxRequestsPerConnection: 10, maxRetries: 11, \
-         idleTimeout: 12s, maxConcurrentStreams: 13 } } }",
+         idleTimeout: 12s, maxConcurrentStreams: 13, http2KeepAlive: { interval: 14s, timeout: 15s } } } }",
     );
     insta::assert_json_snapshot!("connection_pool", whole(&snapshot, 8080).to_json());
 }

@@ -252,6 +252,7 @@ fn outside(to: &Destination, addresses: &[SocketAddr]) -> Cluster {
         max_connection_duration: None,
         max_concurrent_streams: 100,
         keepalive: None,
+        http2_keepalive: None,
         origin: Origin { resource: Arc::clone(&to.name), file: "".into(), line: 0 },
     }
 }

@@ -62,6 +62,7 @@ pub(super) fn cluster() -> Arc<Cluster> {
         max_connection_duration: None,
         max_concurrent_streams: 1,
         keepalive: None,
+        http2_keepalive: None,
         origin: origin(),
     })
 }

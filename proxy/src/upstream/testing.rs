@@ -41,6 +41,7 @@ impl ClusterBuilder {
             max_connection_duration: None,
             max_concurrent_streams: i32::MAX as u32,
             keepalive: None,
+            http2_keepalive: None,
             origin: Origin { resource: "ServiceEntry test".into(), file: "test.yaml".into(), line: 1 },
         })
         .endpoints(endpoints.iter().map(|(address, weight)| (address.as_str(), *weight)))

@@ -315,6 +315,7 @@ fn cluster(name: &str, protocol: Protocol, addresses: &[SocketAddr]) -> Cluster 
         max_connection_duration: None,
         max_concurrent_streams: 1024,
         keepalive: None,
+        http2_keepalive: None,
         origin: made_here(),
     }
 }
