@@ -74,6 +74,7 @@ codes! {
     NeverEjects 202 Warning "" "the ejection limit never lets an endpoint go"
     DuplicateName 203 Error "IST0106" "a name is given twice"
     ConflictingRules 204 Warning "" "a part of a destination rule is not used"
+    IneffectivePolicy 230 Warning "" "a part of the traffic policy has no effect"
     NotResolved 301 Warning "" "the service's endpoints cannot be resolved yet"
     InvalidEndpoint 302 Error "IST0106" "the endpoint cannot be used"
     DuplicateService 303 Warning "" "a host is defined by two services"

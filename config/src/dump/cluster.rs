@@ -36,6 +36,14 @@ impl Cluster {
             "idle_timeout": self.idle_timeout.map(duration),
             "origin": self.origin.to_string(),
         }));
+        let warmup = self.warmup.map(|warmup| {
+            json!({
+                "slow_start_window": duration(warmup.window),
+                "min_weight_percent": warmup.least * 100.0,
+                "aggression": warmup.aggression,
+            })
+        });
+        put(&mut out, "slow_start_config", warmup.into());
         let mut limits = Map::new();
         put(&mut limits, "max_connections", limit(self.limits.max_connections));
         put(&mut limits, "max_pending_requests", limit(self.limits.max_pending_requests));

@@ -194,15 +194,6 @@ pub(super) static ZONE_AWARE: Message = Message {
     ],
 };
 
-pub(super) static WARMUP: Message = Message {
-    name: "WarmupConfiguration",
-    fields: &[
-        later("duration", Type::Duration),
-        later("minimumPercent", Type::Float),
-        later("aggression", Type::Float),
-    ],
-};
-
 pub(super) static TUNNEL: Message = Message {
     name: "TunnelSettings",
     fields: &[later("protocol", Type::Text), later("targetHost", Type::Text), later("targetPort", Type::Int)],

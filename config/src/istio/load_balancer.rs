@@ -1,17 +1,21 @@
 //! `LoadBalancerSettings`: the table of a cluster, and the hash key of its routes.
 
-use super::{header_name, later};
+use super::{
+    header_name, later,
+    warmup::{WARMUP, warmup},
+};
 use crate::{
     fields::{Message, Object, Spanned, Type, warned, yes},
     report::Code,
     sink::Sink,
-    snapshot::{Balancer, CookieAttribute, HashCookie, HashPolicy},
+    snapshot::{Balancer, CookieAttribute, HashCookie, HashPolicy, Warmup},
 };
 
 /// `loadBalancer`: the table of the cluster and the hash of the route are two halves of one block.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct LoadBalancer {
     pub(crate) balancer: Balancer,
+    pub(crate) warmup: Option<Warmup>,
     pub(crate) hash: Option<HashPolicy>,
 }
 
@@ -35,8 +39,8 @@ pub(crate) static LOAD_BALANCER: Message = Message {
         yes("consistentHash", Type::Object(&CONSISTENT_HASH), "every_load_balancer_is_compiled"),
         warned("localityLbSetting", Type::Object(&later::LOCALITY), LATER),
         warned("zoneAwareLbSetting", Type::Object(&later::ZONE_AWARE), LATER),
-        warned("warmup", Type::Object(&later::WARMUP), "new endpoints take their full share at once"),
-        warned("warmupDurationSecs", Type::Duration, "new endpoints take their full share at once"),
+        yes("warmup", Type::Object(&WARMUP), "a_warmup_is_compiled"),
+        yes("warmupDurationSecs", Type::Duration, "deprecated_fields_warn_and_still_count"),
     ],
 };
 
@@ -90,7 +94,8 @@ pub(crate) fn load_balancer(block: &Object<'_>, sink: &mut Sink) -> Option<LoadB
             sink.report(Code::ExclusiveFields, block.key_span("consistentHash"), message);
         }
         let key = hash_policy(&hash, sink);
-        return Some(LoadBalancer { balancer: table(&hash, sink), hash: key });
+        warmup(block, false, sink);
+        return Some(LoadBalancer { balancer: table(&hash, sink), warmup: None, hash: key });
     }
     let simple = block.text("simple");
     let balancer = match simple.map_or("", |simple| simple.value) {
@@ -104,7 +109,8 @@ pub(crate) fn load_balancer(block: &Object<'_>, sink: &mut Sink) -> Option<LoadB
         }
         _ => Balancer::LeastRequest,
     };
-    Some(LoadBalancer { balancer, hash: None })
+    let warmup = warmup(block, balancer != Balancer::Random, sink);
+    Some(LoadBalancer { balancer, warmup, hash: None })
 }
 
 fn hash_policy(hash: &Object<'_>, sink: &mut Sink) -> Option<HashPolicy> {

@@ -21,6 +21,7 @@ pub(crate) mod sidecar;
 pub(crate) mod telemetry;
 pub(crate) mod telemetry_fields;
 pub(crate) mod virtual_service;
+mod warmup;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 

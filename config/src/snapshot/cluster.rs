@@ -21,6 +21,8 @@ pub struct Cluster {
     pub endpoints: Box<[Arc<Endpoint>]>,
     /// Balancing policy.
     pub balancer: Balancer,
+    /// New endpoints get less at first; with [`Balancer::RoundRobin`] and [`Balancer::LeastRequest`] alone.
+    pub warmup: Option<Warmup>,
     /// Circuit breakers.
     pub limits: Limits,
     /// Stands in for `max_retries`, if there is one.
@@ -107,6 +109,26 @@ pub enum Balancer {
         /// Slots, a prime number.
         table_size: u64,
     },
+}
+
+/// Istio `loadBalancer.warmup`: while an endpoint is younger than the window its weight is less.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Warmup {
+    /// How long it lasts.
+    pub window: Duration,
+    /// The least share of its weight (0-1).
+    pub least: f64,
+    /// 1 is a straight line; more begins steeper.
+    pub aggression: f64,
+}
+
+impl Warmup {
+    /// The share of its weight that an endpoint of this age gets (Envoy `applySlowStartFactor`).
+    #[must_use]
+    pub fn share(&self, age: Duration) -> f64 {
+        let age = age.max(Duration::from_millis(1)).as_secs_f64() / self.window.as_secs_f64();
+        if age >= 1.0 { 1.0 } else { age.powf(1.0 / self.aggression).max(self.least) }
+    }
 }
 
 /// Circuit breakers of a cluster, shared by the workers. `u32::MAX` is no limit.

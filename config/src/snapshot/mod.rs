@@ -20,7 +20,7 @@ pub use action::{
 };
 pub use cluster::{
     Balancer, Cluster, ClusterId, Discovery, Endpoint, Http2Keepalive, Keepalive, Limits, Outlier, Protocol,
-    RetryBudget, Service,
+    RetryBudget, Service, Warmup,
 };
 pub use destination::{Destination, OtlpProtocol, TelemetryDefaults};
 pub use filter::{AbortStatus, Cors, Fault, FaultAbort, FaultDelay, Share};

@@ -66,6 +66,7 @@ fn example(code: Code) -> Vec<String> {
             ]
             .join("---\n"),
         ),
+        Code::IneffectivePolicy => policy("{ loadBalancer: { simple: RANDOM, warmup: { duration: 10s } } }"),
         Code::NotResolved => vec![MESH.replacen("address: 10.2.0.1", "address: ratings.example.com", 1).replace(
             "[ratings.other.svc.cluster.local]\n  resolution: STATIC",
             "[ratings.other.svc.cluster.local]\n  resolution: DNS",
@@ -153,6 +154,7 @@ fn what_istio_rejects_is_rejected() {
     let pool = |fields: &str| rule(&format!("  trafficPolicy: {{ connectionPool: {fields} }}"));
     let hash =
         |fields: &str| rule(&format!("  trafficPolicy: {{ loadBalancer: {{ consistentHash: {fields} }} }}"));
+    let balancer = |fields: &str| rule(&format!("  trafficPolicy: {{ loadBalancer: {fields} }}"));
     let outlier = |fields: &str| rule(&format!("  trafficPolicy: {{ outlierDetection: {fields} }}"));
     let hosts = |list: &str| on_route("").replace("hosts: [reviews]", &format!("hosts: {list}"));
     let rejected = [
@@ -205,6 +207,10 @@ fn what_istio_rejects_is_rejected() {
         ),
         (rule("  workloadSelector: { matchLabels: { a: b } }\n  exportTo: ['*']"), Code::ExclusiveFields),
         (rule("  trafficPolicy: { loadBalancer: { simple: FASTEST } }"), Code::InvalidValue),
+        (balancer("{ warmup: { minimumPercent: 5 } }"), Code::MissingField),
+        (balancer("{ warmup: { duration: 1s, minimumPercent: 101 } }"), Code::InvalidValue),
+        (balancer("{ warmup: { duration: 1s, aggression: 0 } }"), Code::InvalidValue),
+        (balancer("{ warmup: { duration: 1s }, warmupDurationSecs: 1s }"), Code::ExclusiveFields),
         (hash("{}"), Code::MissingField),
         (hash("{ httpHeaderName: a, useSourceIp: true }"), Code::ExclusiveFields),
         (hash("{ httpCookie: { name: '' } }"), Code::MissingField),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use outrigger_config::{
     report::Code,
-    snapshot::{Balancer, Cluster, HashCookie, HashPolicy, Outlier, Protocol, Snapshot},
+    snapshot::{Balancer, Cluster, HashCookie, HashPolicy, Outlier, Protocol, Snapshot, Warmup},
 };
 
 use crate::support::{
@@ -86,6 +86,41 @@ fn every_connection_pool_field_is_compiled() {
          idleTimeout: 12s, maxConcurrentStreams: 13, http2KeepAlive: { interval: 14s, timeout: 15s } } } }",
     );
     insta::assert_json_snapshot!("connection_pool", whole(&snapshot, 8080).to_json());
+}
+
+#[test]
+fn a_warmup_is_compiled() {
+    let warmup = |balancer: &str| {
+        let warmup = whole(&with_policy(&format!("{{ loadBalancer: {balancer} }}")), 8080).warmup.unwrap();
+        (warmup.window.as_secs(), warmup.least, warmup.aggression)
+    };
+    assert_eq!(warmup("{ warmup: { duration: 20s } }"), (20, 0.1, 1.0));
+    assert_eq!(
+        warmup("{ simple: ROUND_ROBIN, warmup: { duration: 8s, minimumPercent: 25, aggression: 2.5 } }"),
+        (8, 0.25, 2.5)
+    );
+    let random = with_policy("{ loadBalancer: { simple: RANDOM, warmup: { duration: 20s } } }");
+    assert_eq!(whole(&random, 8080).warmup, None);
+}
+
+/// As measured with Envoy: a window of 8 s.
+#[test]
+fn a_warming_endpoint_gets_a_share_by_its_age() {
+    let share = |aggression, seconds| {
+        let warmup = Warmup { window: Duration::from_secs(8), least: 0.1, aggression };
+        warmup.share(Duration::from_secs_f64(seconds))
+    };
+    for (aggression, seconds, expected) in [
+        (1.0, 0.0, 0.1),
+        (1.0, 0.8, 0.1),
+        (1.0, 4.25, 0.53),
+        (1.0, 8.0, 1.0),
+        (1.0, 99.0, 1.0),
+        (2.0, 2.25, 0.53),
+    ] {
+        let found = share(aggression, seconds);
+        assert!((found - expected).abs() < 0.005, "{aggression} {seconds}: {found}");
+    }
 }
 
 #[test]
@@ -174,6 +209,9 @@ fn deprecated_fields_warn_and_still_count() {
     assert_eq!(of("{ consecutiveErrors: 7 }"), (7, 0));
     assert_eq!(of("{ consecutiveErrors: 7, consecutive5xxErrors: 3 }"), (3, 0));
     assert_eq!(of("{ consecutiveErrors: 7, consecutiveGatewayErrors: 2 }"), (5, 2));
+    let warmup = loaded(&[MESH, &rule("  trafficPolicy: { loadBalancer: { warmupDurationSecs: 9s } }")]);
+    assert_eq!(codes(&warmup.warnings), [Code::Deprecated]);
+    assert_eq!(whole(&warmup.snapshot, 8080).warmup.unwrap().window, Duration::from_secs(9));
     let ring = loaded(&[
         MESH,
         &rule(

@@ -241,6 +241,7 @@ fn outside(to: &Destination, addresses: &[SocketAddr]) -> Cluster {
         discovery: Discovery::Static,
         endpoints: addresses.iter().map(endpoint).collect(),
         balancer: Balancer::RoundRobin,
+        warmup: None,
         limits: Limits::default(),
         retry_budget: None,
         outlier: None,

@@ -51,6 +51,7 @@ pub(super) fn cluster() -> Arc<Cluster> {
         discovery: Discovery::Static,
         endpoints: [Arc::new(endpoint)].into(),
         balancer: Balancer::LeastRequest,
+        warmup: None,
         limits: snapshot::Limits::default(),
         retry_budget: None,
         outlier: None,

@@ -195,8 +195,9 @@ impl ClusterState {
         self.breaker.set_limits(&config.limits);
         let same_hosts =
             hosts.len() == old.all.len() && hosts.iter().zip(old.all.iter()).all(|(a, b)| Arc::ptr_eq(a, b));
-        let same_policy =
-            before.balancer == config.balancer && before.panic_threshold == config.panic_threshold;
+        let same_policy = before.balancer == config.balancer
+            && before.warmup == config.warmup
+            && before.panic_threshold == config.panic_threshold;
         self.config.store(config.clone());
         if !same_hosts || !same_policy || acquitted {
             self.rebuild(config, hosts.into());
@@ -274,7 +275,7 @@ impl HostSet {
         let candidates: Arc<[Arc<Host>]> = if panic { all.clone() } else { healthy.into() };
         Self {
             version: VERSION.fetch_add(1, Relaxed),
-            picker: Picker::new(&config.balancer, &candidates, used),
+            picker: Picker::new(config, &candidates, used),
             candidates,
             all,
             healthy: healthy_count,

@@ -30,6 +30,7 @@ impl ClusterBuilder {
             discovery: Discovery::Static,
             endpoints: Box::default(),
             balancer: Balancer::RoundRobin,
+            warmup: None,
             limits: Limits::default(),
             retry_budget: None,
             outlier: None,

@@ -304,6 +304,7 @@ fn cluster(name: &str, protocol: Protocol, addresses: &[SocketAddr]) -> Cluster 
         discovery: Discovery::Static,
         endpoints: addresses.iter().map(endpoint).collect(),
         balancer: Balancer::RoundRobin,
+        warmup: None,
         limits: Limits::default(),
         retry_budget: None,
         outlier: None,

@@ -1,7 +1,7 @@
 //! Load balancing: which host takes a request. Each algorithm is Envoy's, to the bit where it hashes.
 //!
 //! Tables (ring, Maglev) belong to the [`HostSet`] and are shared by the workers; schedules (round robin, weighted least
-//! request) belong to each worker. Nothing here does IO or knows the time.
+//! request) belong to each worker. Nothing here does IO, and only a schedule of hosts that warm up asks for the time.
 
 mod edf;
 mod least_request;
@@ -16,7 +16,7 @@ use std::{
     sync::{Arc, OnceLock, Weak},
 };
 
-use outrigger_config::snapshot::Balancer;
+use outrigger_config::snapshot::{Balancer, Cluster, Warmup};
 use rand::{Rng, rngs::SmallRng};
 
 use self::{edf::Share, maglev::Maglev, ring_hash::Ring, round_robin::RoundRobin};
@@ -40,12 +40,8 @@ pub struct HostSet {
 /// The balancing policy with what it prepares once for all workers.
 #[derive(Debug)]
 pub(super) enum Picker {
-    RoundRobin {
-        weighted: bool,
-    },
-    LeastRequest {
-        weighted: bool,
-    },
+    RoundRobin(Weights),
+    LeastRequest(Weights),
     Random,
     /// Made when the first request needs it: a mesh has many clusters that nobody asks.
     Ring {
@@ -56,19 +52,25 @@ pub(super) enum Picker {
     Maglev(Maglev),
 }
 
+/// What a schedule goes by.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Weights {
+    Equal,
+    Unequal,
+    /// Some hosts were new when the set was made. As in Envoy it stays so until the next set, since by then equal
+    /// weights are shares that are equal.
+    Warming(Warmup),
+}
+
 /// A larger ring is never left to a worker, whose other requests would wait for a millisecond and more.
 const LARGEST_ON_WORKER: u64 = 8 * 1024;
 
 impl Picker {
     /// `used` says that requests came before, and more will.
-    pub(super) fn new(balancer: &Balancer, hosts: &[Arc<Host>], used: bool) -> Self {
-        let weighted = hosts.windows(2).any(|pair| match pair {
-            [a, b] => a.endpoint.weight != b.endpoint.weight,
-            _ => false,
-        });
-        match *balancer {
-            Balancer::RoundRobin => Self::RoundRobin { weighted },
-            Balancer::LeastRequest => Self::LeastRequest { weighted },
+    pub(super) fn new(cluster: &Cluster, hosts: &[Arc<Host>], used: bool) -> Self {
+        match cluster.balancer {
+            Balancer::RoundRobin => Self::RoundRobin(Weights::of(hosts, cluster.warmup)),
+            Balancer::LeastRequest => Self::LeastRequest(Weights::of(hosts, cluster.warmup)),
             Balancer::Random => Self::Random,
             Balancer::RingHash { minimum_ring_size, maximum_ring_size } => {
                 let (minimum, maximum) = (minimum_ring_size, maximum_ring_size);
@@ -92,6 +94,38 @@ impl Picker {
         matches!(self, Self::Ring { made, .. } if made.get().is_some())
     }
 }
+
+impl Weights {
+    fn of(hosts: &[Arc<Host>], warmup: Option<Warmup>) -> Self {
+        let unequal = hosts.windows(2).any(|pair| match pair {
+            [a, b] => a.endpoint.weight != b.endpoint.weight,
+            _ => false,
+        });
+        match warmup {
+            Some(warmup) if hosts.iter().any(|host| host.added().elapsed() < warmup.window) => {
+                Self::Warming(warmup)
+            }
+            _ if unequal => Self::Unequal,
+            _ => Self::Equal,
+        }
+    }
+
+    /// The weight of a host, in a unit of its own for each kind.
+    fn weight(self, host: Option<&Arc<Host>>) -> u64 {
+        let Some(host) = host else { return 1 };
+        let weight = u64::from(host.endpoint.weight);
+        match self {
+            Self::Equal | Self::Unequal => weight,
+            Self::Warming(warmup) => {
+                let share = warmup.share(host.added().elapsed());
+                weight * (FULL * share) as u64
+            }
+        }
+    }
+}
+
+/// The unit of weights while hosts warm up.
+const FULL: f64 = 1_000_000.0;
 
 fn weights(hosts: &[Arc<Host>]) -> Vec<(&str, u32)> {
     hosts.iter().map(|host| (&*host.endpoint.key, host.endpoint.weight)).collect()
@@ -166,16 +200,17 @@ impl Balancers {
             }
             Picker::Maglev(maglev) => maglev.pick(hash, attempt),
             Picker::Random => random::pick(hosts.len(), rng),
-            Picker::LeastRequest { weighted: false } => {
+            Picker::LeastRequest(Weights::Equal) => {
                 least_request::pick(hosts.len(), rng, |i| active(hosts, i))
             }
-            Picker::LeastRequest { weighted: true } => {
-                let share = |i| Share { weight: weight(hosts, i), load: active(hosts, i) + 1 };
+            Picker::LeastRequest(weights) => {
+                let share = |i| Share { weight: weights.weight(hosts.get(i)), load: active(hosts, i) + 1 };
                 self.scheduled(cluster, set, true, rng, share)
             }
-            Picker::RoundRobin { weighted } => {
-                let share = |i| Share { weight: weight(hosts, i), load: 1 };
-                self.scheduled(cluster, set, *weighted, rng, share)
+            Picker::RoundRobin(weights) => {
+                let weighted = !matches!(weights, Weights::Equal);
+                let share = |i| Share { weight: weights.weight(hosts.get(i)), load: 1 };
+                self.scheduled(cluster, set, weighted, rng, share)
             }
         }
     }
@@ -206,10 +241,6 @@ const RE_PICKS: u32 = 5;
 
 /// Picks in all, ejected hosts of an old table included.
 const PROBES: u64 = 64;
-
-fn weight(hosts: &[Arc<Host>], index: usize) -> u32 {
-    hosts.get(index).map_or(1, |host| host.endpoint.weight)
-}
 
 fn active(hosts: &[Arc<Host>], index: usize) -> u64 {
     hosts.get(index).map_or(0, |host| host.active())

@@ -1,6 +1,6 @@
 //! The balancers against published vectors, naive models and what was observed with Envoy.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use outrigger_config::snapshot::Balancer;
 use proptest::prelude::*;
@@ -461,7 +461,7 @@ proptest! {
     #[test]
     fn a_schedule_is_fair_over_whole_cycles(weights in prop::collection::vec(1_u32..10, 2..6)) {
         let total: u32 = weights.iter().sum();
-        let share = |i: usize| Share { weight: weights[i], load: 1 };
+        let share = |i: usize| Share { weight: weights[i].into(), load: 1 };
         let mut edf = edf::Edf::new(weights.len(), share);
         let mut counts = vec![0; weights.len()];
         for _ in 0..total * 20 {
@@ -471,4 +471,48 @@ proptest! {
             prop_assert_eq!(*count, weight * 20);
         }
     }
+}
+
+/// A window of 100 s, a tenth at least.
+fn warming(balancer: &Balancer) -> ClusterBuilder {
+    let warmup = Warmup { window: Duration::from_secs(100), least: 0.1, aggression: 1.0 };
+    ClusterBuilder::new(2).balancer(balancer.clone()).with(|c| c.warmup = Some(warmup))
+}
+
+fn counts(cluster: &Arc<ClusterState>, in_all: usize) -> Vec<usize> {
+    let picks = picks(cluster, in_all);
+    (0..cluster.hosts().all.len()).map(|host| picks.iter().filter(|pick| **pick == host).count()).collect()
+}
+
+/// As observed with Envoy, with either balancer.
+#[tokio::test(start_paused = true)]
+async fn a_new_host_warms_up() {
+    for balancer in [Balancer::RoundRobin, Balancer::LeastRequest] {
+        let cluster = state(warming(&balancer));
+        assert_eq!(counts(&cluster, 200), [100, 100], "the first ones are as new as each other");
+        tokio::time::advance(Duration::from_secs(101)).await;
+        let mut three = warming(&balancer).0;
+        three.endpoints = ClusterBuilder::new(3).0.endpoints;
+        cluster.update(&Arc::new(three), Instant::now());
+        // Of 2.1, of 2.5 and of 3.
+        for (expected, seconds) in [(95, 50), (400, 50), (667, 0)] {
+            let third = counts(&cluster, 2_000)[2];
+            assert!(third.abs_diff(expected) <= 4, "{balancer:?}: {third} and not {expected}");
+            tokio::time::advance(Duration::from_secs(seconds)).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_returns_from_an_ejection_is_not_new() {
+    let cluster = state(warming(&Balancer::RoundRobin).outlier(outlier(1)));
+    tokio::time::advance(Duration::from_secs(101)).await;
+    let host = cluster.hosts().all[0].clone();
+    cluster.report(&host, Outcome::Status(503), Instant::now());
+    assert_eq!(counts(&cluster, 10), [0, 10]);
+    while host.is_ejected() {
+        tokio::time::advance(Duration::from_millis(500)).await;
+        cluster.sweep(Instant::now());
+    }
+    assert_eq!(counts(&cluster, 10), [5, 5]);
 }
