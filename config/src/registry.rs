@@ -55,6 +55,8 @@ impl Service {
                 key: address.to_string().into(),
                 weight: workload.weight,
                 labels: workload.labels.clone(),
+                locality: workload.locality(),
+                priority: 0,
             })
         });
         endpoints.collect()

@@ -2,7 +2,11 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use super::{Compiler, policy::layered};
+use super::{
+    Compiler,
+    locality::{Placed, place},
+    policy::layered,
+};
 use crate::{
     fields::Labels,
     istio::{
@@ -88,6 +92,14 @@ impl Compiler<'_> {
         let name = subset.map_or("", |subset| &subset.name);
         let all = Labels::new();
         let endpoints = service.endpoints(port, subset.map_or(&all, |subset| &subset.labels));
+        let own = blocks.load_balancer.as_ref().and_then(|block| block.locality.as_ref());
+        let detects = blocks.outlier.is_some();
+        if let Some(span) = own.filter(|own| !own.disabled && !detects).and_then(|own| own.failover_span) {
+            let message = "failover has no effect without outlierDetection: no endpoint ever fails";
+            self.sink.report(Code::IneffectivePolicy, span, message).help("add `outlierDetection`");
+        }
+        let setting = own.unwrap_or(&self.mesh.locality);
+        let Placed { endpoints, weights } = place(endpoints, setting, self.node, detects);
         let pool = blocks.pool.unwrap_or_default();
         let outlier = blocks.outlier.inspect(|detection| {
             self.warn_never_ejects(
@@ -114,6 +126,7 @@ impl Compiler<'_> {
             },
             discovery: Discovery::Static,
             endpoints,
+            localities: weights,
             warmup: blocks.load_balancer.as_ref().and_then(|block| block.warmup),
             balancer: blocks.load_balancer.map_or(Balancer::LeastRequest, |block| block.balancer),
             limits: pool.limits,
@@ -189,6 +202,8 @@ impl Compiler<'_> {
             key: ingress.endpoint.to_string().into(),
             weight: 1,
             labels: node.labels.clone(),
+            locality: node.locality.clone(),
+            priority: 0,
         };
         let protocol = match ingress.port.protocol {
             PortProtocol::Http2 => Protocol::Http2,
@@ -214,6 +229,7 @@ impl Compiler<'_> {
             service,
             discovery: Discovery::Static,
             endpoints,
+            localities: None,
             balancer: Balancer::LeastRequest,
             warmup: None,
             limits: Limits::default(),

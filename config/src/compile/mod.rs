@@ -4,6 +4,7 @@
 mod access_logs;
 mod clusters;
 mod hosts;
+mod locality;
 mod policy;
 mod receivers;
 mod references;

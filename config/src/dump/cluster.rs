@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{duration, object, put, texts};
-use crate::snapshot::{Balancer, Cluster, Discovery, Protocol};
+use crate::snapshot::{Balancer, Cluster, Discovery, Endpoint, Protocol};
 
 impl Cluster {
     /// One cluster, its defaults written out.
@@ -27,15 +27,24 @@ impl Cluster {
                 "name": &*self.service.name,
                 "namespace": &*self.service.namespace,
             },
-            "endpoints": self.endpoints.iter().map(|endpoint| json!({
-                "address": &*endpoint.key,
-                "weight": endpoint.weight,
-                "labels": texts(endpoint.labels.iter()),
-            })).collect::<Vec<_>>(),
+            "endpoints": self.endpoints.iter().map(|endpoint| endpoint_json(endpoint)).collect::<Vec<_>>(),
             "connect_timeout": duration(self.connect_timeout),
             "idle_timeout": self.idle_timeout.map(duration),
             "origin": self.origin.to_string(),
         }));
+        let weights = self.localities.as_deref().map(|weights| {
+            weights
+                .iter()
+                .map(|one| {
+                    json!({
+                        "priority": one.priority,
+                        "locality": one.locality.to_string(),
+                        "weight": one.weight,
+                    })
+                })
+                .collect::<Vec<_>>()
+        });
+        put(&mut out, "locality_weights", weights.into());
         let warmup = self.warmup.map(|warmup| {
             json!({
                 "slow_start_window": duration(warmup.window),
@@ -86,6 +95,18 @@ impl Cluster {
         }
         Value::Object(out)
     }
+}
+
+fn endpoint_json(endpoint: &Endpoint) -> Value {
+    let mut out = object(json!({
+        "address": &*endpoint.key,
+        "weight": endpoint.weight,
+        "labels": texts(endpoint.labels.iter()),
+    }));
+    let locality = Some(endpoint.locality.to_string()).filter(|_| !endpoint.locality.is_empty());
+    put(&mut out, "locality", locality.into());
+    put(&mut out, "priority", Some(endpoint.priority).filter(|priority| *priority > 0).into());
+    Value::Object(out)
 }
 
 fn balancer(balancer: &Balancer) -> Value {

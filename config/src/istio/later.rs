@@ -1,7 +1,7 @@
 //! Tables of parts that are not built yet. They are known, so that a misspelt field in them is found today, and the
 //! page on compatibility is complete.
 
-use super::{STRING_MATCH, destination::DESTINATION};
+use super::{STRING_MATCH, destination::DESTINATION, locality::FAILOVER};
 use crate::fields::{Message, Type, later};
 
 pub(super) static REDIRECT: Message = Message {
@@ -167,22 +167,6 @@ pub(super) static SERVER_TLS: Message = Message {
         later("cipherSuites", Type::List(&Type::Text)),
     ],
 };
-
-pub(super) static LOCALITY: Message = Message {
-    name: "LocalityLoadBalancerSetting",
-    fields: &[
-        later("distribute", Type::List(&Type::Object(&DISTRIBUTE))),
-        later("failover", Type::List(&Type::Object(&FAILOVER))),
-        later("failoverPriority", Type::List(&Type::Text)),
-        later("enabled", Type::Bool),
-    ],
-};
-
-static DISTRIBUTE: Message =
-    Message { name: "Distribute", fields: &[later("from", Type::Text), later("to", Type::Map(&Type::Int))] };
-
-static FAILOVER: Message =
-    Message { name: "Failover", fields: &[later("from", Type::Text), later("to", Type::Text)] };
 
 pub(super) static ZONE_AWARE: Message = Message {
     name: "ZoneAwareLoadBalancerSetting",

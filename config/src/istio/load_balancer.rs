@@ -2,6 +2,7 @@
 
 use super::{
     header_name, later,
+    locality::{LOCALITY, LocalitySetting, locality_setting},
     warmup::{WARMUP, warmup},
 };
 use crate::{
@@ -15,11 +16,10 @@ use crate::{
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct LoadBalancer {
     pub(crate) balancer: Balancer,
+    pub(crate) locality: Option<LocalitySetting>,
     pub(crate) warmup: Option<Warmup>,
     pub(crate) hash: Option<HashPolicy>,
 }
-
-const LATER: &str = "balancing by locality is not built yet";
 
 pub(crate) static LOAD_BALANCER: Message = Message {
     name: "LoadBalancerSettings",
@@ -37,8 +37,12 @@ pub(crate) static LOAD_BALANCER: Message = Message {
             "every_load_balancer_is_compiled",
         ),
         yes("consistentHash", Type::Object(&CONSISTENT_HASH), "every_load_balancer_is_compiled"),
-        warned("localityLbSetting", Type::Object(&later::LOCALITY), LATER),
-        warned("zoneAwareLbSetting", Type::Object(&later::ZONE_AWARE), LATER),
+        yes("localityLbSetting", Type::Object(&LOCALITY), "endpoints_of_other_localities_come_after"),
+        warned(
+            "zoneAwareLbSetting",
+            Type::Object(&later::ZONE_AWARE),
+            "endpoints of all zones are used alike, unless `localityLbSetting` says otherwise",
+        ),
         yes("warmup", Type::Object(&WARMUP), "a_warmup_is_compiled"),
         yes("warmupDurationSecs", Type::Duration, "deprecated_fields_warn_and_still_count"),
     ],
@@ -88,6 +92,11 @@ const MAX_RING: u64 = 8_388_608;
 const MAX_MAGLEV: i64 = 5_000_011;
 
 pub(crate) fn load_balancer(block: &Object<'_>, sink: &mut Sink) -> Option<LoadBalancer> {
+    let locality = block.object("localityLbSetting").map(|setting| locality_setting(&setting, sink));
+    if locality.is_some() && block.has("zoneAwareLbSetting") {
+        let message = "localityLbSetting and zoneAwareLbSetting exclude each other";
+        sink.report(Code::ExclusiveFields, block.key_span("zoneAwareLbSetting"), message);
+    }
     if let Some(hash) = block.object("consistentHash") {
         if block.has("simple") {
             let message = "simple and consistentHash exclude each other";
@@ -95,7 +104,7 @@ pub(crate) fn load_balancer(block: &Object<'_>, sink: &mut Sink) -> Option<LoadB
         }
         let key = hash_policy(&hash, sink);
         warmup(block, false, sink);
-        return Some(LoadBalancer { balancer: table(&hash, sink), warmup: None, hash: key });
+        return Some(LoadBalancer { balancer: table(&hash, sink), locality, warmup: None, hash: key });
     }
     let simple = block.text("simple");
     let balancer = match simple.map_or("", |simple| simple.value) {
@@ -110,7 +119,7 @@ pub(crate) fn load_balancer(block: &Object<'_>, sink: &mut Sink) -> Option<LoadB
         _ => Balancer::LeastRequest,
     };
     let warmup = warmup(block, balancer != Balancer::Random, sink);
-    Some(LoadBalancer { balancer, warmup, hash: None })
+    Some(LoadBalancer { balancer, locality, warmup, hash: None })
 }
 
 fn hash_policy(hash: &Object<'_>, sink: &mut Sink) -> Option<HashPolicy> {

@@ -6,6 +6,7 @@ use super::{
     at_least_1ms,
     connection_pool::keepalive,
     custom_tags::custom_tags,
+    locality::{LocalitySetting, locality_setting},
     log_format::{default_json, default_text, json_format, text_line},
     mesh_fields::MESH_CONFIG,
     providers::{Provider, length, providers, zipkin_propagation},
@@ -40,6 +41,8 @@ pub(crate) struct Mesh {
     pub(crate) connect_timeout: Duration,
     pub(crate) keepalive: Option<Keepalive>,
     pub(crate) retries: Option<Retries>,
+    /// Without it the default is on, with nothing said.
+    pub(crate) locality: LocalitySetting,
 }
 
 /// `enableTracing` and `defaultConfig.tracing`, as written.
@@ -69,6 +72,7 @@ impl Default for Mesh {
             connect_timeout: Duration::from_secs(10),
             keepalive: None,
             retries: None,
+            locality: LocalitySetting::default(),
         }
     }
 }
@@ -120,6 +124,10 @@ pub(crate) fn read(document: &Node, sink: &mut Sink) -> Mesh {
             .unwrap_or(default.connect_timeout),
         keepalive: config.object("tcpKeepalive").map(|block| keepalive(&block, sink)),
         retries: config.object("defaultHttpRetryPolicy").map(|block| read_retries(&block, sink)),
+        locality: config
+            .object("localityLbSetting")
+            .map(|block| locality_setting(&block, sink))
+            .unwrap_or_default(),
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{
     connection_pool::KEEPALIVE,
     custom_tags::CUSTOM_TAG,
+    locality::LOCALITY,
     provider_fields::{OTLP_ONLY, PROVIDER, ZIPKIN},
     retries::HTTP_RETRY,
     sidecar::OUTBOUND,
@@ -29,7 +30,11 @@ pub(crate) static MESH_CONFIG: Message = Message {
         yes("defaultHttpRetryPolicy", Type::Object(&HTTP_RETRY), "mesh_defaults_reach_every_cluster"),
         warned("defaultInboundHttpRetryPolicy", Type::Any, "inbound routes keep Istio's default policy"),
         warned("defaultTrafficPolicy", Type::Any, "clusters keep Istio's defaults"),
-        warned("localityLbSetting", Type::Any, "balancing by locality is not built yet"),
+        yes(
+            "localityLbSetting",
+            Type::Object(&LOCALITY),
+            "the_setting_of_the_rule_replaces_that_of_the_mesh",
+        ),
         warned("h2UpgradePolicy", Type::Text, "write it in a DestinationRule"),
         warned("pathNormalization", Type::Any, "paths are normalised as by `BASE`"),
         warned("protocolDetectionTimeout", Type::Text, "protocols are not sniffed"),

@@ -8,6 +8,7 @@ pub(crate) mod headers;
 pub(crate) mod http_match;
 mod later;
 pub(crate) mod load_balancer;
+pub(crate) mod locality;
 pub(crate) mod log_format;
 pub(crate) mod mesh;
 pub(crate) mod mesh_fields;

@@ -7,6 +7,7 @@ use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
     report::Code,
     sink::{Sink, Span},
+    snapshot::Locality,
 };
 
 /// One resource.
@@ -48,7 +49,17 @@ pub(crate) struct Workload {
     pub(crate) ports: BTreeMap<Arc<str>, u16>,
     pub(crate) labels: Labels,
     pub(crate) weight: u32,
+    /// As written.
+    pub(crate) locality: Option<Locality>,
     pub(crate) span: Span,
+}
+
+impl Workload {
+    /// The field, else the label of Istio.
+    pub(crate) fn locality(&self) -> Locality {
+        let label = || self.labels.get("istio-locality").map(|value| Locality::of_label(value));
+        self.locality.clone().or_else(label).unwrap_or_default()
+    }
 }
 
 pub(crate) static SERVICE_ENTRY: Message = Message {
@@ -78,7 +89,7 @@ pub(crate) static WORKLOAD_ENTRY: Message = Message {
         yes("labels", Type::Map(&Type::Text), "the_seed_compiles"),
         yes("weight", Type::Int, "endpoint_weights_are_kept"),
         warned("network", Type::Text, "all endpoints are taken to be reachable"),
-        warned("locality", Type::Text, "balancing by locality is not built yet"),
+        yes("locality", Type::Text, "endpoints_have_localities"),
         warned("serviceAccount", Type::Text, "connections to endpoints are plain text"),
     ],
 };
@@ -212,5 +223,13 @@ pub(crate) fn workload(entry: &Object<'_>, by_name: bool, sink: &mut Sink) -> Op
             1
         })
     });
-    Some(Workload { address: ip, ports, labels: entry.labels("labels"), weight, span: entry.span() })
+    let locality = entry.text("locality").filter(|text| !text.value.is_empty());
+    Some(Workload {
+        address: ip,
+        ports,
+        labels: entry.labels("labels"),
+        weight,
+        locality: locality.map(|text| Locality::parse(text.value)),
+        span: entry.span(),
+    })
 }

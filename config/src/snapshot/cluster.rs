@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
-use super::origin::Origin;
+use super::{locality::Locality, origin::Origin};
 
 /// Index of a [`Cluster`] in its snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,6 +19,8 @@ pub struct Cluster {
     pub discovery: Discovery,
     /// All endpoints, in order of the documents (the order counts for ring hash).
     pub endpoints: Box<[Arc<Endpoint>]>,
+    /// Shares of the localities within their priorities, if they are balanced by it.
+    pub localities: Option<Box<[LocalityWeight]>>,
     /// Balancing policy.
     pub balancer: Balancer,
     /// New endpoints get less at first; with [`Balancer::RoundRobin`] and [`Balancer::LeastRequest`] alone.
@@ -86,6 +88,21 @@ pub struct Endpoint {
     pub weight: u32,
     /// Labels, by which subsets select and metrics name the workload.
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
+    /// Where it runs.
+    pub locality: Locality,
+    /// 0 is used first; there is no gap between the priorities of a cluster.
+    pub priority: u32,
+}
+
+/// The share of one locality.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalityWeight {
+    /// Of its endpoints.
+    pub priority: u32,
+    /// Which one.
+    pub locality: Locality,
+    /// In proportion to the others of the priority.
+    pub weight: u32,
 }
 
 /// Istio `DestinationRule.trafficPolicy.loadBalancer`.

@@ -8,6 +8,7 @@ mod action;
 mod cluster;
 mod destination;
 mod filter;
+mod locality;
 mod origin;
 mod route;
 mod settings;
@@ -19,11 +20,12 @@ pub use action::{
     PathRewrite, Redirect, RedirectScheme, RetryOn, RetryPolicy, WeightedCluster,
 };
 pub use cluster::{
-    Balancer, Cluster, ClusterId, Discovery, Endpoint, Http2Keepalive, Keepalive, Limits, Outlier, Protocol,
-    RetryBudget, Service, Warmup,
+    Balancer, Cluster, ClusterId, Discovery, Endpoint, Http2Keepalive, Keepalive, Limits, LocalityWeight,
+    Outlier, Protocol, RetryBudget, Service, Warmup,
 };
 pub use destination::{Destination, OtlpProtocol, TelemetryDefaults};
 pub use filter::{AbortStatus, Cors, Fault, FaultAbort, FaultDelay, Share};
+pub use locality::Locality;
 pub use origin::Origin;
 pub use route::{
     Direction, HeaderKey, HeaderMatch, HostMap, Listener, PathMatch, QueryMatch, Route, RouteMatch,
@@ -108,6 +110,8 @@ pub struct Node {
     pub mesh: Arc<str>,
     /// Labels of the pod.
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
+    /// Where it runs, empty if unknown.
+    pub locality: Locality,
 }
 
 impl Node {

@@ -3,9 +3,10 @@
 use outrigger_config::compatibility::compatibility_markdown;
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/compatibility.md");
-const TESTS: [&str; 11] = [
+const TESTS: [&str; 12] = [
     include_str!("access_logs.rs"),
     include_str!("hosts.rs"),
+    include_str!("locality.rs"),
     include_str!("matching.rs"),
     include_str!("mesh.rs"),
     include_str!("policies.rs"),

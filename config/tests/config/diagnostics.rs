@@ -155,6 +155,7 @@ fn what_istio_rejects_is_rejected() {
     let hash =
         |fields: &str| rule(&format!("  trafficPolicy: {{ loadBalancer: {{ consistentHash: {fields} }} }}"));
     let balancer = |fields: &str| rule(&format!("  trafficPolicy: {{ loadBalancer: {fields} }}"));
+    let locality = |fields: &str| balancer(&format!("{{ localityLbSetting: {fields} }}"));
     let outlier = |fields: &str| rule(&format!("  trafficPolicy: {{ outlierDetection: {fields} }}"));
     let hosts = |list: &str| on_route("").replace("hosts: [reviews]", &format!("hosts: {list}"));
     let rejected = [
@@ -227,6 +228,23 @@ fn what_istio_rejects_is_rejected() {
         (pool("{ http: { http2KeepAlive: { interval: 1s } } }"), Code::MissingField),
         (pool("{ http: { http2KeepAlive: { interval: 0s, timeout: 1s } } }"), Code::InvalidValue),
         (pool("{ http: { h2UpgradePolicy: UPGRADE, useClientProtocol: true } }"), Code::ExclusiveFields),
+        (
+            locality("{ distribute: [{ from: a, to: { a: 100 } }], failover: [{ from: a, to: b }] }"),
+            Code::ExclusiveFields,
+        ),
+        (
+            locality("{ failover: [{ from: a, to: b }], failoverPriority: [topology.kubernetes.io/zone] }"),
+            Code::ExclusiveFields,
+        ),
+        (locality("{ distribute: [{ from: a, to: { a: 60, b: 30 } }] }"), Code::InvalidWeights),
+        (locality("{ distribute: [{ from: a, to: { a: 100, b: 0 } }] }"), Code::InvalidWeights),
+        (locality("{ distribute: [{ from: a, to: { a: 50, a/b: 50 } }] }"), Code::DuplicateName),
+        (locality("{ distribute: [{ from: 'a/*/b', to: { a: 100 } }] }"), Code::InvalidValue),
+        (locality("{ distribute: [{ from: 'a//b', to: { a: 100 } }] }"), Code::InvalidValue),
+        (locality("{ failover: [{ from: a, to: a }] }"), Code::InvalidValue),
+        (locality("{ failover: [{ from: a, to: b/c }] }"), Code::InvalidValue),
+        (locality("{ failover: [{ from: 'a*', to: b }] }"), Code::InvalidValue),
+        (balancer("{ localityLbSetting: {}, zoneAwareLbSetting: { enabled: true } }"), Code::ExclusiveFields),
         (rule("  trafficPolicy: { retryBudget: { percent: 101 } }"), Code::InvalidValue),
         (rule("  trafficPolicy: { retryBudget: { minRetryConcurrency: -1 } }"), Code::InvalidValue),
         (outlier("{ maxEjectionPercent: 101 }"), Code::InvalidValue),

@@ -8,6 +8,7 @@ mod access_logs;
 mod compatibility;
 mod diagnostics;
 mod hosts;
+mod locality;
 mod matching;
 mod mesh;
 mod policies;

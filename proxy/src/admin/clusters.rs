@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, fmt::Write as _, sync::Arc, time::SystemTime};
 
+use outrigger_config::snapshot::Locality;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
@@ -85,11 +86,11 @@ fn cluster_lines(cluster: &ClusterState, page: &mut String) -> std::fmt::Result 
             ("hostname", ""),
             ("health_flags", if host.is_ejected() { "/failed_outlier_check" } else { "healthy" }),
             ("weight", itoa::Buffer::new().format(host.endpoint.weight)),
-            ("region", ""),
-            ("zone", ""),
-            ("sub_zone", ""),
+            ("region", &*host.endpoint.locality.region),
+            ("zone", &*host.endpoint.locality.zone),
+            ("sub_zone", &*host.endpoint.locality.sub_zone),
             ("canary", "false"),
-            ("priority", "0"),
+            ("priority", itoa::Buffer::new().format(host.endpoint.priority)),
             ("success_rate", "-1"),
             ("local_origin_success_rate", "-1"),
         ] {
@@ -147,7 +148,10 @@ fn host_json(host: &Host) -> Value {
     );
     status.insert("stats".to_owned(), json!(stats));
     status.insert("weight".to_owned(), host.endpoint.weight.into());
-    status.insert("locality".to_owned(), json!({}));
+    status.insert("locality".to_owned(), locality(&host.endpoint.locality));
+    if host.endpoint.priority > 0 {
+        status.insert("priority".to_owned(), host.endpoint.priority.into());
+    }
     status.insert("ejections".to_owned(), report.times.into());
     let health = match report.now {
         Some(ejection) => {
@@ -159,6 +163,14 @@ fn host_json(host: &Host) -> Value {
     };
     status.insert("health_status".to_owned(), health);
     Value::Object(status)
+}
+
+/// Without what is empty, as protobuf writes it.
+fn locality(locality: &Locality) -> Value {
+    let Locality { region, zone, sub_zone } = locality;
+    let parts = [("region", region), ("zone", zone), ("sub_zone", sub_zone)];
+    let known = parts.into_iter().filter(|(_, part)| !part.is_empty());
+    Value::Object(known.map(|(name, part)| (name.to_owned(), (&**part).into())).collect())
 }
 
 fn limits(cluster: &ClusterState) -> [(&'static str, u32); 4] {

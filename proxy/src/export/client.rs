@@ -16,7 +16,8 @@ use flate2::{Compression, write::GzEncoder};
 use http::{HeaderMap, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use outrigger_config::snapshot::{
-    Balancer, Cluster, Destination, Discovery, Endpoint, Limits, Origin, OtlpProtocol, Protocol, Service,
+    Balancer, Cluster, Destination, Discovery, Endpoint, Limits, Locality, Origin, OtlpProtocol, Protocol,
+    Service,
 };
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -227,6 +228,8 @@ fn outside(to: &Destination, addresses: &[SocketAddr]) -> Cluster {
             key: address.to_string().into(),
             weight: 1,
             labels: BTreeMap::new(),
+            locality: Locality::default(),
+            priority: 0,
         })
     };
     Cluster {
@@ -240,6 +243,7 @@ fn outside(to: &Destination, addresses: &[SocketAddr]) -> Cluster {
         },
         discovery: Discovery::Static,
         endpoints: addresses.iter().map(endpoint).collect(),
+        localities: None,
         balancer: Balancer::RoundRobin,
         warmup: None,
         limits: Limits::default(),

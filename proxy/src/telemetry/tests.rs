@@ -6,8 +6,8 @@ use http::{HeaderMap, HeaderValue, Method, Version};
 use outrigger_config::{
     format::Format,
     snapshot::{
-        self, AccessLog, Balancer, Cluster, Direction, Discovery, Endpoint, LogEncoding, LogSink, Node,
-        Observation, Origin, Protocol, Service, Snapshot,
+        self, AccessLog, Balancer, Cluster, Direction, Discovery, Endpoint, Locality, LogEncoding, LogSink,
+        Node, Observation, Origin, Protocol, Service, Snapshot,
     },
 };
 
@@ -38,6 +38,8 @@ pub(super) fn cluster() -> Arc<Cluster> {
         key: address.to_string().into(),
         weight: 1,
         labels: text(&[("app", "otlp"), ("version", "v1.0.0")]),
+        locality: Locality::default(),
+        priority: 0,
     };
     Arc::new(Cluster {
         name: "outbound|4317|v1|otlp.obs.svc.cluster.local".into(),
@@ -50,6 +52,7 @@ pub(super) fn cluster() -> Arc<Cluster> {
         },
         discovery: Discovery::Static,
         endpoints: [Arc::new(endpoint)].into(),
+        localities: None,
         balancer: Balancer::LeastRequest,
         warmup: None,
         limits: snapshot::Limits::default(),

@@ -10,8 +10,7 @@ use outrigger_config::snapshot::{Cluster, Outlier, Protocol};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    Breaker, ClusterStats, Host, HostSet, Outcome, Overflow, RequestPermit, RetryPermit, balance::Picker,
-    stats::Kind,
+    Breaker, ClusterStats, Host, HostSet, Outcome, Overflow, RequestPermit, RetryPermit, stats::Kind,
 };
 
 /// The state of a cluster that outlives the snapshots which describe it.
@@ -113,7 +112,7 @@ impl ClusterState {
             if host.is_removed() || !host.health().eject(reason, set.all.len(), policy, &self.stats, now) {
                 continue;
             }
-            if set.picker.is_table() {
+            if set.is_table() {
                 self.stale.store(true, Relaxed);
                 self.wake.notify_one();
             } else {
@@ -197,6 +196,7 @@ impl ClusterState {
             hosts.len() == old.all.len() && hosts.iter().zip(old.all.iter()).all(|(a, b)| Arc::ptr_eq(a, b));
         let same_policy = before.balancer == config.balancer
             && before.warmup == config.warmup
+            && before.localities == config.localities
             && before.panic_threshold == config.panic_threshold;
         self.config.store(config.clone());
         if !same_hosts || !same_policy || acquitted {
@@ -248,7 +248,7 @@ impl ClusterState {
 
     fn rebuild(&self, config: &Cluster, all: Arc<[Arc<Host>]>) {
         self.stale.store(false, Relaxed);
-        let used = self.hosts.load().picker.is_used();
+        let used = self.hosts.load().is_used();
         self.hosts.store(Arc::new(HostSet::new(config, all, &self.stats, used)));
     }
 
@@ -259,27 +259,4 @@ impl ClusterState {
 
 fn interval(config: &Cluster) -> Option<std::time::Duration> {
     config.outlier.as_ref().map(|outlier| outlier.interval)
-}
-
-impl HostSet {
-    /// Healthy hosts only; in panic all of them. Envoy compares healthy percent < threshold. `used` says that requests
-    /// have asked for the set before.
-    fn new(config: &Cluster, all: Arc<[Arc<Host>]>, stats: &ClusterStats, used: bool) -> Self {
-        static VERSION: AtomicU64 = AtomicU64::new(0);
-        let healthy: Vec<_> = all.iter().filter(|host| !host.is_ejected()).cloned().collect();
-        let share = 100.0 * healthy.len() as f64 / all.len() as f64;
-        let panic = share < f64::from(config.panic_threshold);
-        stats.membership_total.set(all.len() as u64);
-        stats.membership_healthy.set(healthy.len() as u64);
-        let healthy_count = healthy.len();
-        let candidates: Arc<[Arc<Host>]> = if panic { all.clone() } else { healthy.into() };
-        Self {
-            version: VERSION.fetch_add(1, Relaxed),
-            picker: Picker::new(config, &candidates, used),
-            candidates,
-            all,
-            healthy: healthy_count,
-            panic,
-        }
-    }
 }

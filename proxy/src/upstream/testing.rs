@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use outrigger_config::snapshot::{
-    Balancer, Cluster, Discovery, Endpoint, Limits, Node, Observation, Origin, Outlier, Protocol, Service,
-    Snapshot, Version,
+    Balancer, Cluster, Discovery, Endpoint, Limits, Locality, Node, Observation, Origin, Outlier, Protocol,
+    Service, Snapshot, Version,
 };
 use tokio::{sync::Notify, time::Instant};
 
@@ -29,6 +29,7 @@ impl ClusterBuilder {
             },
             discovery: Discovery::Static,
             endpoints: Box::default(),
+            localities: None,
             balancer: Balancer::RoundRobin,
             warmup: None,
             limits: Limits::default(),
@@ -99,6 +100,8 @@ pub(super) fn endpoint(address: &str, weight: u32) -> Arc<Endpoint> {
         key: address.into(),
         weight,
         labels: BTreeMap::new(),
+        locality: Locality::default(),
+        priority: 0,
     })
 }
 

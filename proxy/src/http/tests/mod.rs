@@ -21,9 +21,9 @@ use outrigger_config::{
     format::Format,
     snapshot::{
         AccessLog, Action, Balancer, Cluster, ClusterId, ClusterRef, DirectResponse, Direction, Discovery,
-        Endpoint, Forward, HeaderOps, HostMap, Limits, Listener, LogEncoding, LogSink, Node, Observation,
-        Origin, PathMatch, Protocol, RetryOn, RetryPolicy, Route, RouteMatch, RouteTable, RouteTableId,
-        Service, Snapshot, Version, VirtualHost, WeightedCluster,
+        Endpoint, Forward, HeaderOps, HostMap, Limits, Listener, Locality, LogEncoding, LogSink, Node,
+        Observation, Origin, PathMatch, Protocol, RetryOn, RetryPolicy, Route, RouteMatch, RouteTable,
+        RouteTableId, Service, Snapshot, Version, VirtualHost, WeightedCluster,
     },
 };
 use tokio::{
@@ -290,7 +290,15 @@ fn made_here() -> Origin {
 fn cluster(name: &str, protocol: Protocol, addresses: &[SocketAddr]) -> Cluster {
     let endpoint = |address: &SocketAddr| {
         let key = address.to_string().into();
-        Arc::new(Endpoint { address: *address, key, weight: 1, labels: BTreeMap::new() })
+        let locality = Locality::default();
+        Arc::new(Endpoint {
+            address: *address,
+            key,
+            weight: 1,
+            labels: BTreeMap::new(),
+            locality,
+            priority: 0,
+        })
     };
     Cluster {
         name: name.into(),
@@ -303,6 +311,7 @@ fn cluster(name: &str, protocol: Protocol, addresses: &[SocketAddr]) -> Cluster 
         },
         discovery: Discovery::Static,
         endpoints: addresses.iter().map(endpoint).collect(),
+        localities: None,
         balancer: Balancer::RoundRobin,
         warmup: None,
         limits: Limits::default(),
