@@ -181,6 +181,8 @@ class Envoy(Program):
         with open(config, "w", encoding="utf-8") as out:
             json.dump(bootstrap(routes, clusters, domains, self.log, manager or {}, runtime or {}), out, indent=1)
         args = [binary(), "-c", config, "--concurrency", "1", "--use-dynamic-base-id", "--admin-address-path", admin]
+        # Endpoints from a file need a name to go by.
+        args += ["--service-node", "e2e", "--service-cluster", "e2e"]
         args += ["--file-flush-interval-msec", "50", "--log-level", "error"]
         super().__init__(name, args, folder)
 
