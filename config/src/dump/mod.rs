@@ -25,6 +25,7 @@ impl Snapshot {
                 "namespace": &*self.node.namespace,
                 "name": &*self.node.name,
                 "labels": texts(self.node.labels.iter()),
+                "locality": self.node.locality.to_string(),
             },
             "listeners": self.listeners.iter().map(|listener| json!({
                 "name": &*listener.name,

@@ -166,7 +166,7 @@ fn host_json(host: &Host) -> Value {
 }
 
 /// Without what is empty, as protobuf writes it.
-fn locality(locality: &Locality) -> Value {
+pub(super) fn locality(locality: &Locality) -> Value {
     let Locality { region, zone, sub_zone } = locality;
     let parts = [("region", region), ("zone", zone), ("sub_zone", sub_zone)];
     let known = parts.into_iter().filter(|(_, part)| !part.is_empty());
@@ -189,5 +189,18 @@ fn until(ejection: &Ejection) -> String {
     match jiff::Timestamp::try_from(SystemTime::now() + left) {
         Ok(time) => format!("{time:.3}"),
         Err(_) => "-".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_locality_is_written_without_what_is_empty() {
+        assert_eq!(locality(&Locality::default()), json!({}));
+        let whole = json!({ "region": "r", "zone": "z", "sub_zone": "s" });
+        assert_eq!(locality(&Locality::parse("r/z/s")), whole);
+        assert_eq!(locality(&Locality::parse("r")), json!({ "region": "r" }));
     }
 }
