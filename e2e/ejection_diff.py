@@ -138,7 +138,7 @@ class Scenario(threading.Thread):
     def __init__(self, script, hosts, common, settings):
         super().__init__(daemon=True)
         self.script, self.common, self.settings = script, common, settings
-        self.label = script.__name__
+        self.label = script.__name__.replace("_", "-")  # a host
         self.origins = [Origin() for _ in range(hosts)]
         # Now, since it would hold up the origins of those that run.
         self.keys = keys_of([origin.address for origin in self.origins])

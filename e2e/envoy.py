@@ -172,14 +172,16 @@ def bootstrap(routes, clusters, domains, log, manager, runtime):
 
 
 class Envoy(Program):
-    """Envoy on ports of the system's choice; `address` is where it listens."""
+    """Envoy on ports of the system's choice; `address` is where it listens for HTTP, `listens` knows all by name."""
 
-    def __init__(self, name, folder, routes, clusters, domains, manager=None, runtime=None):
+    def __init__(self, name, folder, routes, clusters, domains, manager=None, runtime=None, more=()):
         self.log = os.path.join(folder, f"{name}.log")
         config = os.path.join(folder, f"{name}.json")
         admin = os.path.join(folder, f"{name}.admin")
         with open(config, "w", encoding="utf-8") as out:
-            json.dump(bootstrap(routes, clusters, domains, self.log, manager or {}, runtime or {}), out, indent=1)
+            config_of_all = bootstrap(routes, clusters, domains, self.log, manager or {}, runtime or {})
+            config_of_all["static_resources"]["listeners"] += more
+            json.dump(config_of_all, out, indent=1)
         args = [binary(), "-c", config, "--concurrency", "1", "--use-dynamic-base-id", "--admin-address-path", admin]
         # Endpoints from a file need a name to go by.
         args += ["--service-node", "e2e", "--service-cluster", "e2e"]
@@ -194,5 +196,8 @@ class Envoy(Program):
         self.admin = wait_for("Envoy's admin address", started)
         wait_for("Envoy to be live", lambda: get(self.admin, "/ready").startswith("LIVE"))
         statuses = json.loads(get(self.admin, "/listeners?format=json"))["listener_statuses"]
-        bound = statuses[0]["local_address"]["socket_address"]
-        self.address = f"{bound['address']}:{bound['port_value']}"
+        self.listens = {}
+        for status in statuses:
+            bound = status["local_address"]["socket_address"]
+            self.listens[status["name"]] = f"{bound['address']}:{bound['port_value']}"
+        self.address = self.listens["outbound"]

@@ -11,14 +11,17 @@ UNTRACED = "enableTracing: false\n"
 
 
 class Outrigger(Program):
-    """Outrigger with these documents, which have one listener, on `PORT`; where it really binds is the system's choice."""
+    """Outrigger with these documents, and a listener on `PORT`; where it really binds is the system's choice.
 
-    def __init__(self, name, folder, documents, mesh=UNTRACED, env=None):
+    `more` are ports with listeners of their own, and what they carry.
+    """
+
+    def __init__(self, name, folder, documents, mesh=UNTRACED, env=None, more=()):
         config = os.path.join(folder, f"{name}.yaml")
         self.log = os.path.join(folder, f"{name}.log")
         settings = os.path.join(folder, f"{name}-mesh.yaml")
         with open(config, "w", encoding="utf-8") as out:
-            out.write(sidecar() + documents)
+            out.write(sidecar([(PORT, "HTTP"), *more]) + documents)
         with open(settings, "w", encoding="utf-8") as out:
             out.write(f"accessLogFile: {self.log}\naccessLogEncoding: JSON\n{mesh}")
         args = [outrigger(), "proxy", "--config", config, "--mesh-config", settings, "--concurrency", "1"]
@@ -27,13 +30,14 @@ class Outrigger(Program):
             args += [flag, "127.0.0.1:0"]
         super().__init__(name, args, folder, env)
         self.address, self.admin, self.metrics = self.listening(f"127.0.0.1_{PORT}", "admin", "metrics")
+        self.listens = {port: self.listening(f"127.0.0.1_{port}")[0] for port, _ in more}
 
 
-def cluster_name(host, subset=""):
-    return f"outbound|{PORT}|{subset}|{host}.{SUFFIX}"
+def cluster_name(host, subset="", port=PORT):
+    return f"outbound|{port}|{subset}|{host}.{SUFFIX}"
 
 
-def service(name, endpoints, protocol="HTTP"):
+def service(name, endpoints, protocol="HTTP", number=PORT):
     """`endpoints` are (host:port, version) or (host:port, version, weight)."""
     text = f"""
 apiVersion: networking.istio.io/v1
@@ -42,29 +46,32 @@ metadata: {{ name: {name} }}
 spec:
   hosts: [{name}.{SUFFIX}]
   resolution: STATIC
-  ports: [{{ number: {PORT}, name: port, protocol: {protocol} }}]
+  ports: [{{ number: {number}, name: port, protocol: {protocol} }}]
 """
     if endpoints:
         text += "  endpoints:\n"
     for address, version, *weight in endpoints:
-        host, number = address.rsplit(":", 1)
+        host, port = address.rsplit(":", 1)
         more = f", weight: {weight[0]}" if weight else ""
-        text += f"  - {{ address: {host}, ports: {{ port: {number} }}, labels: {{ version: {version} }}{more} }}\n"
+        text += f"  - {{ address: {host}, ports: {{ port: {port} }}, labels: {{ version: {version} }}{more} }}\n"
     return text + "---"
 
 
-def sidecar():
-    return f"""
+def sidecar(ports):
+    text = """
 apiVersion: networking.istio.io/v1
 kind: Sidecar
-metadata: {{ name: default }}
+metadata: { name: default }
 spec:
   egress:
-  - port: {{ number: {PORT}, name: http, protocol: HTTP }}
+"""
+    for number, protocol in ports:
+        text += f"""  - port: {{ number: {number}, name: port-{number}, protocol: {protocol} }}
     bind: 127.0.0.1
     captureMode: NONE
     hosts: ["./*"]
----"""
+"""
+    return text + "---"
 
 
 def rule(host, policy):

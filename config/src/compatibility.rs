@@ -8,6 +8,8 @@ use crate::{
         destination_rule::DESTINATION_RULE, mesh_fields::MESH_CONFIG, service_entry::SERVICE_ENTRY,
         sidecar::SIDECAR, telemetry_fields::TELEMETRY, virtual_service::VIRTUAL_SERVICE,
     },
+    kinds::NOT_HONOURED,
+    kubernetes::{endpoint_slice::ENDPOINT_SLICE, service::SERVICE},
 };
 
 /// The version that first honours what is honoured today.
@@ -31,8 +33,16 @@ is not listed here is an error, with a guess at what was meant.
 | accepted | no business of a sidecar |
 
 API versions `v1`, `v1beta1` and `v1alpha3` of `networking.istio.io` are read alike, as are `v1` and `v1alpha1` of
-`telemetry.istio.io`. Other kinds of Istio, the Gateway API and Kubernetes services are not honoured yet, and each is a
-warning; all other kinds are passed over.
+`telemetry.istio.io`. Kinds that are not honoured are listed at the end; kinds that are no business of a sidecar (a
+Deployment) are passed over.
+
+Of Kubernetes, `Service`, `EndpointSlice` and `Pod` are read, one by one or in a `List`. A `Pod` gives its labels to its
+endpoints, and nothing else of it is looked into.
+
+A port named `tcp`, `mongo`, `mysql` or `redis` is passed on as bytes, one named `tls` or `https` too, by the server name
+of its hello; its protocol is what `protocol` says, else the name up to the first `-`. A port whose name says nothing
+carries HTTP, but for the ports 25, 53, 3306 and 27017 of a Kubernetes service, which carry bytes: raw connections are
+not told apart from requests by their first bytes. UDP is not carried.
 
 Two fields are deprecated, and still count: `consecutiveErrors` (Istio ignores it; here it is `consecutive5xxErrors`
 where neither newer field is set) and `consistentHash.minimumRingSize`. Both give a warning.
@@ -43,13 +53,38 @@ where neither newer field is set) and `consistentHash.minimumRingSize`. Both giv
 pub fn compatibility_markdown() -> String {
     let mut out = HEAD.to_owned();
     let mut written = Vec::new();
-    for kind in [&VIRTUAL_SERVICE, &DESTINATION_RULE, &SERVICE_ENTRY, &SIDECAR, &TELEMETRY, &MESH_CONFIG] {
+    let kinds = [
+        &VIRTUAL_SERVICE,
+        &DESTINATION_RULE,
+        &SERVICE_ENTRY,
+        &SIDECAR,
+        &TELEMETRY,
+        &MESH_CONFIG,
+        &SERVICE,
+        &ENDPOINT_SLICE,
+    ];
+    for kind in kinds {
         // Writing to a string cannot fail.
         let _ = writeln!(out, "\n## {}", kind.name);
         section(kind, &mut written, &mut out);
     }
+    out.push_str(KINDS);
+    for row in &NOT_HONOURED {
+        let group = if row.group.is_empty() { "core" } else { row.group };
+        let _ = writeln!(out, "| `{}` | {group} | {} |", row.kind, row.consequence);
+    }
     out
 }
+
+const KINDS: &str = "
+## Kinds that are not honoured
+
+Each is a warning that says what comes of it. An `EnvoyFilter` that selects the workload is an error, unless
+`--allow-envoyfilter` is given.
+
+| kind | group | without it |
+|---|---|---|
+";
 
 /// The table of a message, then those that it leads to for the first time.
 fn section(message: &'static Message, written: &mut Vec<&'static str>, out: &mut String) {

@@ -217,6 +217,11 @@ impl<'n> Object<'n> {
         self.node.span
     }
 
+    /// Whether the table has the field: some readers serve several messages.
+    pub(crate) fn declares(&self, name: &str) -> bool {
+        self.field(name).is_some()
+    }
+
     /// True if a value is given that is not null.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.get(name).is_some()

@@ -8,23 +8,31 @@ pub mod compatibility;
 mod compile;
 pub mod decide;
 mod diagnose;
+pub mod diff;
+mod documents;
 pub mod dump;
+pub mod explain;
 mod fields;
 pub mod format;
 mod istio;
+mod kinds;
+mod kubernetes;
+mod lint;
+mod loader;
 mod read;
 mod registry;
 pub mod report;
 mod sink;
 pub mod snapshot;
+mod split;
 mod yaml;
 
 use std::sync::Arc;
 
 pub use istio::log_format::{JSON_LOG_FORMAT, TEXT_LOG_FORMAT};
+pub use loader::Loader;
 use report::Report;
-use sink::Sink;
-use snapshot::{Node, Snapshot, TelemetryDefaults, Version};
+use snapshot::{Node, Snapshot, TelemetryDefaults};
 
 /// A text with YAML documents.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +52,8 @@ pub struct LoadOptions {
     pub mesh: Option<Source>,
     /// What the environment says about telemetry.
     pub telemetry: TelemetryDefaults,
+    /// An `EnvoyFilter` that selects the proxy is left out with a warning, and is no error.
+    pub allow_envoy_filters: bool,
 }
 
 /// A configuration that can be used.
@@ -55,21 +65,13 @@ pub struct Loaded {
     pub warnings: Report,
 }
 
-/// Reads and compiles everything.
+/// Reads and compiles everything, once: a [`Loader`] is for more.
 ///
 /// # Errors
 /// The report holds every error of every document, and the warnings too.
 pub fn load(sources: &[Source], options: &LoadOptions) -> Result<Loaded, Report> {
-    let mut sink = Sink::default();
-    let all: Vec<&Source> = sources.iter().chain(&options.mesh).collect();
-    let (resources, documents) = read::read(sources, options, &mut sink);
-    let snapshot = compile::compile(resources, options, version(&all), &mut sink);
-    let files: Vec<_> = all.iter().map(|source| (Arc::clone(&source.name), &*source.text)).collect();
-    let report = diagnose::report(sink.finish(), &files, &documents);
-    if report.has_errors() { Err(report) } else { Ok(Loaded { snapshot, warnings: report }) }
-}
-
-fn version(sources: &[&Source]) -> Version {
-    let chain = |seed, source: &&Source| decide::xxh64(source.text.as_bytes(), seed);
-    Version(sources.iter().fold(0, chain))
+    let LoadOptions { node, mesh, telemetry, allow_envoy_filters } = options;
+    Loader::new(node.clone(), telemetry.clone())
+        .allow_envoy_filters(*allow_envoy_filters)
+        .load(sources, mesh.as_ref())
 }

@@ -1,18 +1,21 @@
-//! Sorts documents by kind and reads each into its type.
+//! Reads the documents of a page, each into the type of its kind.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::{
-    LoadOptions, Source,
     compile::Resources,
     fields::did_you_mean,
     istio::{
-        self, destination_rule, mesh,
+        self, Meta, destination_rule, envoy_filter, mesh,
         service_entry::{self, WORKLOAD_ENTRY},
         sidecar, telemetry, telemetry_fields, virtual_service,
     },
+    kinds,
+    kubernetes::{endpoint_slice, pod, service},
+    lint,
     report::Code,
-    sink::Sink,
+    sink::{Finding, Sink, Span},
+    snapshot,
     yaml::{self, Base, Node},
 };
 
@@ -20,53 +23,96 @@ const NETWORKING: &str = "networking.istio.io";
 const TELEMETRY: &str = "telemetry.istio.io";
 const KINDS: [&str; 6] =
     ["VirtualService", "DestinationRule", "ServiceEntry", "WorkloadEntry", "Sidecar", "Telemetry"];
-/// Kinds that would change what a sidecar does, by group.
-const NOT_HONOURED: [(&str, &[&str]); 7] = [
-    ("", &["Service", "Endpoints"]),
-    ("discovery.k8s.io", &["EndpointSlice"]),
-    (NETWORKING, &["Gateway", "EnvoyFilter", "WorkloadGroup", "ProxyConfig"]),
-    ("security.istio.io", &["PeerAuthentication", "RequestAuthentication", "AuthorizationPolicy"]),
-    ("extensions.istio.io", &["WasmPlugin", "TrafficExtension"]),
-    ("gateway.networking.k8s.io", &["HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "Gateway"]),
-    ("multicluster.x-k8s.io", &["ServiceImport", "ServiceExport"]),
-];
+const KUBERNETES: [(&str, &str); 3] =
+    [("v1", "Service"), ("v1", "Pod"), ("discovery.k8s.io/v1", "EndpointSlice")];
 
-/// Reads all sources; the documents are kept for the field paths of findings.
-pub(crate) fn read(sources: &[Source], options: &LoadOptions, sink: &mut Sink) -> (Resources, Vec<Node>) {
+/// A stretch of a file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Page<'t> {
+    pub(crate) file: u32,
+    pub(crate) name: &'t Arc<str>,
+    /// Lines before it.
+    pub(crate) line: u32,
+    pub(crate) text: &'t str,
+    pub(crate) role: Role,
+    /// Nodes that aliases have added in the file before it.
+    pub(crate) aliased: usize,
+}
+
+/// What a file is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Role {
+    Resources,
+    /// A `MeshConfig` of its own.
+    Mesh,
+}
+
+/// What a page says.
+#[derive(Debug)]
+pub(crate) struct Document {
+    pub(crate) resources: Resources,
+    /// Of all resources, those that could not be read too.
+    pub(crate) metas: Vec<Meta>,
+    /// With their field paths.
+    pub(crate) findings: Vec<Finding>,
+    /// Nodes that aliases have added.
+    pub(crate) aliased: usize,
+    /// It was not read to its end.
+    pub(crate) broken: bool,
+}
+
+/// Reads a page; the trees are for field paths, and are not to be kept.
+pub(crate) fn read(page: &Page<'_>, node: &snapshot::Node) -> (Document, Vec<Node>) {
+    let mut sink = Sink::default();
+    let base = Base { file: page.file, line: page.line, column: 0 };
+    let parsed = yaml::parse(base, page.text, page.aliased, &mut sink);
     let mut reader = Reader {
-        options,
+        node,
+        file: page.name,
         resources: Resources::default(),
-        seen: HashMap::new(),
-        documents: Vec::new(),
-        sink,
+        metas: Vec::new(),
+        trees: Vec::new(),
+        sink: &mut sink,
     };
-    for (file, source) in (0_u32..).zip(sources) {
-        for document in yaml::parse(Base { file, line: 0, column: 0 }, &source.text, reader.sink) {
-            reader.document(&document, source);
-            reader.documents.push(document);
+    for document in parsed.documents {
+        match page.role {
+            Role::Resources => {
+                reader.document(&document);
+                reader.trees.push(document);
+            }
+            Role::Mesh => reader.mesh_file(document),
         }
     }
-    if let Some(source) = &options.mesh {
-        let file = u32::try_from(sources.len()).unwrap_or(u32::MAX);
-        let documents = yaml::parse(Base { file, line: 0, column: 0 }, &source.text, reader.sink);
-        for document in documents {
-            reader.mesh_file(document);
-        }
+    let Reader { resources, metas, mut trees, .. } = reader;
+    lint::lint(&resources, &mut sink);
+    // Settings within a ConfigMap have a tree of their own.
+    trees.sort_by_key(|tree| tree.span.line);
+    let mut findings = sink.into_findings();
+    for finding in &mut findings {
+        finding.path = Some(path_of(&trees, finding.span).into());
     }
-    (reader.resources, reader.documents)
+    let aliased = parsed.aliased - page.aliased;
+    (Document { resources, metas, findings, aliased, broken: parsed.broken }, trees)
+}
+
+/// The field at a place; the tree that begins last before it has it.
+pub(crate) fn path_of(trees: &[Node], span: Span) -> String {
+    let behind = trees.partition_point(|tree| tree.span.line <= span.line);
+    let before = trees.get(..behind).unwrap_or_default();
+    before.last().and_then(|tree| tree.path_to(span)).unwrap_or_default()
 }
 
 struct Reader<'r> {
-    options: &'r LoadOptions,
+    node: &'r snapshot::Node,
+    file: &'r Arc<str>,
     resources: Resources,
-    /// Kind, namespace and name.
-    seen: HashMap<String, String>,
-    documents: Vec<Node>,
+    metas: Vec<Meta>,
+    trees: Vec<Node>,
     sink: &'r mut Sink,
 }
 
 impl Reader<'_> {
-    fn document(&mut self, document: &Node, source: &Source) {
+    fn document(&mut self, document: &Node) {
         let word = |key: &str| document.get(key).and_then(Node::text);
         let (Some(version), Some(kind)) = (word("apiVersion"), word("kind")) else {
             let found =
@@ -78,9 +124,10 @@ impl Reader<'_> {
         match (group, kind) {
             ("", "List") => {
                 let items = document.get("items").map(Node::items).unwrap_or_default();
-                items.iter().for_each(|item| self.document(item, source));
+                items.iter().for_each(|item| self.document(item));
             }
             ("", "ConfigMap") if mesh::is_mesh_config_map(document) => self.config_map(document),
+            _ if KUBERNETES.contains(&(version, kind)) => self.kubernetes(document, kind),
             (NETWORKING | TELEMETRY, kind) if is_honoured(group, kind) => {
                 let (versions, listed): (&[&str], _) = if group == TELEMETRY {
                     (&["v1", "v1alpha1"], "v1 and v1alpha1")
@@ -93,8 +140,9 @@ impl Reader<'_> {
                     let found = self.sink.report(Code::UnknownKind, span, format!("`{version}` is unknown"));
                     found.help(format!("versions are {listed}"));
                 }
-                self.resource(document, kind, source);
+                self.resource(document, kind);
             }
+            (NETWORKING, "EnvoyFilter") => self.envoy_filter(document),
             _ => self.other(document, group, kind),
         }
     }
@@ -102,29 +150,22 @@ impl Reader<'_> {
     /// What is not ours is either said to be without effect, or no business of a proxy (a Deployment).
     fn other(&mut self, document: &Node, group: &str, kind: &str) {
         let span = document.get("kind").map_or(document.span, |node| node.span);
-        let honours = |(of, kinds): &&(&str, &[&str])| *of == group && kinds.contains(&kind);
-        if NOT_HONOURED.iter().any(|row| honours(&row)) {
-            let message = format!("resources of kind {kind} are not honoured yet");
-            let found = self.sink.report(Code::KindNotHonoured, span, message);
-            found.label("has no effect");
-            if group.is_empty() || group == "discovery.k8s.io" {
-                found.help("write services as ServiceEntry with `resolution: STATIC`");
-            }
-        } else if group.ends_with("istio.io") {
-            let guess = did_you_mean(kind, KINDS.into_iter());
+        if !kinds::report_not_honoured(group, kind, span, self.sink) && group.ends_with("istio.io") {
+            let guess = did_you_mean(kind, KINDS.into_iter().chain(kinds::istio_kinds()));
             let found = self.sink.report(Code::UnknownKind, span, format!("the kind `{kind}` is unknown"));
             found.help(format!("{guess}kinds are {}", KINDS.join(", ")));
         }
     }
 
-    fn resource(&mut self, document: &Node, kind: &str, source: &Source) {
+    fn envoy_filter(&mut self, document: &Node) {
+        let meta = self.meta(document, "EnvoyFilter");
+        let read = meta.map(|meta| Arc::new(envoy_filter::read(document, meta)));
+        self.resources.envoy_filters.extend(read);
+    }
+
+    fn resource(&mut self, document: &Node, kind: &str) {
         let Some(kind) = KINDS.into_iter().find(|known| *known == kind) else { return };
-        let namespace = &self.options.node.namespace;
-        let Some(meta) = istio::meta(document, kind, namespace, &source.name, self.sink) else { return };
-        if let Some(first) = self.seen.insert(meta.resource(), meta.reference()) {
-            let message = format!("{} is defined twice", meta.resource());
-            self.sink.report(Code::DuplicateResource, document.span, message).note(format!("first: {first}"));
-        }
+        let Some(meta) = self.meta(document, kind) else { return };
         let table = match kind {
             "VirtualService" => &virtual_service::VIRTUAL_SERVICE,
             "DestinationRule" => &destination_rule::DESTINATION_RULE,
@@ -137,32 +178,55 @@ impl Reader<'_> {
         let resources = &mut self.resources;
         match kind {
             "VirtualService" => {
-                resources.virtual_services.push(virtual_service::read(&spec, meta, self.sink));
+                resources.virtual_services.push(Arc::new(virtual_service::read(&spec, meta, self.sink)));
             }
             "DestinationRule" => {
-                resources.destination_rules.extend(destination_rule::read(&spec, meta, self.sink));
+                resources
+                    .destination_rules
+                    .extend(destination_rule::read(&spec, meta, self.sink).map(Arc::new));
             }
-            "ServiceEntry" => resources.service_entries.push(service_entry::read(&spec, meta, self.sink)),
+            "ServiceEntry" => {
+                resources.service_entries.push(Arc::new(service_entry::read(&spec, meta, self.sink)));
+            }
             "WorkloadEntry" => {
-                let workload = service_entry::workload(&spec, false, self.sink);
-                resources.workloads.extend(workload.map(|workload| (meta, workload)));
+                let workload = service_entry::workload_entry(&spec, &meta, self.sink);
+                resources.workloads.extend(workload.map(|workload| Arc::new((meta, workload))));
             }
-            "Telemetry" => resources.telemetries.push(telemetry::read(&spec, meta, self.sink)),
+            "Telemetry" => resources.telemetries.push(Arc::new(telemetry::read(&spec, meta, self.sink))),
             _ => {
-                let sidecar = sidecar::read(&spec, meta, &self.options.node, self.sink);
-                resources.sidecars.push(sidecar);
+                let sidecar = sidecar::read(&spec, meta, self.node, self.sink);
+                resources.sidecars.push(Arc::new(sidecar));
             }
         }
     }
 
+    fn kubernetes(&mut self, document: &Node, kind: &str) {
+        let Some((_, kind)) = KUBERNETES.into_iter().find(|(_, known)| *known == kind) else { return };
+        let Some(meta) = self.meta(document, kind) else { return };
+        let cluster = &mut self.resources.cluster;
+        match kind {
+            "Service" => {
+                let Some(spec) = istio::spec(document, &service::SERVICE, self.sink) else { return };
+                cluster.services.push(Arc::new(service::read(document, &spec, meta, self.sink)));
+            }
+            "EndpointSlice" => {
+                cluster.slices.extend(endpoint_slice::read(document, meta, self.sink).map(Arc::new));
+            }
+            _ => cluster.pods.push(Arc::new(pod::read(document, meta))),
+        }
+    }
+
+    /// Of a resource that must not be there twice.
+    fn meta(&mut self, document: &Node, kind: &'static str) -> Option<Meta> {
+        let meta = istio::meta(document, kind, self.node, self.file, self.sink)?;
+        self.metas.push(meta.clone());
+        Some(meta)
+    }
+
     fn config_map(&mut self, document: &Node) {
         for settings in mesh::embedded(document, self.sink) {
-            // A file of its own wins.
-            let read = mesh::read(&settings, self.sink);
-            if self.options.mesh.is_none() {
-                self.resources.mesh = Some(read);
-            }
-            self.documents.push(settings);
+            self.resources.mesh = Some(Arc::new(mesh::read(&settings, self.sink)));
+            self.trees.push(settings);
         }
     }
 
@@ -174,8 +238,8 @@ impl Reader<'_> {
             vec![document]
         };
         for settings in settings {
-            self.resources.mesh = Some(mesh::read(&settings, self.sink));
-            self.documents.push(settings);
+            self.resources.mesh = Some(Arc::new(mesh::read(&settings, self.sink)));
+            self.trees.push(settings);
         }
     }
 }

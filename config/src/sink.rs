@@ -1,5 +1,5 @@
-//! Findings as they are made: a code, a place by numbers and what there is to say. Names of files and paths of fields
-//! come later, in `diagnose`.
+//! Findings as they are made: a code, a place by numbers and what there is to say. Paths of fields are added while the
+//! document is at hand (`read`), or in `diagnose`, as the names of files are.
 
 use std::collections::HashSet;
 
@@ -8,6 +8,7 @@ use crate::report::Code;
 /// A place by numbers, cheap to keep in every node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Span {
+    /// The same in each load for the same file.
     pub(crate) file: u32,
     pub(crate) line: u32,
     pub(crate) column: u32,
@@ -16,7 +17,7 @@ pub(crate) struct Span {
 }
 
 /// A finding before its place is spelled out.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Finding {
     pub(crate) code: Code,
     pub(crate) span: Span,
@@ -24,6 +25,8 @@ pub(crate) struct Finding {
     pub(crate) label: String,
     pub(crate) help: Option<String>,
     pub(crate) notes: Vec<String>,
+    /// The field, once it is known.
+    pub(crate) path: Option<Box<str>>,
 }
 
 impl Finding {
@@ -58,14 +61,35 @@ impl Sink {
             label: String::new(),
             help: None,
             notes: Vec::new(),
+            path: None,
         });
         #[expect(clippy::unwrap_used, reason = "pushed just now")]
         self.findings.last_mut().unwrap()
     }
 
-    /// All of them by place; what was said twice is there once.
-    pub(crate) fn finish(mut self) -> Vec<Finding> {
-        self.findings.sort_by_key(|finding| (finding.span, finding.code));
+    /// What was found elsewhere.
+    pub(crate) fn extend(&mut self, findings: impl IntoIterator<Item = Finding>) {
+        self.findings.extend(findings);
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.findings.len()
+    }
+
+    /// Those made when there were `before` already.
+    pub(crate) fn since(&self, before: usize) -> Vec<Finding> {
+        self.findings.iter().skip(before).cloned().collect()
+    }
+
+    /// As they were made.
+    pub(crate) fn into_findings(self) -> Vec<Finding> {
+        self.findings
+    }
+
+    /// All of them by place, files in the order of `position`; what was said twice is there once.
+    pub(crate) fn finish(mut self, position: impl Fn(u32) -> usize) -> Vec<Finding> {
+        self.findings.sort_by_key(|finding| (position(finding.span.file), finding.span, finding.code));
         let mut seen = HashSet::new();
         self.findings.retain(|finding| seen.insert((finding.span, finding.code, finding.message.clone())));
         self.findings

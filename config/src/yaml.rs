@@ -18,7 +18,7 @@ pub(crate) const MAX_BYTES: usize = 16 << 20;
 /// Nested collections.
 const MAX_DEPTH: usize = 100;
 /// Nodes that aliases may add to one file.
-const MAX_ALIASED: usize = 100_000;
+pub(crate) const MAX_ALIASED: usize = 100_000;
 
 /// A value and where it stands.
 #[derive(Debug, Clone)]
@@ -134,20 +134,34 @@ pub(crate) struct Base {
     pub(crate) column: u32,
 }
 
-/// All documents of a text that are not empty. What is broken goes to the sink, and what stands before it is kept.
-pub(crate) fn parse(base: Base, text: &str, sink: &mut Sink) -> Vec<Node> {
+/// What a text holds.
+#[derive(Debug)]
+pub(crate) struct Parsed {
+    /// All documents that are not empty.
+    pub(crate) documents: Vec<Node>,
+    /// Nodes that aliases have added, those of the texts before it among them.
+    pub(crate) aliased: usize,
+    /// It was not read to its end.
+    pub(crate) broken: bool,
+}
+
+/// What is broken goes to the sink, and what stands before it is kept. `aliased` counts from the texts before this one
+/// in its file.
+pub(crate) fn parse(base: Base, text: &str, aliased: usize, sink: &mut Sink) -> Parsed {
     let mut builder =
-        Builder { base, sink, stack: Vec::new(), anchors: HashMap::new(), aliased: 0, documents: Vec::new() };
+        Builder { base, sink, stack: Vec::new(), anchors: HashMap::new(), aliased, documents: Vec::new() };
+    let mut broken = false;
     if text.len() > MAX_BYTES {
         let span = Span { file: base.file, line: 1, column: 1, end_line: 1, end_column: 1 };
         builder.sink.report(Code::YamlLimit, span, "the file is larger than 16 MiB");
-        return Vec::new();
+        return Parsed { documents: Vec::new(), aliased, broken: true };
     }
     let options = granit_parser::options! { emit_comments: false };
     for next in Parser::new_from_str_with_options(text.strip_prefix('\u{feff}').unwrap_or(text), options) {
         match next {
             Ok((event, range)) => {
-                if builder.event(event, range).is_err() {
+                broken = builder.event(event, range).is_err();
+                if broken {
                     break;
                 }
             }
@@ -158,11 +172,12 @@ pub(crate) fn parse(base: Base, text: &str, sink: &mut Sink) -> Vec<Node> {
                     _ => Code::YamlSyntax,
                 };
                 builder.sink.report(code, span, error.info());
+                broken = true;
                 break;
             }
         }
     }
-    builder.documents
+    Parsed { documents: builder.documents, aliased: builder.aliased, broken }
 }
 
 /// Reported already; the rest of the file is not read.
@@ -315,8 +330,8 @@ mod tests {
 
     fn read(text: &str) -> (Vec<Node>, Vec<(Code, u32, u32)>) {
         let mut sink = Sink::default();
-        let documents = parse(BASE, text, &mut sink);
-        let findings = sink.finish();
+        let documents = parse(BASE, text, 0, &mut sink).documents;
+        let findings = sink.finish(|_| 0);
         let found = findings.iter().map(|finding| (finding.code, finding.span.line, finding.span.column));
         (documents, found.collect())
     }

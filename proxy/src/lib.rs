@@ -12,6 +12,7 @@ pub mod http;
 pub mod net;
 pub mod reload;
 pub mod serve;
+mod tcp;
 pub mod telemetry;
 pub mod upstream;
 pub mod worker;

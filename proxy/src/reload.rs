@@ -12,11 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use outrigger_config::{
-    LoadOptions, Loaded, Source,
-    report::Report,
-    snapshot::{Node, TelemetryDefaults},
-};
+use outrigger_config::{Loaded, Loader, Source, report::Report};
 use twox_hash::XxHash64;
 
 /// How often the files are looked at. A change is taken when two looks in a row saw the same, so that a file which is
@@ -68,7 +64,8 @@ impl Sources {
                 sources.push(read(&file)?);
             }
         }
-        Ok(Documents { sources, mesh: self.mesh.as_deref().map(read).transpose()? })
+        let mesh = self.mesh.as_deref().map(read).transpose()?;
+        Ok(Documents { sources, mesh })
     }
 
     /// What the file system says of the files without reading them. Equal unless something has changed.
@@ -85,12 +82,12 @@ impl Sources {
 }
 
 impl Documents {
-    /// Compiles the configuration of `node`; `telemetry` is what the environment says.
+    /// Compiles the configuration; the loader knows for whom, and what it has read before.
     ///
     /// # Errors
     /// All findings, if one of them is an error.
-    pub fn compile(&self, node: Node, telemetry: TelemetryDefaults) -> Result<Loaded, Report> {
-        outrigger_config::load(&self.sources, &LoadOptions { node, mesh: self.mesh.clone(), telemetry })
+    pub fn compile(&self, loader: &mut Loader) -> Result<Loaded, Report> {
+        loader.load(&self.sources, self.mesh.as_ref())
     }
 
     fn content(&self) -> u64 {

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use tokio::{sync::mpsc, task::JoinSet};
 
-use crate::{drain::Phase, http::conn, net::listen::Accepted, worker::Worker};
+use crate::{drain::Phase, http::conn, net::listen::Accepted, tcp, worker::Worker};
 
 /// Serves connections until no more can come and the last has ended, or until the drain is forced: then what is open
 /// is dropped. Must run where `spawn_local` works.
@@ -17,7 +17,13 @@ pub async fn serve(mut sockets: mpsc::Receiver<Accepted>, worker: Rc<Worker>) {
         tokio::select! {
             biased;
             accepted = sockets.recv(), if open => match accepted {
-                Some(accepted) => drop(connections.spawn_local(conn::serve(accepted, Rc::clone(&worker)))),
+                // Two tasks rather than one for both: a connection of either kind is to be as small as it can be.
+                Some(accepted) => match tcp::configuration(&accepted, &worker) {
+                    Some(published) => {
+                        drop(connections.spawn_local(tcp::serve(accepted, published, Rc::clone(&worker))));
+                    }
+                    None => drop(connections.spawn_local(conn::serve(accepted, Rc::clone(&worker)))),
+                },
                 None => open = false,
             },
             Some(ended) = connections.join_next() => {

@@ -21,8 +21,9 @@ use rand::{SeedableRng, rngs::SmallRng};
 use crate::{
     drain::Watch,
     http::{replay::ReplayBudget, upload::RequestBody},
+    tcp::relay,
     telemetry::Shard,
-    upstream::{Balancers, Published, pool::Pools},
+    upstream::{Balancers, Published, pool::Pools, stats::FilterStats},
 };
 
 /// How connections of clients are treated.
@@ -46,6 +47,8 @@ pub struct WorkerStats {
     pub panics: AtomicU64,
     /// HTTP/1 connections that wait for a request and hold next to nothing.
     pub parked: AtomicUsize,
+    /// What the filters before the router did.
+    pub filters: FilterStats,
 }
 
 /// Held while a connection is parked.
@@ -71,6 +74,7 @@ pub struct Worker {
     settings: Settings,
     replay: Rc<ReplayBudget>,
     date: RefCell<(u64, HeaderValue)>,
+    relay_buffer: RefCell<Vec<u8>>,
 }
 
 impl Worker {
@@ -96,6 +100,7 @@ impl Worker {
             settings,
             replay: Rc::default(),
             date: RefCell::new((0, HeaderValue::from_static(""))),
+            relay_buffer: RefCell::default(),
         })
     }
 
@@ -136,6 +141,17 @@ impl Worker {
 
     pub(crate) fn replay(&self) -> &Rc<ReplayBudget> {
         &self.replay
+    }
+
+    /// Where raw connections are read into, by one at a time: not to be held across an await. Made when the first one
+    /// comes.
+    pub(crate) fn relay_buffer(&self) -> &RefCell<Vec<u8>> {
+        self.relay_buffer.borrow_mut().resize(relay::BUFFER, 0);
+        &self.relay_buffer
+    }
+
+    pub(crate) fn stats(&self) -> &Arc<WorkerStats> {
+        &self.stats
     }
 
     /// Counts one connection as parked.

@@ -14,6 +14,7 @@ mod istio;
 mod load;
 mod machine;
 mod measure;
+mod mesh;
 mod metric;
 mod process;
 mod programs;
@@ -28,6 +29,7 @@ mod stats;
 
 pub use cli::bench_load;
 pub use instr::bench_instr;
+pub use mesh::bench_mesh;
 
 /// A bench has no caller that could tell errors apart: each is a sentence for a person.
 pub(crate) type Outcome<T> = Result<T, Box<dyn std::error::Error>>;

@@ -68,9 +68,15 @@ pub(crate) struct Memory {
     pub(crate) rss: u64,
     /// The part that is neither the binary nor another file.
     pub(crate) anonymous: u64,
+    /// The most that was ever resident.
+    pub(crate) peak: u64,
 }
 
 impl Memory {
+    pub(crate) fn of_this_process() -> Outcome<Self> {
+        Self::read(std::process::id())
+    }
+
     fn read(pid: u32) -> Outcome<Self> {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let field = |key: &str| {
@@ -79,7 +85,7 @@ impl Memory {
                 .and_then(|text| text.parse().ok())
                 .unwrap_or(0)
         };
-        Ok(Self { rss: field("VmRSS:"), anonymous: field("RssAnon:") })
+        Ok(Self { rss: field("VmRSS:"), anonymous: field("RssAnon:"), peak: field("VmHWM:") })
     }
 
     /// Memory once it has not changed for `quiet`, or after five seconds.

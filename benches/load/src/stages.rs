@@ -12,7 +12,7 @@ use outrigger_config::{
     LoadOptions, Source,
     decide::{Decision, Peers, RequestView, decide, hash_key},
     load,
-    snapshot::{ClusterRef, Destination, Direction, OtlpProtocol, TelemetryDefaults},
+    snapshot::{ClusterRef, Destination, Direction, Listener, OtlpProtocol, TelemetryDefaults},
 };
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
@@ -54,7 +54,8 @@ pub(crate) fn run(requests: u64, traced: bool) -> Outcome<()> {
     let path = PathAndQuery::from_static("/opentelemetry.proto.collector.trace.v1.TraceService/Export");
     let authority = HeaderValue::from_static("otlp-collector:4317");
     let peer = ([127, 0, 0, 1], 50_000).into();
-    let table = published.snapshot.listeners.first().ok_or("the seed has a listener")?.routes;
+    let table = published.snapshot.listeners.first().and_then(Listener::route_table);
+    let table = table.ok_or("the seed has a listener")?;
 
     for number in 0..requests {
         let mut record = shard.begin(&published.snapshot, Direction::Outbound);

@@ -1,6 +1,11 @@
 //! Clusters: a service's port with the policy of a subset, made once for each name.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     Compiler,
@@ -11,14 +16,17 @@ use crate::{
     fields::Labels,
     istio::{
         PortProtocol,
-        destination_rule::{Blocks, Subset},
-        service_entry::ServicePort,
-        sidecar::Ingress,
+        connection_pool::ConnectionPool,
+        destination_rule::{Blocks, DestinationRule, Subset},
+        locality::LocalitySetting,
+        mesh::Mesh,
+        sidecar::{Ingress, Sidecar},
     },
-    registry::Service,
+    registry::{self, Registry},
     report::Code,
     snapshot::{
-        self, Balancer, Cluster, ClusterId, ClusterRef, Discovery, Endpoint, Limits, Origin, Protocol,
+        Balancer, Cluster, ClusterId, ClusterRef, Discovery, Endpoint, Limits, Node, Origin, Protocol,
+        Service,
     },
 };
 
@@ -31,21 +39,91 @@ const MAX_STREAMS: u32 = i32::MAX.unsigned_abs();
 #[derive(Debug, Default)]
 pub(crate) struct Clusters {
     by_name: HashMap<Arc<str>, ClusterId>,
-    pub(crate) list: Vec<Arc<Cluster>>,
+    list: Vec<Made>,
+}
+
+/// A cluster, and what it was made from.
+#[derive(Debug, Clone)]
+struct Made {
+    cluster: Arc<Cluster>,
+    /// `None` for those that no service stands behind.
+    from: Option<Inputs>,
+}
+
+/// All that a service's cluster is made from beside its name and the node, which never changes within one loader.
+#[derive(Debug, Clone)]
+struct Inputs {
+    service: Arc<registry::Service>,
+    rule: Option<Arc<DestinationRule>>,
+    mesh: Arc<Mesh>,
+}
+
+impl Inputs {
+    fn are(&self, other: &Self) -> bool {
+        let rule = match (&self.rule, &other.rule) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        rule && Arc::ptr_eq(&self.service, &other.service) && Arc::ptr_eq(&self.mesh, &other.mesh)
+    }
+
+    /// The blocks that count on a port.
+    fn blocks(&self, subset: Option<&Subset>, port: u16) -> Blocks {
+        let blocks = layered(self.rule.as_deref(), subset, Some(port));
+        let mesh = &self.mesh.policy;
+        Blocks {
+            pool: blocks.pool.or_else(|| mesh.pool.clone()),
+            outlier: blocks.outlier.or_else(|| mesh.outlier.clone()),
+            ..blocks
+        }
+    }
+
+    /// `None` if the rule does not define the subset; the whole service has none.
+    fn subset(&self, name: &str) -> Option<Option<&Subset>> {
+        match name {
+            "" => Some(None),
+            name => self.rule.as_ref()?.subsets.iter().find(|subset| &*subset.name == name).map(Some),
+        }
+    }
 }
 
 impl Clusters {
-    fn add(&mut self, cluster: Cluster) -> ClusterId {
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    pub(crate) fn all(&self) -> Box<[Arc<Cluster>]> {
+        self.list.iter().map(|made| Arc::clone(&made.cluster)).collect()
+    }
+
+    fn get(&self, name: &str) -> Option<&Made> {
+        self.list.get(self.by_name.get(name)?.0 as usize)
+    }
+
+    fn add(&mut self, made: Made) -> ClusterId {
         let id = ClusterId(u32::try_from(self.list.len()).unwrap_or(u32::MAX));
-        self.by_name.insert(Arc::clone(&cluster.name), id);
-        self.list.push(Arc::new(cluster));
+        self.by_name.insert(Arc::clone(&made.cluster.name), id);
+        self.list.push(made);
         id
+    }
+
+    /// The first `count` clusters under their ids, for other endpoints of the same services.
+    pub(crate) fn with_endpoints(&self, count: usize, registry: &Registry, node: &Node) -> Self {
+        let list = self.list.iter().take(count).map(|made| match &made.from {
+            Some(from) => made.with_endpoints(from, registry, node),
+            None => made.clone(),
+        });
+        let kept = |id: &ClusterId| (id.0 as usize) < count;
+        let by_name = self.by_name.iter().filter(|(_, id)| kept(id));
+        Self { by_name: by_name.map(|(name, id)| (Arc::clone(name), *id)).collect(), list: list.collect() }
     }
 
     /// Host of the service behind a cluster; empty for a missing one.
     pub(crate) fn host(&self, cluster: &ClusterRef) -> &str {
         match cluster {
-            ClusterRef::Known(id) => self.list.get(id.0 as usize).map_or("", |cluster| &cluster.service.host),
+            ClusterRef::Known(id) => {
+                self.list.get(id.0 as usize).map_or("", |made| &made.cluster.service.host)
+            }
             ClusterRef::Missing(_) => "",
         }
     }
@@ -56,6 +134,79 @@ pub(crate) fn outbound_name(port: u16, subset: &str, host: &str) -> String {
     format!("outbound|{port}|{subset}|{host}")
 }
 
+impl Made {
+    fn with_endpoints(&self, from: &Inputs, registry: &Registry, node: &Node) -> Self {
+        let Service { port, subset, .. } = &self.cluster.service;
+        let service = registry.shared(&from.service.host).unwrap_or(&from.service);
+        if Arc::ptr_eq(service, &from.service) {
+            return self.clone();
+        }
+        let from = Inputs { service: Arc::clone(service), ..from.clone() };
+        let cluster = build(&from, node, *port, subset);
+        Self {
+            cluster: cluster.map_or_else(|| Arc::clone(&self.cluster), |new| kept(new, Some(self))),
+            from: Some(from),
+        }
+    }
+}
+
+/// The old one if it is the same.
+fn kept(new: Cluster, old: Option<&Made>) -> Arc<Cluster> {
+    old.filter(|old| *old.cluster == new).map_or_else(|| Arc::new(new), |old| Arc::clone(&old.cluster))
+}
+
+/// `None` if the service has no such port, or no rule such a subset. It sees nothing but its arguments, so that equal
+/// ones need not be asked again.
+fn build(from: &Inputs, node: &Node, number: u16, subset: &str) -> Option<Cluster> {
+    let Inputs { service, mesh, .. } = from;
+    let port = service.port(number)?;
+    let subset = from.subset(subset)?;
+    let blocks = from.blocks(subset, number);
+    let name = subset.map_or("", |subset| &subset.name);
+    let all = Labels::new();
+    let endpoints = service.endpoints(port, subset.map_or(&all, |subset| &subset.labels));
+    let own = blocks.load_balancer.as_ref().and_then(|block| block.locality.as_ref());
+    // Endpoints that are near come first even if none is ever found unhealthy: there may be none.
+    let close = (own.is_none() && service.close).then(LocalitySetting::close);
+    let setting = own.or(close.as_ref()).unwrap_or(&mesh.locality);
+    let fails_over = blocks.outlier.is_some() || close.is_some();
+    let Placed { endpoints, weights } = place(endpoints, setting, node, fails_over);
+    let pool = blocks.pool.unwrap_or_default();
+    let named = matches!(port.protocol, PortProtocol::Http1 | PortProtocol::Http2);
+    let protocol = match port.protocol {
+        _ if pool.client_protocol => Protocol::Client,
+        _ if pool.upgrade.unwrap_or(mesh.upgrade && named) => Protocol::Http2,
+        PortProtocol::Http2 => Protocol::Http2,
+        PortProtocol::Http1 => Protocol::Http1,
+        PortProtocol::Sniffed | PortProtocol::Tcp | PortProtocol::Tls | PortProtocol::Udp => Protocol::Client,
+    };
+    let cluster = bare(
+        mesh,
+        outbound_name(port.number, name, &service.host).into(),
+        Service {
+            host: Arc::clone(&service.host),
+            name: service.short_name().into(),
+            namespace: Arc::clone(&service.meta.namespace),
+            port: port.number,
+            subset: name.into(),
+        },
+        endpoints,
+        protocol,
+        subset.map_or_else(|| service.origin.clone(), |subset| subset.meta.origin(subset.span)),
+    );
+    let cluster = Cluster {
+        discovery: service.discovery,
+        localities: weights,
+        warmup: blocks.load_balancer.as_ref().and_then(|block| block.warmup),
+        retry_budget: blocks.retry_budget,
+        balancer: blocks.load_balancer.map_or(Balancer::LeastRequest, |block| block.balancer),
+        panic_threshold: blocks.outlier.as_ref().map_or(0, |detection| detection.panic_threshold),
+        outlier: blocks.outlier.map(|detection| detection.outlier),
+        ..cluster
+    };
+    Some(pooled(cluster, &pool))
+}
+
 impl Compiler<'_> {
     /// The cluster of a destination, or the name of the one that is missing.
     pub(crate) fn outbound(&mut self, host: &str, port: u16, subset: &str) -> ClusterRef {
@@ -63,134 +214,89 @@ impl Compiler<'_> {
         if let Some(id) = self.clusters.by_name.get(&*name) {
             return ClusterRef::Known(*id);
         }
-        match self.make_outbound(host, port, subset) {
-            Some(cluster) => ClusterRef::Known(self.clusters.add(cluster)),
+        match self.make_outbound(&name, host, port, subset) {
+            Some(made) => ClusterRef::Known(self.clusters.add(made)),
             None => ClusterRef::Missing(name.into()),
         }
     }
 
-    fn make_outbound(&mut self, host: &str, port: u16, subset: &str) -> Option<Cluster> {
-        let service = self.registry.find(host)?;
-        let port = service.port(port)?;
-        let rule = self.rules.of(service);
-        let subset = match subset {
-            "" => None,
-            name => Some(rule?.subsets.iter().find(|subset| &*subset.name == name)?),
-        };
-        let blocks = layered(rule, subset, Some(port.number));
-        let cluster = self.build(service, port, subset, blocks);
-        Some(cluster)
+    fn make_outbound(&self, name: &str, host: &str, port: u16, subset: &str) -> Option<Made> {
+        let service = self.registry.shared(host)?;
+        let rule = self.rules.shared(service).map(Arc::clone);
+        let from = Inputs { service: Arc::clone(service), rule, mesh: Arc::clone(self.mesh) };
+        let old = self.known.and_then(|known| known.get(name));
+        if let Some(old) = old.filter(|old| old.from.as_ref().is_some_and(|known| known.are(&from))) {
+            return Some(old.clone());
+        }
+        let cluster = kept(build(&from, self.node, port, subset)?, old);
+        Some(Made { cluster, from: Some(from) })
     }
 
-    fn build(
-        &mut self,
-        service: &Service,
-        port: &ServicePort,
-        subset: Option<&Subset>,
-        blocks: Blocks,
-    ) -> Cluster {
-        let name = subset.map_or("", |subset| &subset.name);
-        let all = Labels::new();
-        let endpoints = service.endpoints(port, subset.map_or(&all, |subset| &subset.labels));
-        let own = blocks.load_balancer.as_ref().and_then(|block| block.locality.as_ref());
-        let detects = blocks.outlier.is_some();
-        if let Some(span) = own.filter(|own| !own.disabled && !detects).and_then(|own| own.failover_span) {
-            let message = "failover has no effect without outlierDetection: no endpoint ever fails";
-            self.sink.report(Code::IneffectivePolicy, span, message).help("add `outlierDetection`");
-        }
-        let setting = own.unwrap_or(&self.mesh.locality);
-        let Placed { endpoints, weights } = place(endpoints, setting, self.node, detects);
-        let pool = blocks.pool.unwrap_or_default();
-        let outlier = blocks.outlier.inspect(|detection| {
-            self.warn_never_ejects(
-                detection,
-                endpoints.len(),
-                &outbound_name(port.number, name, &service.host),
-            );
-        });
-        let protocol = match port.protocol {
-            _ if pool.upgrade => Protocol::Http2,
-            _ if pool.client_protocol => Protocol::Client,
-            PortProtocol::Http2 => Protocol::Http2,
-            PortProtocol::Http1 => Protocol::Http1,
-            PortProtocol::Sniffed | PortProtocol::Other => Protocol::Client,
-        };
-        Cluster {
-            name: outbound_name(port.number, name, &service.host).into(),
-            service: snapshot::Service {
-                host: Arc::clone(&service.host),
-                name: service.short_name().into(),
-                namespace: Arc::clone(&service.meta.namespace),
-                port: port.number,
-                subset: name.into(),
-            },
-            discovery: Discovery::Static,
-            endpoints,
-            localities: weights,
-            warmup: blocks.load_balancer.as_ref().and_then(|block| block.warmup),
-            balancer: blocks.load_balancer.map_or(Balancer::LeastRequest, |block| block.balancer),
-            limits: pool.limits,
-            retry_budget: blocks.retry_budget,
-            panic_threshold: outlier.as_ref().map_or(0, |detection| detection.panic_threshold),
-            outlier: outlier.map(|detection| detection.outlier),
-            protocol,
-            connect_timeout: pool.connect_timeout.unwrap_or(self.mesh.connect_timeout),
-            idle_timeout: Some(pool.idle_timeout.unwrap_or(IDLE_TIMEOUT))
-                .filter(|timeout| !timeout.is_zero()),
-            max_requests_per_connection: pool.max_requests_per_connection,
-            max_connection_duration: pool.max_connection_duration,
-            max_concurrent_streams: pool.max_concurrent_streams.unwrap_or(MAX_STREAMS),
-            keepalive: pool.keepalive.or(self.mesh.keepalive),
-            http2_keepalive: pool.http2_keepalive,
-            origin: subset.map_or_else(|| service.origin.clone(), |subset| subset.meta.origin(subset.span)),
-        }
+    fn add_bare(&mut self, cluster: Cluster) -> ClusterRef {
+        let old = self.known.and_then(|known| known.get(&cluster.name));
+        let cluster = kept(cluster, old);
+        ClusterRef::Known(self.clusters.add(Made { cluster, from: None }))
     }
 
     /// Envoy ejects only if 100 * (ejected + 1) / endpoints stays within the limit. With a lone endpoint there is
     /// nothing to go to instead, so that it is no trap.
-    fn warn_never_ejects(
-        &mut self,
-        detection: &crate::istio::outlier::OutlierDetection,
-        endpoints: usize,
-        cluster: &str,
-    ) {
-        let limit = usize::from(detection.outlier.max_ejection_percent);
-        if endpoints < 2 || 100 <= limit * endpoints {
-            return;
+    pub(crate) fn warn_never_ejects(&mut self) {
+        for Made { cluster, from } in &self.clusters.list {
+            let (Some(outlier), Some(from)) = (&cluster.outlier, from) else { continue };
+            let (endpoints, limit) = (cluster.endpoints.len(), usize::from(outlier.max_ejection_percent));
+            if endpoints < 2 || 100 <= limit * endpoints {
+                continue;
+            }
+            let subset = from.subset(&cluster.service.subset).flatten();
+            let Some(detection) = from.blocks(subset, cluster.service.port).outlier else { continue };
+            let message =
+                format!("of {endpoints} endpoints {limit} % is less than one: none is ever ejected");
+            let found = self.sink.report(Code::NeverEjects, detection.span, message);
+            found.note(format!("cluster {}", cluster.name));
+            found.help(format!("set maxEjectionPercent to {} or more", 100_usize.div_ceil(endpoints)));
         }
-        let message = format!("of {endpoints} endpoints {limit} % is less than one: none is ever ejected");
-        let found = self.sink.report(Code::NeverEjects, detection.span, message);
-        found.note(format!("cluster {cluster}"));
-        found.help(format!("set maxEjectionPercent to {} or more", 100_usize.div_ceil(endpoints)));
     }
 
     /// The last resort of ALLOW_ANY: an explicit listener knows no original destination, so it has no endpoint.
     pub(crate) fn passthrough(&mut self, origin: &Origin) -> ClusterRef {
-        const NAME: &str = "PassthroughCluster";
-        if let Some(id) = self.clusters.by_name.get(NAME) {
+        self.without_endpoints("PassthroughCluster", Discovery::OriginalDestination, origin)
+    }
+
+    /// The last resort of REGISTRY_ONLY for raw connections: Istio's cluster that leads nowhere.
+    pub(crate) fn black_hole(&mut self, origin: &Origin) -> ClusterRef {
+        self.without_endpoints("BlackHoleCluster", Discovery::Static, origin)
+    }
+
+    fn without_endpoints(&mut self, name: &str, discovery: Discovery, origin: &Origin) -> ClusterRef {
+        if let Some(id) = self.clusters.by_name.get(name) {
             return ClusterRef::Known(*id);
         }
-        let service = snapshot::Service {
-            host: NAME.into(),
-            name: NAME.into(),
+        let service = Service {
+            host: name.into(),
+            name: name.into(),
             namespace: "unknown".into(),
             port: 0,
             subset: "".into(),
         };
-        let cluster = self.bare(NAME.into(), service, Box::default(), Protocol::Client, origin.clone());
-        let cluster = Cluster { discovery: Discovery::OriginalDestination, ..cluster };
-        ClusterRef::Known(self.clusters.add(cluster))
+        let cluster = bare(self.mesh, name.into(), service, Box::default(), Protocol::Client, origin.clone());
+        self.add_bare(Cluster { discovery, ..cluster })
     }
 
-    /// The workload itself, behind an ingress listener.
-    pub(crate) fn inbound(&mut self, ingress: &Ingress, origin: Origin) -> ClusterRef {
+    /// The workload itself, behind an ingress listener. Of a rule only the pool counts here.
+    pub(crate) fn inbound(
+        &mut self,
+        ingress: &Ingress,
+        pool: Option<&ConnectionPool>,
+        owner: &Owner,
+        origin: Origin,
+    ) -> ClusterRef {
         let node = self.node;
         let label = |name: &str| node.labels.get(name).map(Arc::clone);
         let name = label("service.istio.io/canonical-name")
             .or_else(|| label("app.kubernetes.io/name"))
             .or_else(|| label("app"))
             .unwrap_or_else(|| Arc::clone(&node.workload));
-        let service = snapshot::Service {
+        let service = Service {
             host: Arc::clone(&name),
             name,
             namespace: Arc::clone(&node.namespace),
@@ -205,46 +311,92 @@ impl Compiler<'_> {
             locality: node.locality.clone(),
             priority: 0,
         };
+        let of_rule = self.own_pool(owner);
+        let pool = pool.or(of_rule.as_ref()).cloned().unwrap_or_default();
         let protocol = match ingress.port.protocol {
+            _ if pool.client_protocol => Protocol::Client,
             PortProtocol::Http2 => Protocol::Http2,
             PortProtocol::Http1 => Protocol::Http1,
-            PortProtocol::Sniffed | PortProtocol::Other => Protocol::Client,
+            PortProtocol::Sniffed | PortProtocol::Tcp | PortProtocol::Tls | PortProtocol::Udp => {
+                Protocol::Client
+            }
         };
         let name = format!("inbound|{}||", ingress.port.number).into();
-        let cluster = self.bare(name, service, [Arc::new(endpoint)].into(), protocol, origin);
-        ClusterRef::Known(self.clusters.add(cluster))
+        let cluster = bare(self.mesh, name, service, [Arc::new(endpoint)].into(), protocol, origin);
+        self.add_bare(pooled(cluster, &pool))
     }
 
-    /// A cluster without a destination rule.
-    fn bare(
-        &self,
-        name: Arc<str>,
-        service: snapshot::Service,
-        endpoints: Box<[Arc<Endpoint>]>,
-        protocol: Protocol,
-        origin: Origin,
-    ) -> Cluster {
-        Cluster {
-            name,
-            service,
-            discovery: Discovery::Static,
-            endpoints,
-            localities: None,
-            balancer: Balancer::LeastRequest,
-            warmup: None,
-            limits: Limits::default(),
-            retry_budget: None,
-            outlier: None,
-            panic_threshold: 0,
-            protocol,
-            connect_timeout: self.mesh.connect_timeout,
-            idle_timeout: Some(IDLE_TIMEOUT),
-            max_requests_per_connection: None,
-            max_connection_duration: None,
-            max_concurrent_streams: MAX_STREAMS,
-            keepalive: self.mesh.keepalive,
-            http2_keepalive: None,
-            origin,
-        }
+    fn own_pool(&self, owner: &Owner) -> Option<ConnectionPool> {
+        let (host, port) = owner.as_ref()?;
+        let rule = self.rules.inbound(self.registry.find(host)?);
+        layered(rule, None, Some(*port)).pool
+    }
+}
+
+/// A service, and the port of it, that an ingress listener serves.
+pub(super) type Owner = Option<(Arc<str>, u16)>;
+
+/// The services that have the ingress listeners as endpoints, in the order of these.
+pub(super) fn owners(sidecar: Option<&Sidecar>, registry: &Registry, node: &Node) -> Vec<Owner> {
+    let own: Option<IpAddr> = node.address.parse().ok();
+    let owner = |ingress: &Ingress| {
+        let bound = ingress.bind.value;
+        let is_here = |address: SocketAddr| {
+            address.port() == bound.port() && (address == bound || Some(address.ip()) == own)
+        };
+        let services = registry.services.iter();
+        let mut ports = services.flat_map(|service| service.ports.iter().map(move |port| (service, port)));
+        let (service, port) =
+            ports.find(|(service, port)| service.serving(port).any(|(address, _)| is_here(address)))?;
+        Some((Arc::clone(&service.host), port.number))
+    };
+    sidecar.map(|sidecar| &*sidecar.ingress).unwrap_or_default().iter().map(owner).collect()
+}
+
+/// A cluster without a destination rule.
+fn bare(
+    mesh: &Mesh,
+    name: Arc<str>,
+    service: Service,
+    endpoints: Box<[Arc<Endpoint>]>,
+    protocol: Protocol,
+    origin: Origin,
+) -> Cluster {
+    Cluster {
+        name,
+        service,
+        discovery: Discovery::Static,
+        endpoints,
+        localities: None,
+        balancer: Balancer::LeastRequest,
+        warmup: None,
+        limits: Limits::default(),
+        retry_budget: None,
+        outlier: None,
+        panic_threshold: 0,
+        protocol,
+        connect_timeout: mesh.connect_timeout,
+        idle_timeout: Some(IDLE_TIMEOUT),
+        max_requests_per_connection: None,
+        max_connection_duration: None,
+        max_concurrent_streams: MAX_STREAMS,
+        keepalive: mesh.keepalive,
+        http2_keepalive: None,
+        origin,
+    }
+}
+
+/// With the limits and times of a pool; what it leaves out is as in the mesh.
+fn pooled(cluster: Cluster, pool: &ConnectionPool) -> Cluster {
+    Cluster {
+        limits: pool.limits,
+        connect_timeout: pool.connect_timeout.unwrap_or(cluster.connect_timeout),
+        idle_timeout: pool.idle_timeout.or(cluster.idle_timeout).filter(|timeout| !timeout.is_zero()),
+        max_requests_per_connection: pool.max_requests_per_connection,
+        max_connection_duration: pool.max_connection_duration,
+        max_concurrent_streams: pool.max_concurrent_streams.unwrap_or(cluster.max_concurrent_streams),
+        keepalive: pool.keepalive.or(cluster.keepalive),
+        http2_keepalive: pool.http2_keepalive,
+        ..cluster
     }
 }

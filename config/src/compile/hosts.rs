@@ -1,10 +1,10 @@
 //! Which names a service answers to, and which virtual service speaks for it.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     by_host::ByHost,
-    istio::{cluster_local, sidecar::HostFilter, virtual_service::VirtualService},
+    istio::{imports::Imports, mesh::Mesh, virtual_service::VirtualService},
     registry::Service,
     report::Code,
     sink::Sink,
@@ -13,22 +13,23 @@ use crate::{
 
 /// The virtual services that apply to this proxy, the one that wins a host first.
 #[derive(Debug)]
-pub(crate) struct VirtualServices<'r> {
-    ordered: Vec<&'r VirtualService>,
+pub(crate) struct VirtualServices {
+    ordered: Vec<Arc<VirtualService>>,
     by_host: ByHost,
 }
 
-impl<'r> VirtualServices<'r> {
-    pub(crate) fn choose(written: &'r [VirtualService], node: &Node, sink: &mut Sink) -> Self {
-        let for_mesh = |vs: &&VirtualService| {
+impl VirtualServices {
+    pub(crate) fn choose(written: &[Arc<VirtualService>], mesh: &Mesh, node: &Node, sink: &mut Sink) -> Self {
+        let for_mesh = |vs: &&Arc<VirtualService>| {
             vs.gateways.is_empty() || vs.gateways.iter().any(|gateway| &**gateway == "mesh")
         };
-        let visible = |vs: &&VirtualService| vs.exports.visible(&node.namespace);
-        let mut ordered: Vec<_> = written.iter().filter(for_mesh).filter(visible).collect();
-        ordered.sort_by(|a, b| {
-            (!a.exports.private_to(&node.namespace), a.meta.age())
-                .cmp(&(!b.exports.private_to(&node.namespace), b.meta.age()))
-        });
+        let default = &mesh.exports.virtual_services;
+        let visible =
+            |vs: &&Arc<VirtualService>| vs.exports.or(default).visible(&vs.meta.namespace, &node.namespace);
+        let public =
+            |vs: &VirtualService| !vs.exports.or(default).private_to(&vs.meta.namespace, &node.namespace);
+        let mut ordered: Vec<_> = written.iter().filter(for_mesh).filter(visible).cloned().collect();
+        ordered.sort_by(|a, b| (public(a), a.meta.age()).cmp(&(public(b), b.meta.age())));
         warn_conflicts(&ordered, sink);
         let mut by_host = ByHost::default();
         for (index, vs) in ordered.iter().enumerate() {
@@ -37,23 +38,32 @@ impl<'r> VirtualServices<'r> {
         Self { ordered, by_host }
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &'r VirtualService> {
-        self.ordered.iter().copied()
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &VirtualService> {
+        self.ordered.iter().map(|vs| &**vs)
+    }
+
+    /// All that speak for a service, the one that wins first: connections have no host, and Istio asks each of them.
+    pub(crate) fn all_of(&self, service: &Service, imports: &Imports) -> Vec<&VirtualService> {
+        let mut found: Vec<_> = self.by_host.of(&service.host).map(|(_, index)| index).collect();
+        found.sort_unstable();
+        found.dedup();
+        let found = found.into_iter().filter_map(|index| self.ordered.get(index).map(|vs| &**vs));
+        found.filter(|vs| taken(imports, vs)).collect()
     }
 
     /// The most specific host wins, then the older resource.
-    pub(crate) fn of(&self, service: &Service, filters: &[HostFilter]) -> Option<&'r VirtualService> {
+    pub(crate) fn of(&self, service: &Service, imports: &Imports) -> Option<&VirtualService> {
         let found = self.by_host.of(&service.host);
-        let found = found.filter_map(|(host, index)| Some((host, index, *self.ordered.get(index)?)));
-        let carried = found.filter(|(.., vs)| taken(filters, vs));
+        let found = found.filter_map(|(host, index)| Some((host, index, &**self.ordered.get(index)?)));
+        let carried = found.filter(|(.., vs)| taken(imports, vs));
         let best = carried.max_by_key(|(host, index, _)| (specificity(host), std::cmp::Reverse(*index)));
         best.map(|(.., vs)| vs)
     }
 }
 
 /// An egress listener carries virtual services as it carries services.
-pub(crate) fn taken(filters: &[HostFilter], vs: &VirtualService) -> bool {
-    filters.iter().any(|filter| vs.hosts.iter().any(|host| filter.takes(&vs.meta.namespace, &host.value)))
+pub(crate) fn taken(imports: &Imports, vs: &VirtualService) -> bool {
+    imports.virtual_service(&vs.meta.namespace, vs.hosts.iter().map(|host| &*host.value))
 }
 
 /// Exact before wildcard, long before short.
@@ -61,11 +71,11 @@ fn specificity(host: &str) -> (bool, usize) {
     (!host.starts_with('*'), host.len())
 }
 
-fn warn_conflicts(ordered: &[&VirtualService], sink: &mut Sink) {
+fn warn_conflicts(ordered: &[Arc<VirtualService>], sink: &mut Sink) {
     let mut claimed: HashMap<&str, &VirtualService> = HashMap::new();
     for vs in ordered {
         for host in &vs.hosts {
-            match claimed.get(&*host.value).filter(|other| !std::ptr::eq(**other, *vs)) {
+            match claimed.get(&*host.value).filter(|other| !std::ptr::eq(**other, &**vs)) {
                 Some(winner) => {
                     let message = format!("`{}` is claimed by another VirtualService", host.value);
                     let found = sink.report(Code::ConflictingHosts, host.span, message);
@@ -83,12 +93,16 @@ fn warn_conflicts(ordered: &[&VirtualService], sink: &mut Sink) {
 pub(crate) fn domains(service: &Service, node: &Node) -> Vec<String> {
     let host = &*service.host;
     let mut domains = vec![host.to_owned(), format!("{host}.")];
-    if let Some((name, namespace)) = cluster_local(host) {
+    if let Some((name, namespace)) = node.domain.parts(host) {
         if namespace == &*node.namespace {
             domains.push(name.to_owned());
         }
         domains.push(format!("{name}.{namespace}"));
         domains.push(format!("{name}.{namespace}.svc"));
+    }
+    if service.headless {
+        let below: Vec<_> = domains.iter().map(|domain| format!("*.{domain}")).collect();
+        domains.extend(below);
     }
     domains.extend(service.addresses.iter().map(|address| match address.value.contains(':') {
         true => format!("[{}]", address.value),

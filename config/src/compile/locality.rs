@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     fields::Labels,
-    istio::locality::{Distribute, LocalitySetting, TOPOLOGY},
+    istio::locality::{Distribute, LocalitySetting},
     snapshot::{Endpoint, Locality, LocalityWeight, Node},
 };
 
@@ -65,7 +65,7 @@ fn label_rank(endpoint: &Endpoint, setting: &LocalitySetting, node: &Node) -> u3
 
 /// A workload's label; those of the topology follow from its locality, as Istio adds them to it.
 fn label<'l>(name: &str, labels: &'l Labels, locality: &'l Locality) -> &'l str {
-    let [region, zone, sub_zone] = TOPOLOGY;
+    let [region, zone, sub_zone] = Locality::LABELS;
     let written = labels.get(name).map(|value| &**value);
     written.unwrap_or_else(|| match name {
         _ if name == region => &locality.region,

@@ -2,125 +2,209 @@
 //! listener its virtual hosts, routes and clusters. All findings are collected.
 
 mod access_logs;
+mod actions;
 mod clusters;
+mod delegates;
 mod hosts;
 mod locality;
+mod mirrors;
+mod plan;
 mod policy;
 mod receivers;
 mod references;
+mod refine;
 mod routes;
+mod tcp;
 mod telemetry;
 
-use std::{collections::HashMap, num::NonZeroU32, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use http::StatusCode;
 
-use clusters::Clusters;
+use clusters::{Clusters, Owner};
 use hosts::{VirtualServices, domains, taken};
+pub(crate) use plan::Known;
+use plan::Plan;
 use policy::Rules;
 use routes::{operation, plain_route};
 
 use crate::{
-    LoadOptions,
     istio::{
-        Meta, PortProtocol, ROOT_NAMESPACE,
+        Meta, PortProtocol,
+        connection_pool::ConnectionPool,
         destination_rule::DestinationRule,
+        envoy_filter::{self, EnvoyFilter},
         mesh::Mesh,
-        retries::default_retry,
         service_entry::{ServiceEntry, Workload},
         sidecar::{self, Egress, Ingress, OutboundMode, Sidecar},
         telemetry::Telemetry,
         virtual_service::VirtualService,
     },
-    registry::{Registry, Service},
+    kubernetes::Cluster,
+    lint,
+    registry::{Registry, Service, View},
     report::Code,
     sink::{Sink, Span},
     snapshot::{
-        Action, Destination, DirectResponse, Direction, HostMap, Listener, Node, Origin, RetryOn,
-        RetryPolicy, Route, RouteMatch, RouteTable, RouteTableId, Snapshot, TelemetryDefaults, Version,
-        VirtualHost,
+        Action, Carried, Destination, DirectResponse, Direction, HostMap, Listener, Node, Origin, Route,
+        RouteMatch, RouteTable, RouteTableId, Snapshot, TelemetryDefaults, Version, VirtualHost,
     },
 };
 
-/// Everything that was read.
+/// What was read: of one document, or of all.
 #[derive(Debug, Default)]
 pub(crate) struct Resources {
-    pub(crate) virtual_services: Vec<VirtualService>,
-    pub(crate) destination_rules: Vec<DestinationRule>,
-    pub(crate) service_entries: Vec<ServiceEntry>,
-    pub(crate) workloads: Vec<(Meta, Workload)>,
-    pub(crate) sidecars: Vec<Sidecar>,
-    pub(crate) telemetries: Vec<Telemetry>,
-    pub(crate) mesh: Option<Mesh>,
+    pub(crate) virtual_services: Vec<Arc<VirtualService>>,
+    pub(crate) destination_rules: Vec<Arc<DestinationRule>>,
+    pub(crate) service_entries: Vec<Arc<ServiceEntry>>,
+    pub(crate) workloads: Vec<Arc<(Meta, Workload)>>,
+    pub(crate) cluster: Cluster,
+    pub(crate) sidecars: Vec<Arc<Sidecar>>,
+    pub(crate) telemetries: Vec<Arc<Telemetry>>,
+    pub(crate) envoy_filters: Vec<Arc<EnvoyFilter>>,
+    pub(crate) mesh: Option<Arc<Mesh>>,
+}
+
+impl Resources {
+    /// Adds those of a document; the last settings of the mesh count.
+    pub(crate) fn extend(&mut self, other: &Self) {
+        let Self {
+            virtual_services,
+            destination_rules,
+            service_entries,
+            workloads,
+            cluster,
+            sidecars,
+            telemetries,
+            envoy_filters,
+            mesh,
+        } = other;
+        self.virtual_services.extend(virtual_services.iter().cloned());
+        self.destination_rules.extend(destination_rules.iter().cloned());
+        self.service_entries.extend(service_entries.iter().cloned());
+        self.workloads.extend(workloads.iter().cloned());
+        self.cluster.extend(cluster);
+        self.sidecars.extend(sidecars.iter().cloned());
+        self.telemetries.extend(telemetries.iter().cloned());
+        self.envoy_filters.extend(envoy_filters.iter().cloned());
+        self.mesh = mesh.clone().or(self.mesh.take());
+    }
 }
 
 /// What the passes share.
 struct Compiler<'a> {
     node: &'a Node,
-    mesh: &'a Mesh,
+    mesh: &'a Arc<Mesh>,
     registry: &'a Registry,
     rules: &'a Rules,
-    virtual_services: &'a VirtualServices<'a>,
+    virtual_services: &'a VirtualServices,
     /// What the environment says.
     environment: &'a TelemetryDefaults,
     clusters: Clusters,
+    /// Those of the compile before.
+    known: Option<&'a Clusters>,
     /// Those in use, so that one receiver is one allocation.
     receivers: Vec<Arc<Destination>>,
     sink: &'a mut Sink,
 }
 
-/// Compiles; with errors in the sink the snapshot is of no use.
+/// Compiles, with what is left of the compile before; with errors in the sink the snapshot is of no use.
 pub(crate) fn compile(
     resources: Resources,
-    options: &LoadOptions,
+    node: &Node,
+    environment: &TelemetryDefaults,
     version: Version,
+    known: Option<&Known>,
+    allow_envoy_filters: bool,
     sink: &mut Sink,
-) -> Snapshot {
-    let node = &options.node;
-    let mesh = resources.mesh.unwrap_or_default();
-    let registry = Registry::build(resources.service_entries, &resources.workloads, node, sink);
-    let rules = Rules::merge(resources.destination_rules, node, sink);
-    let virtual_services = VirtualServices::choose(&resources.virtual_services, node, sink);
-    let sidecar = sidecar::choose(&resources.sidecars, node, sink);
-    let telemetries = telemetry::choose(&resources.telemetries, node, sink);
+) -> (Snapshot, Known) {
+    let mesh = resources.mesh.clone().or_else(|| known?.default_mesh()).unwrap_or_default();
+    let sidecar = sidecar::choose(&resources.sidecars, &mesh.root_namespace, node, sink);
+    let view = View { node, mesh: &mesh, sidecar };
+    let registry = Registry::build(&resources, &view, known.map(|known| &known.registry), sink);
+    let owners = clusters::owners(sidecar, &registry, node);
+    let alike = known.filter(|known| known.is_alike(&resources, &mesh, &registry, &owners));
+    for filter in &resources.envoy_filters {
+        envoy_filter::check(filter, &mesh.root_namespace, node, allow_envoy_filters, sink);
+    }
+    let before = sink.len();
+    let (rules, virtual_services) = match alike {
+        Some(known) => (Arc::clone(&known.plan.rules), Arc::clone(&known.plan.virtual_services)),
+        None => {
+            let default = &mesh.exports.virtual_services;
+            let merged = delegates::merge(&resources.virtual_services, default, sink);
+            merged.iter().for_each(|vs| lint::shadow(vs, sink));
+            (
+                Arc::new(Rules::merge(&resources.destination_rules, &mesh, node, sink)),
+                Arc::new(VirtualServices::choose(&merged, &mesh, node, sink)),
+            )
+        }
+    };
     let mut compiler = Compiler {
         node,
         mesh: &mesh,
         registry: &registry,
         rules: &rules,
         virtual_services: &virtual_services,
-        environment: &options.telemetry,
+        environment,
         clusters: Clusters::default(),
+        known: known.map(|known| &known.clusters),
         receivers: Vec::new(),
         sink,
     };
-    compiler.check_references();
-    let (listeners, route_tables) = compiler.listeners(sidecar);
+    let plan = match alike {
+        Some(known) => {
+            compiler.clusters = known.clusters.with_endpoints(known.plan.clusters, &registry, node);
+            compiler.sink.extend(known.plan.findings.iter().cloned());
+            known.plan.clone()
+        }
+        None => {
+            compiler.check_references();
+            let (listeners, tables) = compiler.listeners(sidecar, &owners);
+            Plan {
+                rules: Arc::clone(&rules),
+                virtual_services: Arc::clone(&virtual_services),
+                listeners: listeners.into(),
+                tables: tables.into(),
+                clusters: compiler.clusters.len(),
+                owners,
+                findings: compiler.sink.since(before).into(),
+            }
+        }
+    };
+    compiler.check_subsets();
+    compiler.warn_loops(&plan.listeners);
     // Behind the listeners: the clusters of receivers come last.
+    let telemetries = telemetry::choose(&resources.telemetries, &mesh.root_namespace, node, compiler.sink);
     let outbound = compiler.observation(&telemetries, Direction::Outbound);
     let inbound = compiler.observation(&telemetries, Direction::Inbound);
-    let metrics = compiler.resolved(options.telemetry.metrics.as_ref());
-    Snapshot {
+    let metrics = compiler.resolved(environment.metrics.as_ref());
+    compiler.warn_never_ejects();
+    let clusters = compiler.clusters;
+    let snapshot = Snapshot {
         version,
-        listeners: listeners.into(),
-        route_tables: route_tables.into(),
-        clusters: compiler.clusters.list.into(),
+        listeners: Arc::clone(&plan.listeners),
+        route_tables: Arc::clone(&plan.tables),
+        clusters: clusters.all(),
         outbound,
         inbound,
+        paths: mesh.paths,
         metrics,
         node: node.clone(),
-    }
+    };
+    (snapshot, Known { resources, mesh, registry, plan, clusters })
 }
 
 impl Compiler<'_> {
-    fn listeners(&mut self, sidecar: Option<&Sidecar>) -> (Vec<Listener>, Vec<RouteTable>) {
+    /// `owners` are the services behind the ingress listeners, in their order.
+    fn listeners(&mut self, sidecar: Option<&Sidecar>, owners: &[Owner]) -> (Vec<Listener>, Vec<RouteTable>) {
         let Some(sidecar) = sidecar else {
             let found =
                 self.sink.report(Code::NoListener, Span::default(), "no Sidecar applies to this proxy");
             found.note(format!(
-                "its namespace is `{}`, the root namespace `{ROOT_NAMESPACE}`",
-                self.node.namespace
+                "its namespace is `{}`, the root namespace `{}`",
+                self.node.namespace, self.mesh.root_namespace
             ));
             found.help("add a Sidecar with an egress listener: `port`, `bind`, `captureMode: NONE`, `hosts`");
             return (Vec::new(), Vec::new());
@@ -129,17 +213,26 @@ impl Compiler<'_> {
         let mut listeners: Vec<Listener> = Vec::new();
         let mut tables = Vec::new();
         for egress in &sidecar.egress {
-            if self.is_http(egress.port.protocol, egress.span) {
-                let table = self.outbound_table(egress, outbound, &sidecar.meta);
+            let protocol = egress.port.protocol;
+            if self.is_carried(protocol, egress.span) {
                 let origin = sidecar.meta.origin(egress.span);
-                self.listen(egress.bind, Direction::Outbound, table, origin, &mut listeners, &mut tables);
+                let carried = match protocol.is_http() {
+                    true => http(self.outbound_table(egress, outbound, &sidecar.meta), &mut tables),
+                    false => Carried::Tcp(Box::new(self.outbound_tcp(egress, outbound, origin.clone()))),
+                };
+                self.listen(egress.bind, Direction::Outbound, carried, origin, &mut listeners);
             }
         }
-        for ingress in &sidecar.ingress {
-            if self.is_http(ingress.port.protocol, ingress.span) {
+        for (ingress, owner) in sidecar.ingress.iter().zip(owners) {
+            let protocol = ingress.port.protocol;
+            if self.is_carried(protocol, ingress.span) {
                 let origin = sidecar.meta.origin(ingress.span);
-                let table = self.inbound_table(ingress, &origin);
-                self.listen(ingress.bind, Direction::Inbound, table, origin, &mut listeners, &mut tables);
+                let pool = ingress.pool.as_ref().or(sidecar.inbound_pool.as_ref());
+                let carried = match protocol.is_http() {
+                    true => http(self.inbound_table(ingress, pool, owner, &origin), &mut tables),
+                    false => Carried::Tcp(Box::new(self.inbound_tcp(ingress, pool, owner, origin.clone()))),
+                };
+                self.listen(ingress.bind, Direction::Inbound, carried, origin, &mut listeners);
             }
         }
         if listeners.is_empty() {
@@ -147,27 +240,24 @@ impl Compiler<'_> {
             let found = self.sink.report(Code::NoListener, sidecar.meta.span, message);
             found.help("give it an egress listener: `port`, `bind`, `captureMode: NONE`, `hosts`");
         }
-        self.warn_loops(&listeners);
         (listeners, tables)
     }
 
-    fn is_http(&mut self, protocol: PortProtocol, span: Span) -> bool {
-        if protocol == PortProtocol::Other {
-            let found = self.sink.report(Code::NotHonoured, span, "only HTTP listeners are built yet");
+    fn is_carried(&mut self, protocol: PortProtocol, span: Span) -> bool {
+        if protocol == PortProtocol::Udp {
+            let found = self.sink.report(Code::NotHonoured, span, "UDP is not carried");
             found.label("this listener is left out");
-            found.help("name the port `http...` or `grpc...`, or set its `protocol`");
         }
-        protocol != PortProtocol::Other
+        protocol != PortProtocol::Udp
     }
 
     fn listen(
         &mut self,
         bind: crate::fields::Spanned<std::net::SocketAddr>,
         direction: Direction,
-        table: RouteTable,
+        carried: Carried,
         origin: Origin,
         listeners: &mut Vec<Listener>,
-        tables: &mut Vec<RouteTable>,
     ) {
         if listeners.iter().any(|other| other.bind == bind.value) {
             let message = format!("another listener is bound to {}", bind.value);
@@ -178,10 +268,16 @@ impl Compiler<'_> {
             name: format!("{}_{}", bind.value.ip(), bind.value.port()).into(),
             bind: bind.value,
             direction,
-            routes: RouteTableId(u32::try_from(tables.len()).unwrap_or(u32::MAX)),
+            carried,
             origin,
         });
-        tables.push(table);
+    }
+
+    fn warn_idle(&mut self, egress: &Egress) {
+        let message = format!("no visible service has port {}", egress.port.number);
+        let found = self.sink.report(Code::IdleListener, egress.span, message);
+        found.label("carries no service");
+        found.help("the listener's port is the port of the service, not of its endpoints");
     }
 
     /// The visible services with a port of the listener's number, then the last resort.
@@ -189,9 +285,8 @@ impl Compiler<'_> {
         let number = egress.port.number;
         let mut table = Table::default();
         let carried = self.registry.services.iter().filter(|service| {
-            let taken =
-                egress.hosts.iter().any(|filter| filter.takes(&service.meta.namespace, &service.host));
-            taken && service.port(number).is_some_and(|port| port.protocol != PortProtocol::Other)
+            let taken = egress.hosts.service(&service.meta.namespace, &service.host);
+            taken && service.port(number).is_some_and(|port| port.protocol.is_http())
         });
         for service in carried {
             self.all_clusters(service, number);
@@ -210,10 +305,7 @@ impl Compiler<'_> {
             self.unregistered_hosts(egress, &mut table);
         }
         if table.hosts_are_empty() {
-            let message = format!("no visible service has port {number}");
-            let found = self.sink.report(Code::IdleListener, egress.span, message);
-            found.label("carries no service");
-            found.help("the listener's port is the port of the service, not of its endpoints");
+            self.warn_idle(egress);
         }
         let origin = sidecar.origin(egress.span);
         let (name, route) = match outbound {
@@ -276,17 +368,19 @@ impl Compiler<'_> {
         }
     }
 
-    /// Everything goes to the workload; Istio retries what never left, but not for gRPC.
-    fn inbound_table(&mut self, ingress: &Ingress, origin: &Origin) -> RouteTable {
+    /// Everything goes to the workload; Istio retries here too, but not for gRPC.
+    fn inbound_table(
+        &mut self,
+        ingress: &Ingress,
+        pool: Option<&ConnectionPool>,
+        owner: &Owner,
+        origin: &Origin,
+    ) -> RouteTable {
         let number = ingress.port.number;
-        let cluster = self.inbound(ingress, origin.clone());
+        let cluster = self.inbound(ingress, pool, owner, origin.clone());
         let called = format!("{}:{number}", self.clusters.host(&cluster));
-        let retry = (ingress.port.protocol != PortProtocol::Http2).then(|| RetryPolicy {
-            attempts: NonZeroU32::MIN.saturating_add(1),
-            on: RetryOn { reset_before_request: true, ..RetryOn::default() },
-            avoid_previous_hosts: false,
-            ..default_retry()
-        });
+        let policy = self.mesh.inbound_retries.clone();
+        let retry = policy.0.filter(|_| ingress.port.protocol != PortProtocol::Http2);
         let route = Route {
             operation: operation(&called, &RouteMatch::always()),
             ..plain_route("default", cluster, retry, Box::default(), origin.clone())
@@ -301,15 +395,12 @@ impl Compiler<'_> {
     fn warn_loops(&mut self, listeners: &[Listener]) {
         for service in &self.registry.services {
             for port in &service.ports {
-                for (endpoint, workload) in
-                    service.endpoints(port, &Default::default()).iter().zip(&service.endpoints)
-                {
+                for (address, workload) in service.serving(port) {
                     let own = |listener: &&Listener| {
-                        listener.bind == endpoint.address && listener.direction == Direction::Outbound
+                        listener.bind == address && listener.direction == Direction::Outbound
                     };
                     if let Some(listener) = listeners.iter().find(own) {
-                        let message =
-                            format!("the endpoint {} is a listener of this proxy", endpoint.address);
+                        let message = format!("the endpoint {address} is a listener of this proxy");
                         let found = self.sink.report(Code::ListenerLoop, workload.span, message);
                         found.label(format!("port {} of the service", port.number));
                         found.note(format!("the listener is {}", listener.origin));
@@ -319,6 +410,12 @@ impl Compiler<'_> {
             }
         }
     }
+}
+
+fn http(table: RouteTable, tables: &mut Vec<RouteTable>) -> Carried {
+    let id = RouteTableId(u32::try_from(tables.len()).unwrap_or(u32::MAX));
+    tables.push(table);
+    Carried::Http(id)
 }
 
 /// A route table under construction.

@@ -5,8 +5,9 @@ use std::{collections::HashMap, sync::Arc};
 use crate::{
     by_host::ByHost,
     istio::{
-        ROOT_NAMESPACE,
+        Exports,
         destination_rule::{Blocks, DestinationRule, Policy, Subset},
+        mesh::Mesh,
         selects,
     },
     registry::Service,
@@ -18,29 +19,34 @@ use crate::{
 /// The rules that may apply to this proxy, those for one host merged.
 #[derive(Debug)]
 pub(crate) struct Rules {
-    rules: Vec<DestinationRule>,
+    rules: Vec<Arc<DestinationRule>>,
     by_host: ByHost,
     namespace: Box<str>,
+    root_namespace: Box<str>,
+    /// `defaultDestinationRuleExportTo`
+    exports: Exports,
 }
 
 impl Rules {
     /// Merges the rules of one namespace and host, the oldest first: new subsets are appended, the first
     /// `trafficPolicy` counts.
-    pub(crate) fn merge(mut written: Vec<DestinationRule>, node: &Node, sink: &mut Sink) -> Self {
-        written.retain(|rule| {
+    pub(crate) fn merge(written: &[Arc<DestinationRule>], mesh: &Mesh, node: &Node, sink: &mut Sink) -> Self {
+        let applies = |rule: &&Arc<DestinationRule>| {
             let chosen = rule.selector.as_ref().is_none_or(|labels| selects(labels, &node.labels));
             chosen && (rule.meta.namespace == node.namespace || rule.selector.is_none())
-        });
+        };
+        let mut written: Vec<_> = written.iter().filter(applies).cloned().collect();
         written.sort_by(|a, b| a.meta.age().cmp(&b.meta.age()));
-        let mut rules: Vec<DestinationRule> = Vec::new();
+        let mut rules: Vec<Arc<DestinationRule>> = Vec::new();
         let mut alike: HashMap<(Arc<str>, Box<str>), Vec<usize>> = HashMap::new();
         for rule in written {
             let alike = alike.entry((rule.meta.namespace.clone(), rule.host.value.clone())).or_default();
-            let same =
-                |other: &DestinationRule| other.exports == rule.exports && other.selector == rule.selector;
+            let same = |other: &Arc<DestinationRule>| {
+                other.exports == rule.exports && other.selector == rule.selector
+            };
             let first = alike.iter().copied().find(|index| rules.get(*index).is_some_and(same));
             match first.and_then(|index| rules.get_mut(index)) {
-                Some(first) => merge_into(first, rule, sink),
+                Some(first) => merge_into(Arc::make_mut(first), &rule, sink),
                 None => {
                     alike.push(rules.len());
                     rules.push(rule);
@@ -51,23 +57,49 @@ impl Rules {
         for (index, rule) in rules.iter().enumerate() {
             by_host.add(&rule.host.value, index);
         }
-        Self { rules, by_host, namespace: node.namespace.as_ref().into() }
+        Self {
+            rules,
+            by_host,
+            namespace: node.namespace.as_ref().into(),
+            root_namespace: mesh.root_namespace.clone(),
+            exports: mesh.exports.destination_rules.clone(),
+        }
+    }
+
+    pub(crate) fn of(&self, service: &Service) -> Option<&DestinationRule> {
+        self.shared(service).map(|rule| &**rule)
+    }
+
+    /// As an object that the next load may find unchanged.
+    pub(crate) fn shared(&self, service: &Service) -> Option<&Arc<DestinationRule>> {
+        self.search(service, |_| true)
+    }
+
+    /// That of the own service, for requests that come in: rules with a selector are for those that leave.
+    pub(crate) fn inbound(&self, service: &Service) -> Option<&DestinationRule> {
+        self.search(service, |rule| rule.selector.is_none()).map(|rule| &**rule)
     }
 
     /// Istio's search: the client's namespace, the service's, the root namespace.
-    pub(crate) fn of(&self, service: &Service) -> Option<&DestinationRule> {
+    fn search(&self, service: &Service, fits: fn(&DestinationRule) -> bool) -> Option<&Arc<DestinationRule>> {
         let own = &*self.namespace;
-        let client = (own != ROOT_NAMESPACE).then(|| self.best(own, service)).flatten();
+        let client = (own != &*self.root_namespace).then(|| self.best(own, service, fits)).flatten();
         client
-            .or_else(|| self.best(&service.meta.namespace, service))
-            .or_else(|| self.best(ROOT_NAMESPACE, service))
+            .or_else(|| self.best(&service.meta.namespace, service, fits))
+            .or_else(|| self.best(&self.root_namespace, service, fits))
     }
 
     /// The selecting rule first, then the most specific host, then the oldest.
-    fn best(&self, namespace: &str, service: &Service) -> Option<&DestinationRule> {
+    fn best(
+        &self,
+        namespace: &str,
+        service: &Service,
+        fits: fn(&DestinationRule) -> bool,
+    ) -> Option<&Arc<DestinationRule>> {
         let found = self.by_host.of(&service.host).filter_map(|(_, index)| self.rules.get(index));
-        let here =
-            found.filter(|rule| &*rule.meta.namespace == namespace && rule.exports.visible(&self.namespace));
+        let visible =
+            |rule: &DestinationRule| rule.exports.or(&self.exports).visible(namespace, &self.namespace);
+        let here = found.filter(|rule| &*rule.meta.namespace == namespace && visible(rule) && fits(rule));
         here.min_by_key(|rule| {
             let host = &rule.host.value;
             (rule.selector.is_none(), host.starts_with('*'), std::cmp::Reverse(host.len()))
@@ -75,23 +107,23 @@ impl Rules {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &DestinationRule> {
-        self.rules.iter()
+        self.rules.iter().map(|rule| &**rule)
     }
 }
 
-fn merge_into(first: &mut DestinationRule, rule: DestinationRule, sink: &mut Sink) {
+fn merge_into(first: &mut DestinationRule, rule: &DestinationRule, sink: &mut Sink) {
     let other = first.meta.reference();
-    for subset in rule.subsets {
+    for subset in &rule.subsets {
         if first.subsets.iter().any(|known| known.name == subset.name) {
             let message = format!("the subset `{}` is defined already", subset.name);
             let found = sink.report(Code::ConflictingRules, subset.span, message);
             found.label("has no effect").note(format!("{other} defines it"));
         } else {
-            first.subsets.push(subset);
+            first.subsets.push(subset.clone());
         }
     }
-    match (&first.policy, rule.policy) {
-        (None, policy) => first.policy = policy,
+    match (&first.policy, &rule.policy) {
+        (None, policy) => first.policy.clone_from(policy),
         (Some(_), Some(_)) => {
             let found = sink.report(
                 Code::ConflictingRules,

@@ -10,7 +10,7 @@ use crate::{
         http_match::{Match, takes_all},
         retries::{Retries, default_retry},
         selects,
-        virtual_service::{HttpRule, VirtualService},
+        virtual_service::{Does, HttpRule, VirtualService},
     },
     registry::Service,
     snapshot::{
@@ -23,7 +23,7 @@ impl Compiler<'_> {
     /// The routes of a virtual service on a port; empty where its static conditions leave nothing.
     pub(crate) fn rules(&mut self, vs: &VirtualService, port: u16) -> Vec<Route> {
         let mut routes = Vec::new();
-        for rule in vs.http.iter().filter(|rule| !rule.destinations.is_empty()) {
+        for rule in vs.http.iter().filter(|rule| is_complete(rule)) {
             let blocks: Vec<Option<&Match>> = if rule.matches.is_empty() {
                 vec![None]
             } else {
@@ -58,32 +58,33 @@ impl Compiler<'_> {
             Some(block) if !block.name.is_empty() => format!("{}.{}", rule.name, block.name),
             _ => rule.name.to_string(),
         };
-        let lone = match &*rule.destinations {
+        let lone = match rule.destinations() {
             [only] => Some(only),
             _ => None,
         };
+        let own = rule.headers.clone().unwrap_or_default();
         let (request, response) = match lone {
             Some(only) => (
-                lone_operations(&rule.headers.request, &only.headers.request),
-                lone_operations(&rule.headers.response, &only.headers.response),
+                lone_operations(&own.request, &only.headers.request),
+                lone_operations(&own.response, &only.headers.response),
             ),
-            None => (rule.headers.request.clone(), rule.headers.response.clone()),
+            None => (own.request, own.response),
         };
         let when = block.map_or_else(RouteMatch::always, |block| block.when.clone());
         Route {
             name: name.into(),
             operation: operation(&self.called(vs, lone, port), &when),
+            action: self.action(rule, &when.path, port),
             when,
-            action: Action::Forward(Box::new(self.forward(rule, lone.is_some(), port))),
             request_headers: request,
             response_headers: response,
-            fault: None,
-            cors: None,
-            origin: vs.meta.origin(block.map_or(rule.span, |block| block.span)),
+            fault: rule.fault.clone().map(Box::new),
+            cors: rule.cors.clone().map(Box::new),
+            origin: block.map_or(&rule.origin, |block| &block.origin).clone(),
         }
     }
 
-    /// Istio `getRouteOperation`: the destination, or the virtual service where there are several.
+    /// Istio `getRouteOperation`: the destination, or the virtual service where there are several or none.
     fn called(&self, vs: &VirtualService, lone: Option<&Destination>, port: u16) -> String {
         match lone {
             Some(only) => {
@@ -94,35 +95,40 @@ impl Compiler<'_> {
         }
     }
 
-    fn forward(&mut self, rule: &HttpRule, lone: bool, port: u16) -> Forward {
+    /// Everything of a forwarding rule but its rewrite.
+    pub(super) fn forward(&mut self, rule: &HttpRule, port: u16) -> Forward {
+        let destinations = rule.destinations();
+        let lone = destinations.len() == 1;
         let mut hash = Vec::new();
         let mut clusters = Vec::new();
-        for destination in &rule.destinations {
+        for destination in destinations {
             hash.extend(self.hash_of(destination));
             let headers = if lone { &Headers::default() } else { &destination.headers };
             clusters.push(WeightedCluster {
                 cluster: self.destination(destination, port),
                 weight: destination.weight,
+                authority: headers.authority.as_ref().map(|authority| authority.value.clone()),
                 request_headers: headers.request.clone(),
                 response_headers: headers.response.clone(),
             });
         }
-        let of_lone = rule.destinations.first().filter(|_| lone);
-        let authority =
-            rule.headers.authority.as_ref().or(of_lone.and_then(|d| d.headers.authority.as_ref()));
         Forward {
             total_weight: clusters.iter().map(|entry| u64::from(entry.weight)).sum(),
-            authority: authority.map(|authority| authority.value.clone()),
+            authority: authority(rule),
             rewrite: None,
-            timeout: rule.timeout,
+            timeout: rule.deadline(),
             retry: self.retry(rule, lone && !hash.is_empty()),
             clusters: clusters.into(),
             hash: hash.into(),
-            mirrors: Box::default(),
+            mirrors: self.mirrors(rule, port),
         }
     }
 
-    fn destination(&mut self, destination: &Destination, listener: u16) -> crate::snapshot::ClusterRef {
+    pub(super) fn destination(
+        &mut self,
+        destination: &Destination,
+        listener: u16,
+    ) -> crate::snapshot::ClusterRef {
         let service = self.registry.find(&destination.host.value);
         let port = destination_port(destination, service, listener);
         let subset = destination.subset.as_ref().map_or("", |subset| &subset.value);
@@ -130,7 +136,7 @@ impl Compiler<'_> {
     }
 
     /// A port's policy is seen only if the destination names the port.
-    fn hash_of(&self, destination: &Destination) -> Option<HashPolicy> {
+    pub(super) fn hash_of(&self, destination: &Destination) -> Option<HashPolicy> {
         let service = self.registry.find(&destination.host.value)?;
         let rule = self.rules.of(service)?;
         let subset = destination.subset.as_ref();
@@ -144,7 +150,7 @@ impl Compiler<'_> {
             (Some(Retries(policy)), _) | (None, Some(Retries(policy))) => policy.clone()?,
             (None, None) => default_retry(),
         };
-        let shorter = |per_try: &_| rule.timeout.is_none_or(|timeout| *per_try < timeout);
+        let shorter = |per_try: &_| rule.deadline().is_none_or(|timeout| *per_try < timeout);
         Some(RetryPolicy {
             per_try_timeout: policy.per_try_timeout.filter(shorter),
             avoid_previous_hosts: policy.avoid_previous_hosts && !sticky,
@@ -170,6 +176,26 @@ impl Compiler<'_> {
             ..plain_route("default", cluster, retry, hash.into_iter().collect(), service.origin.clone())
         }
     }
+}
+
+/// False for what could not be read, and for what delegates have taken the place of.
+fn is_complete(rule: &HttpRule) -> bool {
+    match &rule.does {
+        Does::Route(destinations) => !destinations.is_empty(),
+        Does::Redirect(_) | Does::Direct(_) => true,
+        Does::Delegate(_) => false,
+    }
+}
+
+/// The route's own, before that of a lone destination. (Of several, each sets its own before.)
+fn authority(rule: &HttpRule) -> Option<HeaderValue> {
+    let rewrite = rule.rewrite.as_ref().and_then(|rewrite| rewrite.authority.clone());
+    let lone = match rule.destinations() {
+        [only] => Some(&only.headers),
+        _ => None,
+    };
+    let mut headers = rule.headers.iter().chain(lone).filter_map(|headers| headers.authority.as_ref());
+    rewrite.or_else(|| headers.next().map(|authority| authority.value.clone()))
 }
 
 /// `destination.port`, else the service's only port, else the port on which the request came.

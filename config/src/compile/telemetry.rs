@@ -1,9 +1,11 @@
 //! Tracing of each direction: the `Telemetry` resources that apply, over the mesh's settings, over the environment's.
 
+use std::sync::Arc;
+
 use super::Compiler;
 use crate::{
     istio::{
-        ROOT_NAMESPACE, selects,
+        selects,
         telemetry::{Telemetry, TracingRule, hundredths},
     },
     report::Code,
@@ -12,17 +14,22 @@ use crate::{
 };
 
 /// One resource a level, the most general first: root namespace, namespace, workload. The oldest wins a level.
-pub(super) fn choose<'t>(written: &'t [Telemetry], node: &Node, sink: &mut Sink) -> Vec<&'t Telemetry> {
+pub(super) fn choose<'t>(
+    written: &'t [Arc<Telemetry>],
+    root_namespace: &str,
+    node: &Node,
+    sink: &mut Sink,
+) -> Vec<&'t Telemetry> {
     let level = |telemetry: &Telemetry| match &telemetry.selector {
         _ if telemetry.attached => None,
-        None if &*telemetry.meta.namespace == ROOT_NAMESPACE => Some(0),
+        None if &*telemetry.meta.namespace == root_namespace => Some(0),
         None if telemetry.meta.namespace == node.namespace => Some(1),
         Some(labels) if telemetry.meta.namespace == node.namespace && selects(labels, &node.labels) => {
             Some(2)
         }
         _ => None,
     };
-    let mut leveled: Vec<_> = written.iter().filter_map(|one| Some((level(one)?, one))).collect();
+    let mut leveled: Vec<_> = written.iter().filter_map(|one| Some((level(one)?, &**one))).collect();
     leveled.sort_by(|a, b| (a.0, a.1.meta.age()).cmp(&(b.0, b.1.meta.age())));
     let mut chosen: Vec<(u8, &Telemetry)> = Vec::new();
     for (level, telemetry) in leveled {

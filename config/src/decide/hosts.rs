@@ -2,7 +2,20 @@
 
 use std::borrow::Cow;
 
-use crate::snapshot::HostMap;
+use crate::snapshot::{Affixes, HostMap};
+
+/// The domain by which an authority was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Domain<'s> {
+    /// The very name, in lower case.
+    Exact(&'s str),
+    /// `*` and this.
+    Suffix(&'s str),
+    /// This and `*`.
+    Prefix(&'s str),
+    /// `*`: nothing else fits.
+    Any,
+}
 
 impl HostMap {
     /// Adds a domain: a name, `*.suffix`, `prefix.*` or `*`. False if the domain was taken: the first keeps it.
@@ -13,9 +26,9 @@ impl HostMap {
             self.any.get_or_insert(virtual_host);
             free
         } else if let Some(suffix) = domain.strip_prefix('*') {
-            insert_by_length(&mut self.suffixes, suffix, virtual_host)
+            self.suffixes.insert(suffix, virtual_host)
         } else if let Some(prefix) = domain.strip_suffix('*') {
-            insert_by_length(&mut self.prefixes, prefix, virtual_host)
+            self.prefixes.insert(prefix, virtual_host)
         } else {
             let mut free = false;
             self.exact.entry(domain.into()).or_insert_with(|| {
@@ -29,37 +42,54 @@ impl HostMap {
     /// The virtual host of an authority, with or without a port.
     #[must_use]
     pub fn find(&self, authority: &str) -> Option<u32> {
+        self.find_domain(authority).map(|(_, virtual_host)| virtual_host)
+    }
+
+    /// The same with the domain that fits.
+    // The request path drops the domain: inlined, it is never made.
+    #[must_use]
+    #[inline(always)]
+    pub fn find_domain(&self, authority: &str) -> Option<(Domain<'_>, u32)> {
         let host = lower_case(without_port(authority));
         let host = &*host;
-        // A wildcard stands for one character at least.
-        let longer = |affix: &str| host.len() > affix.len();
-        self.exact
-            .get(host)
-            .or_else(|| {
-                let hit = self.suffixes.iter().find(|(s, _)| longer(s) && host.ends_with(&**s));
-                hit.map(|(_, virtual_host)| virtual_host)
-            })
-            .or_else(|| {
-                let hit = self.prefixes.iter().find(|(p, _)| longer(p) && host.starts_with(&**p));
-                hit.map(|(_, virtual_host)| virtual_host)
-            })
-            .or(self.any.as_ref())
-            .copied()
+        if let Some((name, virtual_host)) = self.exact.get_key_value(host) {
+            return Some((Domain::Exact(name), *virtual_host));
+        }
+        let suffix = self.suffixes.find(host, |length| host.get(host.len() - length..));
+        if let Some((suffix, virtual_host)) = suffix {
+            return Some((Domain::Suffix(suffix), virtual_host));
+        }
+        if let Some((prefix, virtual_host)) = self.prefixes.find(host, |length| host.get(..length)) {
+            return Some((Domain::Prefix(prefix), virtual_host));
+        }
+        self.any.map(|virtual_host| (Domain::Any, virtual_host))
     }
 }
 
-/// Keeps the longest affix first.
-fn insert_by_length(affixes: &mut Vec<(Box<str>, u32)>, affix: &str, virtual_host: u32) -> bool {
-    if affixes.iter().any(|(taken, _)| **taken == *affix) {
-        return false;
+impl Affixes {
+    fn insert(&mut self, affix: &str, virtual_host: u32) -> bool {
+        if self.by_text.contains_key(affix) {
+            return false;
+        }
+        self.by_text.insert(affix.into(), virtual_host);
+        let place = self.lengths.binary_search_by(|length| affix.len().cmp(length));
+        if let Err(at) = place {
+            self.lengths.insert(at, affix.len());
+        }
+        true
     }
-    let at = affixes.partition_point(|(other, _)| other.len() >= affix.len());
-    affixes.insert(at, (affix.into(), virtual_host));
-    true
+
+    /// The longest that is a part of the host; `part` cuts one of that length. A wildcard stands for one character at
+    /// least.
+    fn find<'h>(&self, host: &str, part: impl Fn(usize) -> Option<&'h str>) -> Option<(&str, u32)> {
+        let shorter = self.lengths.iter().filter(|length| **length < host.len());
+        let mut known = shorter.filter_map(|length| self.by_text.get_key_value(part(*length)?));
+        known.next().map(|(text, virtual_host)| (&**text, *virtual_host))
+    }
 }
 
 /// `[::1]:80` is `[::1]`, `a:80` is `a`; a lone IPv6 address has no port.
-fn without_port(authority: &str) -> &str {
+pub(crate) fn without_port(authority: &str) -> &str {
     match authority.rsplit_once(':') {
         Some((host, port))
             if port.bytes().all(|b| b.is_ascii_digit()) && (host.ends_with(']') || !host.contains(':')) =>
@@ -98,6 +128,21 @@ mod tests {
         assert_eq!(map.find("foo.com"), Some(2), "a wildcard needs a character");
         assert_eq!(map.find("a.foo.org"), Some(3));
         assert_eq!(map.find("elsewhere"), Some(4));
+    }
+
+    #[test]
+    fn the_longest_wildcard_wins_whatever_the_order() {
+        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+            let mut map = HostMap::default();
+            for index in order {
+                let (suffix, prefix) = [("*.c", "a.*"), ("*.b.c", "a.b.*"), ("*-x.b.c", "a.b-*")][index];
+                assert!(map.insert(suffix, u32::try_from(index).unwrap()));
+                assert!(map.insert(prefix, 10 + u32::try_from(index).unwrap()));
+            }
+            let found =
+                ["1-x.b.c", "1.b.c", "1.c", "a.b-1", "a.b.1", "a.1", ".c", "é.c"].map(|host| map.find(host));
+            assert_eq!(found, [Some(2), Some(1), Some(0), Some(12), Some(11), Some(10), None, Some(0)]);
+        }
     }
 
     #[test]

@@ -5,13 +5,43 @@ use http::HeaderMap;
 use super::RequestView;
 use crate::snapshot::{HeaderKey, HeaderMatch, PathMatch, QueryMatch, RouteMatch, ValueMatch};
 
+/// One condition of a [`RouteMatch`].
+#[derive(Debug, Clone, Copy)]
+pub enum Condition<'s> {
+    /// On the path.
+    Path(&'s PathMatch),
+    /// On a header or pseudo header.
+    Header(&'s HeaderMatch),
+    /// On a query parameter.
+    Query(&'s QueryMatch),
+}
+
+impl Condition<'_> {
+    /// Whether the request fulfils it.
+    #[must_use]
+    pub fn holds(&self, request: &RequestView<'_>) -> bool {
+        match self {
+            Self::Path(path) => path.matches(request.path()),
+            Self::Header(header) => header.holds(request),
+            Self::Query(query) => query.holds(request.query()),
+        }
+    }
+}
+
 impl RouteMatch {
     /// True if every condition holds.
     #[must_use]
     pub fn matches(&self, request: &RequestView<'_>) -> bool {
         self.path.matches(request.path())
-            && self.headers.iter().all(|condition| condition.matches(request))
-            && self.query.iter().all(|condition| condition.matches(request.query()))
+            && self.headers.iter().all(|condition| condition.holds(request))
+            && self.query.iter().all(|condition| condition.holds(request.query()))
+    }
+
+    /// Its conditions, in the order in which [`matches`](Self::matches) looks at them.
+    pub fn conditions(&self) -> impl Iterator<Item = Condition<'_>> {
+        std::iter::once(Condition::Path(&self.path))
+            .chain(self.headers.iter().map(Condition::Header))
+            .chain(self.query.iter().map(Condition::Query))
     }
 }
 
@@ -33,7 +63,9 @@ impl PathMatch {
 }
 
 impl HeaderMatch {
-    fn matches(&self, request: &RequestView<'_>) -> bool {
+    /// Whether the condition holds, turned round where it is to be (`withoutHeaders`).
+    #[must_use]
+    pub fn holds(&self, request: &RequestView<'_>) -> bool {
         let holds = match &self.key {
             HeaderKey::Method => self.value.matches(request.method.as_str()),
             HeaderKey::Scheme => self.value.matches(request.scheme),
@@ -59,14 +91,19 @@ impl HeaderMatch {
 }
 
 impl QueryMatch {
-    fn matches(&self, query: Option<&str>) -> bool {
-        let mut pairs = query.unwrap_or_default().split('&');
-        let found = pairs.find_map(|pair| {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (key == &*self.key).then_some(value)
-        });
-        found.is_some_and(|value| self.value.matches(value))
+    /// Whether the first value of the parameter fits.
+    #[must_use]
+    pub fn holds(&self, query: Option<&str>) -> bool {
+        query_value(query, &self.key).is_some_and(|value| self.value.matches(value))
     }
+}
+
+/// The first value of a parameter, not decoded; one without `=` is empty.
+pub(crate) fn query_value<'q>(query: Option<&'q str>, key: &str) -> Option<&'q str> {
+    query.unwrap_or_default().split('&').find_map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (name == key).then_some(value)
+    })
 }
 
 impl ValueMatch {
@@ -99,7 +136,7 @@ mod tests {
     fn header(value: ValueMatch, invert: bool, lines: &[&str]) -> bool {
         let headers: HeaderMap =
             lines.iter().map(|line| (X, HeaderValue::from_bytes(line.as_bytes()).unwrap())).collect();
-        HeaderMatch { key: HeaderKey::Name(X), value, invert }.matches(&RequestView {
+        HeaderMatch { key: HeaderKey::Name(X), value, invert }.holds(&RequestView {
             method: &Method::GET,
             scheme: "http",
             authority: "a",
@@ -151,8 +188,8 @@ mod tests {
             headers: &headers,
         };
         let condition = |invert| HeaderMatch { key: HeaderKey::Name(X), value: exact("a"), invert };
-        assert!(!condition(false).matches(&request));
-        assert!(!condition(true).matches(&request));
+        assert!(!condition(false).holds(&request));
+        assert!(!condition(true).holds(&request));
     }
 
     #[test]
@@ -165,8 +202,7 @@ mod tests {
 
     #[test]
     fn query_takes_the_first_value_undecoded() {
-        let query =
-            |value: ValueMatch, query: &str| QueryMatch { key: "k".into(), value }.matches(Some(query));
+        let query = |value: ValueMatch, query: &str| QueryMatch { key: "k".into(), value }.holds(Some(query));
         assert!(query(exact("1"), "k=1&k=2"));
         assert!(!query(exact("2"), "k=1&k=2"));
         assert!(query(exact(""), "k") && query(exact(""), "k="));

@@ -2,15 +2,29 @@
 //!
 //! What is random is an argument, so that a decision can be replayed. Nothing allocates but an upper-case host.
 
+mod cors;
 mod hash;
 mod hosts;
+mod location;
 mod matching;
 mod path;
+mod rewrite;
+mod tcp;
 
 use http::{HeaderMap, Method};
 
+pub use cors::{CrossOrigin, cross_origin};
 pub use hash::{Hashed, Peers, hash_key, xxh64};
+pub(crate) use hash::{combined, cookie_value, policy_hash};
+pub use hosts::Domain;
+pub(crate) use hosts::without_port;
+pub use location::location;
+pub use matching::Condition;
+pub(crate) use matching::query_value;
 pub use path::{InvalidPath, normalize_path};
+pub use rewrite::rewritten;
+pub use tcp::{ConnectionView, decide_tcp};
+pub(crate) use tcp::{range, split_tcp, tcp_route};
 
 use crate::snapshot::{
     Action, DirectResponse, Forward, Redirect, Route, RouteTable, VirtualHost, WeightedCluster,
@@ -108,15 +122,25 @@ pub fn first_match<'s>(host: &'s VirtualHost, request: &RequestView<'_>) -> Opti
     host.routes.iter().find(|route| route.when.matches(request))
 }
 
+pub(crate) fn split(forward: &Forward, draw: impl FnOnce() -> u64) -> Option<&WeightedCluster> {
+    by_weight(&forward.clusters, |entry| entry.weight, forward.total_weight, draw)
+}
+
 /// Envoy `weighted_clusters`: the draw modulo the total, then cumulative ranges in list order.
-fn split(forward: &Forward, draw: impl FnOnce() -> u64) -> Option<&WeightedCluster> {
-    if let [only] = &*forward.clusters {
+fn by_weight<T>(
+    entries: &[T],
+    weight: impl Fn(&T) -> u32,
+    total: u64,
+    draw: impl FnOnce() -> u64,
+) -> Option<&T> {
+    if let [only] = entries {
         return Some(only);
     }
-    let mut left = draw().checked_rem(forward.total_weight)?;
-    forward.clusters.iter().find(|entry| {
-        let hit = left < u64::from(entry.weight);
-        left = left.saturating_sub(u64::from(entry.weight));
+    let mut left = draw().checked_rem(total)?;
+    entries.iter().find(|entry| {
+        let weight = u64::from(weight(entry));
+        let hit = left < weight;
+        left = left.saturating_sub(weight);
         hit
     })
 }
@@ -130,6 +154,7 @@ mod tests {
         let entry = |weight: &u32| WeightedCluster {
             cluster: ClusterRef::Missing(weight.to_string().into()),
             weight: *weight,
+            authority: None,
             request_headers: HeaderOps::default(),
             response_headers: HeaderOps::default(),
         };

@@ -10,7 +10,7 @@ use crate::{
     format::Format,
     snapshot::{
         AbortStatus, Action, ClusterRef, Cors, Fault, Forward, HashPolicy, HeaderOps, PathRewrite, Redirect,
-        RedirectScheme, RetryPolicy, Share, Snapshot,
+        RedirectScheme, RetryOn, RetryPolicy, Share, Snapshot,
     },
 };
 
@@ -40,6 +40,7 @@ impl Snapshot {
                     .map(|entry| {
                         let mut out =
                             object(json!({ "name": self.name_of(&entry.cluster), "weight": entry.weight }));
+                        put(&mut out, "host_rewrite_literal", literal(entry.authority.as_ref()));
                         put(&mut out, "request_headers", operations(&entry.request_headers));
                         put(&mut out, "response_headers", operations(&entry.response_headers));
                         Value::Object(out)
@@ -47,8 +48,7 @@ impl Snapshot {
                     .collect(),
             ),
         }
-        let authority = forward.authority.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes()));
-        put(&mut out, "host_rewrite_literal", authority.into());
+        put(&mut out, "host_rewrite_literal", literal(forward.authority.as_ref()));
         put(&mut out, "path_rewrite", forward.rewrite.as_ref().map_or(Value::Null, rewrite));
         put(&mut out, "timeout", forward.timeout.map_or(Value::Null, duration));
         put(&mut out, "retry_policy", forward.retry.as_ref().map_or(Value::Null, retry));
@@ -60,7 +60,7 @@ impl Snapshot {
         Value::Object(out)
     }
 
-    fn name_of(&self, cluster: &ClusterRef) -> String {
+    pub(crate) fn name_of(&self, cluster: &ClusterRef) -> String {
         match cluster {
             ClusterRef::Known(id) => self[*id].name.to_string(),
             ClusterRef::Missing(name) => format!("{name} (missing)"),
@@ -68,7 +68,11 @@ impl Snapshot {
     }
 }
 
-fn redirect(to: &Redirect) -> Value {
+fn literal(value: Option<&HeaderValue>) -> Value {
+    value.map(|value| String::from_utf8_lossy(value.as_bytes())).into()
+}
+
+pub(crate) fn redirect(to: &Redirect) -> Value {
     let mut out = object(json!({ "response_code": to.status.as_u16() }));
     let scheme = to.scheme.map(|scheme| match scheme {
         RedirectScheme::Http => "http",
@@ -81,7 +85,7 @@ fn redirect(to: &Redirect) -> Value {
     Value::Object(out)
 }
 
-fn rewrite(rewrite: &PathRewrite) -> Value {
+pub(crate) fn rewrite(rewrite: &PathRewrite) -> Value {
     match rewrite {
         PathRewrite::Prefix { matched, value } => json!({ "prefix": &**value, "matched_bytes": matched }),
         PathRewrite::Full(value) => json!({ "path": &**value }),
@@ -91,7 +95,7 @@ fn rewrite(rewrite: &PathRewrite) -> Value {
     }
 }
 
-pub(super) fn fault(fault: &Fault) -> Value {
+pub(crate) fn fault(fault: &Fault) -> Value {
     let mut out = Map::new();
     if let Some(delay) = fault.delay {
         let delay = json!({ "percent": percent(delay.share), "fixed_delay": duration(delay.duration) });
@@ -107,26 +111,23 @@ pub(super) fn fault(fault: &Fault) -> Value {
     Value::Object(out)
 }
 
-pub(super) fn cors(cors: &Cors) -> Value {
-    let text = |value: &Option<HeaderValue>| {
-        value.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
-    };
+pub(crate) fn cors(cors: &Cors) -> Value {
     let mut out = object(json!({ "forward_not_matching_preflights": cors.forward_unmatched_preflights }));
     let origins = cors.allow_origins.iter().map(|origin| Value::Object(value_match(origin)));
     put(&mut out, "allow_origin_string_match", origins.collect());
-    put(&mut out, "allow_methods", text(&cors.allow_methods).into());
-    put(&mut out, "allow_headers", text(&cors.allow_headers).into());
-    put(&mut out, "expose_headers", text(&cors.expose_headers).into());
-    put(&mut out, "max_age", text(&cors.max_age).into());
-    put(&mut out, "allow_credentials", cors.allow_credentials.into());
+    put(&mut out, "allow_methods", literal(cors.allow_methods.as_ref()));
+    put(&mut out, "allow_headers", literal(cors.allow_headers.as_ref()));
+    put(&mut out, "expose_headers", literal(cors.expose_headers.as_ref()));
+    put(&mut out, "max_age", literal(cors.max_age.as_ref()));
+    put(&mut out, "allow_credentials", cors.allow_credentials.then_some(true).into());
     Value::Object(out)
 }
 
-fn percent(share: Share) -> f64 {
+pub(crate) fn percent(share: Share) -> f64 {
     f64::from(share.millionths()) / 10_000.0
 }
 
-pub(super) fn operations(ops: &HeaderOps) -> Value {
+pub(crate) fn operations(ops: &HeaderOps) -> Value {
     let pairs = |pairs: &[(http::HeaderName, Format)]| -> Value {
         pairs.iter().map(|(name, format)| Value::from(format!("{name}: {format}"))).collect()
     };
@@ -137,8 +138,8 @@ pub(super) fn operations(ops: &HeaderOps) -> Value {
     Value::Object(out)
 }
 
-fn retry(policy: &RetryPolicy) -> Value {
-    let on = &policy.on;
+/// Envoy's words with commas between them.
+pub(crate) fn retry_on(on: &RetryOn) -> String {
     let words = [
         (on.server_error, "5xx"),
         (on.gateway_error, "gateway-error"),
@@ -159,9 +160,13 @@ fn retry(policy: &RetryPolicy) -> Value {
         // Writing to a string cannot fail.
         let _ = write!(list, ",{status}");
     }
+    list.trim_start_matches(',').to_owned()
+}
+
+pub(crate) fn retry(policy: &RetryPolicy) -> Value {
     let mut out = object(json!({
         "num_retries": policy.attempts,
-        "retry_on": list.trim_start_matches(','),
+        "retry_on": retry_on(&policy.on),
         "base_interval": duration(policy.backoff),
         "avoid_previous_hosts": policy.avoid_previous_hosts,
     }));
@@ -169,7 +174,7 @@ fn retry(policy: &RetryPolicy) -> Value {
     Value::Object(out)
 }
 
-fn hash(policy: &HashPolicy) -> Value {
+pub(crate) fn hash(policy: &HashPolicy) -> Value {
     match policy {
         HashPolicy::Header(name) => json!({ "header": name.as_str() }),
         HashPolicy::SourceIp => json!({ "connection_properties": { "source_ip": true } }),

@@ -2,16 +2,17 @@
 //!
 //! A dump is for people and scripts; nothing reads it back.
 
-mod action;
+pub(crate) mod action;
 mod cluster;
 mod observation;
-mod route;
+pub(crate) mod route;
+pub(crate) mod tcp;
 
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::snapshot::{Direction, Snapshot};
+use crate::snapshot::{Carried, Direction, Listener, PathNormalization, Snapshot};
 use observation::{destination, observation};
 use route::domains;
 
@@ -26,21 +27,19 @@ impl Snapshot {
                 "name": &*self.node.name,
                 "labels": texts(self.node.labels.iter()),
                 "locality": self.node.locality.to_string(),
+                "domain": self.node.domain.to_string(),
             },
-            "listeners": self.listeners.iter().map(|listener| json!({
-                "name": &*listener.name,
-                "address": listener.bind.to_string(),
-                "traffic_direction": match listener.direction {
-                    Direction::Inbound => "INBOUND",
-                    Direction::Outbound => "OUTBOUND",
-                },
-                "route_config_name": &*self[listener.routes].name,
-                "origin": listener.origin.to_string(),
-            })).collect::<Vec<_>>(),
+            "path_normalization": match self.paths {
+                PathNormalization::None => "NONE",
+                PathNormalization::Base => "BASE",
+                PathNormalization::MergeSlashes => "MERGE_SLASHES",
+                PathNormalization::DecodeAndMergeSlashes => "DECODE_AND_MERGE_SLASHES",
+            },
+            "listeners": self.listeners.iter().map(|listener| self.listener(listener)).collect::<Vec<_>>(),
             "routes": self.route_tables.iter().map(|table| json!({
                 "name": &*table.name,
-                "virtual_hosts": (0_u32..).zip(&table.virtual_hosts).map(|(index, host)| {
-                    self.virtual_host(host, &domains(&table.hosts, index))
+                "virtual_hosts": table.virtual_hosts.iter().zip(domains(table)).map(|(host, domains)| {
+                    self.virtual_host(host, &domains)
                 }).collect::<Vec<_>>(),
             })).collect::<Vec<_>>(),
             "clusters": self.clusters.iter().map(|cluster| cluster.to_json()).collect::<Vec<_>>(),
@@ -49,10 +48,27 @@ impl Snapshot {
             "metrics": self.metrics.as_deref().map(destination),
         })
     }
+
+    pub(crate) fn listener(&self, listener: &Listener) -> Value {
+        let mut out = object(json!({
+            "name": &*listener.name,
+            "address": listener.bind.to_string(),
+            "traffic_direction": match listener.direction {
+                Direction::Inbound => "INBOUND",
+                Direction::Outbound => "OUTBOUND",
+            },
+            "origin": listener.origin.to_string(),
+        }));
+        match &listener.carried {
+            Carried::Http(table) => put(&mut out, "route_config_name", (*self[*table].name).into()),
+            Carried::Tcp(routes) => put(&mut out, "tcp_routes", self.tcp_routes(routes)),
+        }
+        Value::Object(out)
+    }
 }
 
 /// Leaves out what is unset: a dump of defaults hides what was written.
-fn put(out: &mut Map<String, Value>, key: &str, value: Value) {
+pub(crate) fn put(out: &mut Map<String, Value>, key: &str, value: Value) {
     let empty = match &value {
         Value::Null => true,
         Value::Array(items) => items.is_empty(),
@@ -64,7 +80,7 @@ fn put(out: &mut Map<String, Value>, key: &str, value: Value) {
     }
 }
 
-fn object(value: Value) -> Map<String, Value> {
+pub(crate) fn object(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(map) => map,
         _ => Map::new(),
@@ -77,6 +93,6 @@ fn texts<'a>(
     pairs.map(|(key, value)| (key.to_string(), (**value).into())).collect()
 }
 
-fn duration(duration: Duration) -> Value {
+pub(crate) fn duration(duration: Duration) -> Value {
     format!("{duration:?}").into()
 }

@@ -6,7 +6,9 @@ use super::{
     action::{cors, fault, operations},
     object, put,
 };
-use crate::snapshot::{HeaderKey, HostMap, PathMatch, Route, RouteMatch, Snapshot, ValueMatch, VirtualHost};
+use crate::snapshot::{
+    Affixes, HeaderKey, HostMap, PathMatch, Route, RouteMatch, RouteTable, Snapshot, ValueMatch, VirtualHost,
+};
 
 impl Snapshot {
     pub(super) fn virtual_host(&self, host: &VirtualHost, domains: &[String]) -> Value {
@@ -18,7 +20,7 @@ impl Snapshot {
         })
     }
 
-    fn route(&self, route: &Route) -> Value {
+    pub(crate) fn route(&self, route: &Route) -> Value {
         let mut out = object(json!({
             "name": &*route.name,
             "match": route_match(&route.when),
@@ -36,16 +38,35 @@ impl Snapshot {
     }
 }
 
-pub(super) fn domains(hosts: &HostMap, index: u32) -> Vec<String> {
-    let mut domains: Vec<String> = Vec::new();
-    domains.extend(hosts.exact.iter().filter(|(_, at)| **at == index).map(|(name, _)| name.to_string()));
-    domains.sort();
+/// Of each virtual host: names, wildcards, the last resort.
+pub(crate) fn domains(table: &RouteTable) -> Vec<Vec<String>> {
+    let mut domains = vec![Vec::new(); table.virtual_hosts.len()];
+    for (domain, at) in in_order(&table.hosts) {
+        if let Some(of_host) = domains.get_mut(at as usize) {
+            of_host.push(domain);
+        }
+    }
     domains
-        .extend(hosts.suffixes.iter().filter(|(_, at)| *at == index).map(|(suffix, _)| format!("*{suffix}")));
-    domains
-        .extend(hosts.prefixes.iter().filter(|(_, at)| *at == index).map(|(prefix, _)| format!("{prefix}*")));
-    domains.extend((hosts.any == Some(index)).then(|| "*".to_owned()));
-    domains
+}
+
+/// Those of one.
+pub(super) fn domains_of(hosts: &HostMap, index: u32) -> Vec<String> {
+    in_order(hosts).into_iter().filter(|(_, at)| *at == index).map(|(domain, _)| domain).collect()
+}
+
+fn in_order(hosts: &HostMap) -> Vec<(String, u32)> {
+    let exact = hosts.exact.iter().map(|(name, at)| (0, 0, name.to_string(), *at));
+    let affixes = |affixes: &Affixes, rank: u8, write: fn(&str) -> String| -> Vec<_> {
+        // The longest first.
+        let parts = affixes.by_text.iter();
+        parts.map(|(part, at)| (rank, usize::MAX - part.len(), write(part), *at)).collect()
+    };
+    let mut all: Vec<(u8, usize, String, u32)> = exact.collect();
+    all.extend(affixes(&hosts.suffixes, 1, |part| format!("*{part}")));
+    all.extend(affixes(&hosts.prefixes, 2, |part| format!("{part}*")));
+    all.extend(hosts.any.map(|at| (3, 0, "*".to_owned(), at)));
+    all.sort();
+    all.into_iter().map(|(.., domain, at)| (domain, at)).collect()
 }
 
 fn route_match(when: &RouteMatch) -> Value {

@@ -17,12 +17,15 @@ pub(crate) struct ConnectionPool {
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) keepalive: Option<Keepalive>,
     pub(crate) http2_keepalive: Option<Http2Keepalive>,
-    /// Zero: never.
+    /// Of HTTP connections. Zero: never.
     pub(crate) idle_timeout: Option<Duration>,
+    /// Of raw connections. Zero: never.
+    pub(crate) tcp_idle_timeout: Option<Duration>,
     pub(crate) max_requests_per_connection: Option<NonZeroU32>,
     pub(crate) max_connection_duration: Option<Duration>,
     pub(crate) max_concurrent_streams: Option<u32>,
-    pub(crate) upgrade: bool,
+    /// `None`: what the mesh says.
+    pub(crate) upgrade: Option<bool>,
     pub(crate) client_protocol: bool,
 }
 
@@ -91,7 +94,8 @@ pub(crate) fn connection_pool(block: &Object<'_>, sink: &mut Sink) -> Connection
         pool.limits.max_connections = limit(&tcp, "maxConnections", sink);
         pool.connect_timeout = at_least_1ms(tcp.duration("connectTimeout"), sink);
         pool.max_connection_duration = at_least_1ms(tcp.duration("maxConnectionDuration"), sink);
-        pool.idle_timeout = tcp.duration("idleTimeout").map(|timeout| timeout.value);
+        pool.tcp_idle_timeout = tcp.duration("idleTimeout").map(|timeout| timeout.value);
+        pool.idle_timeout = pool.tcp_idle_timeout;
         pool.keepalive = tcp.object("tcpKeepalive").map(|block| keepalive(&block, sink));
     }
     if let Some(http) = http {
@@ -104,9 +108,13 @@ pub(crate) fn connection_pool(block: &Object<'_>, sink: &mut Sink) -> Connection
         pool.max_concurrent_streams = Some(streams).filter(|n| *n != u32::MAX);
         pool.idle_timeout = http.duration("idleTimeout").map(|timeout| timeout.value).or(pool.idle_timeout);
         pool.http2_keepalive = http.object("http2KeepAlive").and_then(|block| http2_keepalive(&block, sink));
-        pool.upgrade = http.text("h2UpgradePolicy").is_some_and(|policy| policy.value == "UPGRADE");
+        pool.upgrade = http.text("h2UpgradePolicy").and_then(|policy| match policy.value {
+            "UPGRADE" => Some(true),
+            "DO_NOT_UPGRADE" => Some(false),
+            _ => None,
+        });
         pool.client_protocol = http.bool("useClientProtocol").unwrap_or_default();
-        if pool.upgrade && pool.client_protocol {
+        if pool.upgrade == Some(true) && pool.client_protocol {
             let message = "useClientProtocol and h2UpgradePolicy UPGRADE exclude each other";
             sink.report(Code::ExclusiveFields, http.key_span("useClientProtocol"), message);
         }

@@ -1,7 +1,7 @@
 //! Where a rule sends its requests: the entries of `route` with their weights. Which cluster that is, `compile` finds out.
 
 use super::{
-    Meta, check_host, full_host,
+    Meta, check_name,
     headers::{HEADERS, Headers, headers},
     is_label, port,
 };
@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// One entry of `route`; the host is a full name.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Destination {
     pub(crate) host: Spanned<Box<str>>,
     pub(crate) subset: Option<Spanned<Box<str>>>,
@@ -87,10 +87,18 @@ pub(super) fn weighted(entries: &[Object<'_>], meta: &Meta, sink: &mut Sink) -> 
 }
 
 fn destination(entry: &Object<'_>, weight: u32, meta: &Meta, sink: &mut Sink) -> Option<Destination> {
-    let Some(target) = entry.object("destination") else {
+    let Some(to) = entry.object("destination") else {
         sink.report(Code::MissingField, entry.span(), "the entry has no destination");
         return None;
     };
+    let to = target(&to, meta, sink)?;
+    // Destinations of connections have none.
+    let headers = if entry.declares("headers") { headers(entry, sink) } else { None };
+    Some(Destination { weight, headers: headers.unwrap_or_default(), ..to })
+}
+
+/// A `Destination` alone, which takes everything.
+pub(super) fn target(target: &Object<'_>, meta: &Meta, sink: &mut Sink) -> Option<Destination> {
     let Some(host) = target.text("host") else {
         sink.report(Code::MissingField, target.span(), "the destination has no host");
         return None;
@@ -99,19 +107,23 @@ fn destination(entry: &Object<'_>, weight: u32, meta: &Meta, sink: &mut Sink) ->
         sink.report(Code::InvalidHost, host.span, "`*` is no destination");
         return None;
     }
-    if !check_host(&host, sink) {
+    if !check_name(&host, sink) {
         return None;
     }
     let subset = target.text("subset").filter(|subset| !subset.value.is_empty());
     if let Some(subset) = subset.filter(|subset| !is_label(subset.value)) {
         sink.report(Code::InvalidValue, subset.span, format!("`{}` is not a subset's name", subset.value));
     }
-    let number = target.object("port").and_then(|selector| selector.int("number"));
+    let selector = target.object("port");
+    let number = selector.and_then(|selector| selector.int("number"));
+    if let (Some(selector), None) = (selector, number) {
+        sink.report(Code::MissingField, selector.span(), "the port has no number");
+    }
     Some(Destination {
-        host: Spanned { value: full_host(host.value, &meta.namespace), span: host.span },
+        host: Spanned { value: meta.full_host(host.value), span: host.span },
         subset: subset.map(|subset| Spanned { value: subset.value.into(), span: subset.span }),
         port: number.and_then(|n| Some(Spanned { value: port(n, sink)?, span: n.span })),
-        weight,
-        headers: headers(entry, sink),
+        weight: 1,
+        headers: Headers::default(),
     })
 }

@@ -1,14 +1,16 @@
 //! `DestinationRule`: policies and subsets as blocks, before they are layered for a cluster.
 
 use super::{
-    Exports, Meta, SELECTOR, check_host,
+    Exports, Meta, check_labels, check_name,
     connection_pool::{CONNECTION_POOL, ConnectionPool, connection_pool},
     destination::PORT_SELECTOR,
-    full_host, is_label, later,
+    is_label, later,
     load_balancer::{LOAD_BALANCER, LoadBalancer, load_balancer},
+    locality,
     outlier::{OUTLIER, OutlierDetection, outlier},
     port,
     retry_budget::{RETRY_BUDGET, retry_budget},
+    selector,
 };
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
@@ -64,8 +66,14 @@ pub(crate) static DESTINATION_RULE: Message = Message {
         yes("trafficPolicy", Type::Object(&TRAFFIC_POLICY), "policies_are_layered_block_by_block"),
         yes("subsets", Type::List(&Type::Object(&SUBSET)), "the_seed_compiles"),
         yes("exportTo", Type::List(&Type::Text), "exports_limit_who_sees_a_resource"),
-        yes("workloadSelector", Type::Object(&SELECTOR), "a_rule_with_a_selector_wins"),
+        yes("workloadSelector", Type::Object(&RULE_SELECTOR), "a_rule_with_a_selector_wins"),
     ],
+};
+
+/// `istio.type.v1beta1.WorkloadSelector`, which has no `labels`.
+static RULE_SELECTOR: Message = Message {
+    name: "DestinationRuleSelector",
+    fields: &[yes("matchLabels", Type::Map(&Type::Text), "a_rule_with_a_selector_wins")],
 };
 
 static SUBSET: Message = Message {
@@ -106,13 +114,34 @@ static PORT_POLICY: Message = Message {
     ],
 };
 
+/// `defaultTrafficPolicy` of the mesh.
+pub(crate) static DEFAULT_TRAFFIC_POLICY: Message = Message {
+    name: "DefaultTrafficPolicy",
+    fields: &[
+        yes(
+            "connectionPool",
+            Type::Object(&CONNECTION_POOL),
+            "the_default_traffic_policy_is_the_lowest_layer",
+        ),
+        yes("outlierDetection", Type::Object(&OUTLIER), "the_default_traffic_policy_is_the_lowest_layer"),
+        warned("loadBalancer", Type::Object(&LOAD_BALANCER), MESH_WIDE),
+        warned("tls", Type::Object(&later::CLIENT_TLS), TLS_LATER),
+        warned("portLevelSettings", Type::List(&Type::Object(&PORT_POLICY)), MESH_WIDE),
+        warned("tunnel", Type::Object(&later::TUNNEL), MESH_WIDE),
+        warned("proxyProtocol", Type::Object(&later::PROXY_PROTOCOL), MESH_WIDE),
+        warned("retryBudget", Type::Object(&RETRY_BUDGET), MESH_WIDE),
+    ],
+};
+
+const MESH_WIDE: &str = "Istio takes connectionPool and outlierDetection for the whole mesh";
+
 /// Reads the spec; `None` without a host.
 pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> Option<DestinationRule> {
     let Some(host) = spec.text("host") else {
         sink.report(Code::MissingField, spec.span(), "a DestinationRule needs a host");
         return None;
     };
-    if !check_host(&host, sink) {
+    if !check_name(&host, sink) {
         return None;
     }
     let mut subsets: Vec<Subset> = Vec::new();
@@ -126,14 +155,14 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> Option<Des
         }
     }
     let exports = Exports::read(spec, &meta, sink);
-    let selector = spec.object("workloadSelector").map(|selector| selector.labels("matchLabels"));
-    if selector.is_some() && spec.has("exportTo") && !exports.private_to(&meta.namespace) {
+    let selector = selector(spec, "workloadSelector", "matchLabels", sink);
+    if selector.is_some() && spec.has("exportTo") && !exports.private_to(&meta.namespace, &meta.namespace) {
         let message = "a rule with a workloadSelector is exported to its own namespace only";
         sink.report(Code::ExclusiveFields, spec.key_span("exportTo"), message)
             .help("write `exportTo: [\".\"]`");
     }
     Some(DestinationRule {
-        host: Spanned { value: full_host(host.value, &meta.namespace), span: host.span },
+        host: Spanned { value: meta.full_host(host.value), span: host.span },
         policy: spec.object("trafficPolicy").map(|policy| traffic_policy(&policy, sink)),
         subsets,
         exports,
@@ -150,8 +179,9 @@ fn subset(entry: &Object<'_>, meta: &Meta, sink: &mut Sink) -> Option<Subset> {
     if !is_label(name.value) {
         let found =
             sink.report(Code::InvalidValue, name.span, format!("`{}` is not a subset's name", name.value));
-        found.help("lower-case letters, digits and inner hyphens, 63 characters at most");
+        found.help("letters, digits and inner hyphens, 63 characters at most");
     }
+    check_labels(entry.entries("labels"), sink);
     Some(Subset {
         name: name.value.into(),
         meta: meta.clone(),
@@ -179,11 +209,19 @@ fn traffic_policy(policy: &Object<'_>, sink: &mut Sink) -> Policy {
             }
             Some(number) => ports.extend(port(number, sink).map(|port| (port, blocks(&entry, budget, sink)))),
         }
+        if !["loadBalancer", "connectionPool", "outlierDetection", "tls"].iter().any(|block| entry.has(block))
+        {
+            sink.report(Code::MissingField, entry.span(), "the entry says nothing of its port");
+        }
     }
     Policy { blocks: blocks(policy, budget, sink), ports }
 }
 
-fn blocks(policy: &Object<'_>, retry_budget: Option<RetryBudget>, sink: &mut Sink) -> Blocks {
+/// `retry_budget` is that of the whole policy.
+pub(crate) fn blocks(policy: &Object<'_>, retry_budget: Option<RetryBudget>, sink: &mut Sink) -> Blocks {
+    if let Some(block) = policy.object("loadBalancer") {
+        locality::check(&block, policy.has("outlierDetection"), sink);
+    }
     Blocks {
         load_balancer: policy.object("loadBalancer").and_then(|block| load_balancer(&block, sink)),
         pool: policy.object("connectionPool").map(|block| connection_pool(&block, sink)),

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// `headers`, the authority set apart.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Headers {
     pub(crate) request: HeaderOps,
     pub(crate) response: HeaderOps,
@@ -37,12 +37,13 @@ static HEADER_OPERATIONS: Message = Message {
     ],
 };
 
-pub(crate) fn headers(parent: &Object<'_>, sink: &mut Sink) -> Headers {
-    let Some(headers) = parent.object("headers") else { return Headers::default() };
+/// `None` where the parent has none.
+pub(crate) fn headers(parent: &Object<'_>, sink: &mut Sink) -> Option<Headers> {
+    let headers = parent.object("headers")?;
     let mut authority = None;
     let request = headers.object("request").map(|ops| operations(&ops, Some(&mut authority), sink));
     let response = headers.object("response").map(|ops| operations(&ops, None, sink));
-    Headers { request: request.unwrap_or_default(), response: response.unwrap_or_default(), authority }
+    Some(Headers { request: request.unwrap_or_default(), response: response.unwrap_or_default(), authority })
 }
 
 /// `authority` is where a `host` or `:authority` of a request goes; responses have none.

@@ -1,19 +1,29 @@
 //! `HTTPMatchRequest`: one block of `match`, compiled.
 
-use super::{STRING_MATCH, full_match, header_name, one_form, port, value_match};
+use super::{
+    Meta, STRING_MATCH, check_gateways, check_labels, full_match, header_name, is_label, one_form, port,
+    value_match,
+};
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
+    report::Code,
     sink::{Sink, Span},
-    snapshot::{HeaderKey, HeaderMatch, PathMatch, QueryMatch, RouteMatch},
+    snapshot::{HeaderKey, HeaderMatch, Origin, PathMatch, QueryMatch, RouteMatch},
     yaml::Entry,
 };
 
 /// One block of `match`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Match {
     pub(crate) name: Box<str>,
     pub(crate) span: Span,
+    /// Of the path that is asked for, else of the block.
+    pub(crate) path_span: Span,
+    pub(crate) origin: Origin,
     pub(crate) when: RouteMatch,
+    /// Whether `uri` is given: the prefix `/` may be written or not.
+    pub(crate) has_uri: bool,
+    pub(crate) ignore_uri_case: bool,
     pub(crate) port: Option<u16>,
     pub(crate) source_labels: Labels,
     pub(crate) source_namespace: Option<Box<str>>,
@@ -65,7 +75,8 @@ pub(crate) static HTTP_MATCH: Message = Message {
     ],
 };
 
-pub(crate) fn match_block(block: &Object<'_>, sink: &mut Sink) -> Match {
+/// `in_mesh` is the reach of the virtual service: claims of a token are there for gateways only.
+pub(crate) fn match_block(block: &Object<'_>, in_mesh: bool, meta: &Meta, sink: &mut Sink) -> Match {
     let mut conditions = Vec::new();
     for (field, key) in
         [("scheme", HeaderKey::Scheme), ("method", HeaderKey::Method), ("authority", HeaderKey::Authority)]
@@ -74,42 +85,81 @@ pub(crate) fn match_block(block: &Object<'_>, sink: &mut Sink) -> Match {
             conditions.push(HeaderMatch { key, value, invert: false });
         }
     }
-    conditions.extend(header_matches(block.entries("headers"), false, sink));
-    conditions.extend(header_matches(block.entries("withoutHeaders"), true, sink));
+    conditions.extend(header_matches(block.entries("headers"), false, in_mesh, sink));
+    conditions.extend(header_matches(block.entries("withoutHeaders"), true, in_mesh, sink));
     let query = block.entries("queryParams").iter().filter_map(|entry| {
         Some(QueryMatch { key: entry.key.clone(), value: value_match(&entry.value, sink)? })
     });
-    let when =
-        RouteMatch { query: query.collect(), headers: conditions.into(), path: path_match(block, sink) };
+    let query = query.collect();
+    let (path, path_span) = path_match(block, sink);
+    let when = RouteMatch { query, headers: conditions.into(), path };
+    check_labels(block.entries("sourceLabels"), sink);
+    check_gateways(&block.texts("gateways"), sink);
+    let namespace = block.text("sourceNamespace").filter(|text| !text.value.is_empty());
+    if let Some(namespace) = namespace.filter(|namespace| !is_label(namespace.value)) {
+        let message = format!("`{}` is not a namespace", namespace.value);
+        sink.report(Code::InvalidValue, namespace.span, message);
+    }
     Match {
         name: block.text("name").map_or("", |text| text.value).into(),
         span: block.span(),
+        path_span,
+        origin: meta.origin(block.span()),
         when,
-        port: block.int("port").and_then(|number| port(number, sink)),
+        has_uri: block.has("uri"),
+        ignore_uri_case: block.bool("ignoreUriCase").unwrap_or_default(),
+        port: block.int("port").filter(|number| number.value != 0).and_then(|number| port(number, sink)),
         source_labels: block.labels("sourceLabels"),
-        source_namespace: block.text("sourceNamespace").map(|text| text.value.into()),
+        source_namespace: namespace.map(|text| text.value.into()),
         gateways: block.texts("gateways").iter().map(|text| text.value.into()).collect(),
     }
 }
 
-fn path_match(block: &Object<'_>, sink: &mut Sink) -> PathMatch {
+fn path_match(block: &Object<'_>, sink: &mut Sink) -> (PathMatch, Span) {
     let ignore_case = block.bool("ignoreUriCase").unwrap_or_default();
-    match block.get("uri").and_then(|node| one_form(node, sink)) {
-        Some(("exact", text)) => PathMatch::Exact { value: text.value.into(), ignore_case },
-        Some(("prefix", text)) => PathMatch::Prefix { value: text.value.into(), ignore_case },
-        Some((_, text)) => full_match(&text, sink).map_or_else(PathMatch::all, PathMatch::Regex),
-        None => PathMatch::all(),
-    }
+    let Some((form, text)) = block.get("uri").and_then(|node| one_form(node, sink)) else {
+        return (PathMatch::all(), block.span());
+    };
+    let path = match form {
+        "exact" => PathMatch::Exact { value: text.value.into(), ignore_case },
+        "prefix" => PathMatch::Prefix { value: text.value.into(), ignore_case },
+        _ => full_match(&text, sink).map_or_else(PathMatch::all, PathMatch::Regex),
+    };
+    (path, text.span)
 }
 
-fn header_matches(entries: &[Entry], invert: bool, sink: &mut Sink) -> Vec<HeaderMatch> {
+/// Istio's name of a claim in a token, where a header's name may stand.
+const CLAIMS: &str = "@request.auth.claims";
+
+fn header_matches(entries: &[Entry], invert: bool, in_mesh: bool, sink: &mut Sink) -> Vec<HeaderMatch> {
     let conditions = entries.iter().filter_map(|entry| {
+        let claim = entry.key.starts_with(CLAIMS);
+        if claim && in_mesh {
+            let message = "requests are routed by claims of a token at a gateway only";
+            let found = sink.report(Code::InvalidHeader, entry.key_span, message);
+            found.help("bind the VirtualService to a gateway, or match a header");
+            return None;
+        }
         let key = match &*entry.key {
             ":method" => HeaderKey::Method,
             ":scheme" => HeaderKey::Scheme,
             ":authority" => HeaderKey::Authority,
             ":path" => HeaderKey::Path,
-            name => HeaderKey::Name(header_name(&Spanned { value: name, span: entry.key_span }, sink)?),
+            // No sidecar applies the rule; the condition is kept so that matches can be told apart.
+            name if claim => {
+                let name = name.replace(['@', '[', ']'], "-");
+                HeaderKey::Name(header_name(&Spanned { value: &name, span: entry.key_span }, sink)?)
+            }
+            name => {
+                // Istio takes fewer names than HTTP has.
+                let name = Spanned { value: name, span: entry.key_span };
+                if !name.value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
+                    let message = format!("`{}` is not a header name that can be matched", name.value);
+                    sink.report(Code::InvalidHeader, name.span, message);
+                    return None;
+                }
+                HeaderKey::Name(header_name(&name, sink)?)
+            }
         };
         // Envoy keeps Host as `:authority`.
         let key = if key == HeaderKey::Name(http::header::HOST) { HeaderKey::Authority } else { key };

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     fields::{Message, Object, Spanned, Type, warned, yes},
     report::Code,
-    sink::Sink,
+    sink::{Sink, Span},
     snapshot::{Balancer, CookieAttribute, HashCookie, HashPolicy, Warmup},
 };
 
@@ -19,6 +19,7 @@ pub(crate) struct LoadBalancer {
     pub(crate) locality: Option<LocalitySetting>,
     pub(crate) warmup: Option<Warmup>,
     pub(crate) hash: Option<HashPolicy>,
+    pub(crate) span: Span,
 }
 
 pub(crate) static LOAD_BALANCER: Message = Message {
@@ -92,11 +93,7 @@ const MAX_RING: u64 = 8_388_608;
 const MAX_MAGLEV: i64 = 5_000_011;
 
 pub(crate) fn load_balancer(block: &Object<'_>, sink: &mut Sink) -> Option<LoadBalancer> {
-    let locality = block.object("localityLbSetting").map(|setting| locality_setting(&setting, sink));
-    if locality.is_some() && block.has("zoneAwareLbSetting") {
-        let message = "localityLbSetting and zoneAwareLbSetting exclude each other";
-        sink.report(Code::ExclusiveFields, block.key_span("zoneAwareLbSetting"), message);
-    }
+    let locality = block.object("localityLbSetting").map(|setting| locality_setting(&setting));
     if let Some(hash) = block.object("consistentHash") {
         if block.has("simple") {
             let message = "simple and consistentHash exclude each other";
@@ -104,9 +101,19 @@ pub(crate) fn load_balancer(block: &Object<'_>, sink: &mut Sink) -> Option<LoadB
         }
         let key = hash_policy(&hash, sink);
         warmup(block, false, sink);
-        return Some(LoadBalancer { balancer: table(&hash, sink), locality, warmup: None, hash: key });
+        return Some(LoadBalancer {
+            balancer: table(&hash, sink),
+            locality,
+            warmup: None,
+            hash: key,
+            span: hash.span(),
+        });
     }
     let simple = block.text("simple");
+    if let Some(simple) = simple.filter(|simple| simple.value == "LEAST_CONN") {
+        let found = sink.report(Code::Deprecated, simple.span, "`LEAST_CONN` is deprecated");
+        found.help("write `LEAST_REQUEST`, which does the same");
+    }
     let balancer = match simple.map_or("", |simple| simple.value) {
         "ROUND_ROBIN" => Balancer::RoundRobin,
         "RANDOM" => Balancer::Random,
@@ -119,7 +126,7 @@ pub(crate) fn load_balancer(block: &Object<'_>, sink: &mut Sink) -> Option<LoadB
         _ => Balancer::LeastRequest,
     };
     let warmup = warmup(block, balancer != Balancer::Random, sink);
-    Some(LoadBalancer { balancer, locality, warmup, hash: None })
+    Some(LoadBalancer { balancer, locality, warmup, hash: None, span: block.span() })
 }
 
 fn hash_policy(hash: &Object<'_>, sink: &mut Sink) -> Option<HashPolicy> {

@@ -3,21 +3,22 @@
 use std::time::Duration;
 
 use super::{
-    at_least_1ms,
+    Exports, at_least_1ms,
     connection_pool::keepalive,
     custom_tags::custom_tags,
-    locality::{LocalitySetting, locality_setting},
+    destination_rule::{Blocks, blocks},
+    locality::{LocalitySetting, check_setting, locality_setting},
     log_format::{default_json, default_text, json_format, text_line},
     mesh_fields::MESH_CONFIG,
     providers::{Provider, length, providers, zipkin_propagation},
-    retries::{Retries, read_retries},
+    retries::{Retries, default_inbound_retry, read_inbound_retries, read_retries},
     sidecar::{OutboundMode, outbound_mode},
 };
 use crate::{
     fields::{self, Object, Spanned},
     report::Code,
     sink::Sink,
-    snapshot::{AccessLog, CustomTag, Keepalive, LogEncoding, LogSink, Propagation},
+    snapshot::{AccessLog, CustomTag, Keepalive, LogEncoding, LogSink, PathNormalization, Propagation},
     yaml::{self, Base, Node, Value},
 };
 
@@ -43,6 +44,22 @@ pub(crate) struct Mesh {
     pub(crate) retries: Option<Retries>,
     /// Without it the default is on, with nothing said.
     pub(crate) locality: LocalitySetting,
+    pub(crate) inbound_retries: Retries,
+    pub(crate) root_namespace: Box<str>,
+    pub(crate) exports: DefaultExports,
+    /// `h2UpgradePolicy`
+    pub(crate) upgrade: bool,
+    /// `defaultTrafficPolicy`
+    pub(crate) policy: Blocks,
+    pub(crate) paths: PathNormalization,
+}
+
+/// Who sees resources that do not say it: everyone, if these do not either.
+#[derive(Debug, Default)]
+pub(crate) struct DefaultExports {
+    pub(crate) services: Exports,
+    pub(crate) virtual_services: Exports,
+    pub(crate) destination_rules: Exports,
 }
 
 /// `enableTracing` and `defaultConfig.tracing`, as written.
@@ -73,6 +90,12 @@ impl Default for Mesh {
             keepalive: None,
             retries: None,
             locality: LocalitySetting::default(),
+            inbound_retries: Retries(Some(default_inbound_retry())),
+            root_namespace: "istio-system".into(),
+            exports: DefaultExports::default(),
+            upgrade: false,
+            policy: Blocks::default(),
+            paths: PathNormalization::default(),
         }
     }
 }
@@ -100,7 +123,7 @@ pub(crate) fn embedded(config_map: &Node, sink: &mut Sink) -> Vec<Node> {
         line: block.span.line.saturating_sub(empty.saturating_add(1)),
         column: block.span.column.saturating_sub(1),
     };
-    yaml::parse(base, text, sink)
+    yaml::parse(base, text, 0, sink).documents
 }
 
 /// Reads the settings from a document that is a `MeshConfig`.
@@ -126,8 +149,39 @@ pub(crate) fn read(document: &Node, sink: &mut Sink) -> Mesh {
         retries: config.object("defaultHttpRetryPolicy").map(|block| read_retries(&block, sink)),
         locality: config
             .object("localityLbSetting")
-            .map(|block| locality_setting(&block, sink))
+            .map(|block| {
+                // Every rule may bring the outlier detection.
+                check_setting(&block, true, sink);
+                locality_setting(&block)
+            })
             .unwrap_or_default(),
+        inbound_retries: config
+            .object("defaultInboundHttpRetryPolicy")
+            .map_or(default.inbound_retries, |block| read_inbound_retries(&block, sink)),
+        root_namespace: config
+            .text("rootNamespace")
+            .filter(|name| !name.value.is_empty())
+            .map_or(default.root_namespace, |name| name.value.into()),
+        exports: DefaultExports {
+            services: Exports::of(&config.texts("defaultServiceExportTo"), ".", true, sink),
+            virtual_services: Exports::of(&config.texts("defaultVirtualServiceExportTo"), ".", true, sink),
+            destination_rules: Exports::of(&config.texts("defaultDestinationRuleExportTo"), ".", true, sink),
+        },
+        upgrade: config.text("h2UpgradePolicy").is_some_and(|policy| policy.value == "UPGRADE"),
+        policy: config
+            .object("defaultTrafficPolicy")
+            .map(|block| blocks(&block, None, sink))
+            .unwrap_or_default(),
+        paths: config.object("pathNormalization").map(|block| paths(&block)).unwrap_or_default(),
+    }
+}
+
+fn paths(block: &Object<'_>) -> PathNormalization {
+    match block.text("normalization").map(|mode| mode.value) {
+        Some("NONE") => PathNormalization::None,
+        Some("MERGE_SLASHES") => PathNormalization::MergeSlashes,
+        Some("DECODE_AND_MERGE_SLASHES") => PathNormalization::DecodeAndMergeSlashes,
+        _ => PathNormalization::Base,
     }
 }
 

@@ -3,9 +3,10 @@
 use super::{
     connection_pool::KEEPALIVE,
     custom_tags::CUSTOM_TAG,
+    destination_rule::DEFAULT_TRAFFIC_POLICY,
     locality::LOCALITY,
     provider_fields::{OTLP_ONLY, PROVIDER, ZIPKIN},
-    retries::HTTP_RETRY,
+    retries::{HTTP_RETRY, INBOUND_RETRY},
     sidecar::OUTBOUND,
 };
 use crate::fields::{Message, Type, moot, warned, yes};
@@ -28,22 +29,42 @@ pub(crate) static MESH_CONFIG: Message = Message {
         yes("connectTimeout", Type::Duration, "mesh_defaults_reach_every_cluster"),
         yes("tcpKeepalive", Type::Object(&KEEPALIVE), "mesh_defaults_reach_every_cluster"),
         yes("defaultHttpRetryPolicy", Type::Object(&HTTP_RETRY), "mesh_defaults_reach_every_cluster"),
-        warned("defaultInboundHttpRetryPolicy", Type::Any, "inbound routes keep Istio's default policy"),
-        warned("defaultTrafficPolicy", Type::Any, "clusters keep Istio's defaults"),
+        yes(
+            "defaultInboundHttpRetryPolicy",
+            Type::Object(&INBOUND_RETRY),
+            "the_mesh_says_what_inbound_routes_retry",
+        ),
+        yes(
+            "defaultTrafficPolicy",
+            Type::Object(&DEFAULT_TRAFFIC_POLICY),
+            "the_default_traffic_policy_is_the_lowest_layer",
+        ),
         yes(
             "localityLbSetting",
             Type::Object(&LOCALITY),
             "the_setting_of_the_rule_replaces_that_of_the_mesh",
         ),
-        warned("h2UpgradePolicy", Type::Text, "write it in a DestinationRule"),
-        warned("pathNormalization", Type::Any, "paths are normalised as by `BASE`"),
+        yes(
+            "h2UpgradePolicy",
+            Type::Enum(&["DO_NOT_UPGRADE", "UPGRADE"]),
+            "the_mesh_upgrades_named_http_ports",
+        ),
+        yes("pathNormalization", Type::Object(&PATH_NORMALIZATION), "the_mesh_says_how_paths_are_normalised"),
         warned("protocolDetectionTimeout", Type::Text, "protocols are not sniffed"),
         warned("inboundTrafficPolicy", Type::Any, "inbound traffic is not captured"),
         warned("hboneConfig", Type::Any, "HBONE is not built"),
-        warned("defaultServiceExportTo", Type::Any, "`*` is the default"),
-        warned("defaultVirtualServiceExportTo", Type::Any, "`*` is the default"),
-        warned("defaultDestinationRuleExportTo", Type::Any, "`*` is the default"),
-        warned("rootNamespace", Type::Text, "`istio-system` is the root namespace"),
+        yes("defaultServiceExportTo", Type::List(&Type::Text), "the_mesh_says_who_sees_what_is_not_exported"),
+        yes(
+            "defaultVirtualServiceExportTo",
+            Type::List(&Type::Text),
+            "the_mesh_says_who_sees_what_is_not_exported",
+        ),
+        yes(
+            "defaultDestinationRuleExportTo",
+            Type::List(&Type::Text),
+            "the_mesh_says_who_sees_what_is_not_exported",
+        ),
+        yes("rootNamespace", Type::Text, "the_mesh_names_the_root_namespace"),
         warned("enableEnvoyAccessLogService", Type::Bool, "use OpenTelemetry logs"),
         warned("serviceSettings", Type::Any, "cluster-local services are not told apart"),
         moot("proxyListenPort", BOOT),
@@ -69,6 +90,15 @@ pub(crate) static MESH_CONFIG: Message = Message {
         moot("meshMTLS", ISTIOD),
         moot("tlsDefaults", ISTIOD),
     ],
+};
+
+static PATH_NORMALIZATION: Message = Message {
+    name: "ProxyPathNormalization",
+    fields: &[yes(
+        "normalization",
+        Type::Enum(&["DEFAULT", "NONE", "BASE", "MERGE_SLASHES", "DECODE_AND_MERGE_SLASHES"]),
+        "the_mesh_says_how_paths_are_normalised",
+    )],
 };
 
 static PROXY_CONFIG: Message = Message {

@@ -1,26 +1,41 @@
 //! Istio's resources as users write them: the envelope, and the scalars that several kinds share.
 
 pub(crate) mod connection_pool;
+mod cors;
 pub(crate) mod custom_tags;
+pub(crate) mod delegate;
 pub(crate) mod destination;
 pub(crate) mod destination_rule;
+mod direct_response;
+pub(crate) mod envoy_filter;
+mod fault;
 pub(crate) mod headers;
 pub(crate) mod http_match;
+pub(crate) mod imports;
 mod later;
 pub(crate) mod load_balancer;
 pub(crate) mod locality;
 pub(crate) mod log_format;
 pub(crate) mod mesh;
 pub(crate) mod mesh_fields;
+pub(crate) mod mirror;
+mod names;
 pub(crate) mod outlier;
+mod percent;
 mod provider_fields;
 pub(crate) mod providers;
+pub(crate) mod redirect;
 pub(crate) mod retries;
 pub(crate) mod retry_budget;
+pub(crate) mod rewrite;
 pub(crate) mod service_entry;
+mod service_entry_checks;
 pub(crate) mod sidecar;
+mod sidecar_checks;
+pub(crate) mod tcp_route;
 pub(crate) mod telemetry;
 pub(crate) mod telemetry_fields;
+pub(crate) mod tls_route;
 pub(crate) mod virtual_service;
 mod warmup;
 
@@ -29,21 +44,20 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use http::HeaderName;
 use regex::Regex;
 
+pub(crate) use names::{
+    check_gateways, check_host, check_labels, check_name, check_protocol, is_label, selector,
+};
+
 use crate::{
     fields::{self, Labels, Message, Object, Spanned, Type, yes},
     report::Code,
     sink::{Sink, Span},
-    snapshot::{Origin, ValueMatch},
+    snapshot::{ClusterDomain, Node as Proxy, Origin, ValueMatch},
     yaml::Node,
 };
 
-/// Istio's `rootNamespace`.
-pub(crate) const ROOT_NAMESPACE: &str = "istio-system";
-/// Istio's `trustDomain`-independent DNS suffix of services.
-const CLUSTER_SUFFIX: &str = ".svc.cluster.local";
-
 /// Whose resource it is and where it stands.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Meta {
     pub(crate) kind: &'static str,
     pub(crate) name: Arc<str>,
@@ -51,11 +65,23 @@ pub(crate) struct Meta {
     /// RFC 3339, which sorts as text; empty in most files.
     pub(crate) created: Box<str>,
     pub(crate) labels: Labels,
+    /// By which its short names are completed.
+    pub(crate) domain: ClusterDomain,
     pub(crate) file: Arc<str>,
     pub(crate) span: Span,
 }
 
 impl Meta {
+    /// Istio's rule for hosts of virtual services and destination rules: a name without a dot is one of the
+    /// resource's own namespace, everything else is a full name already. Lower case.
+    pub(crate) fn full_host(&self, host: &str) -> Box<str> {
+        if host == "*" || host.contains('.') || is_ip(host) {
+            host.to_ascii_lowercase().into()
+        } else {
+            self.domain.host(host, &self.namespace).into()
+        }
+    }
+
     /// Kind, namespace and name.
     pub(crate) fn resource(&self) -> String {
         format!("{} {}/{}", self.kind, self.namespace, self.name)
@@ -82,18 +108,30 @@ pub(crate) struct Exports(Option<Vec<Box<str>>>);
 
 impl Exports {
     pub(crate) fn read(spec: &Object<'_>, meta: &Meta, sink: &mut Sink) -> Self {
-        let names = spec.texts("exportTo");
+        Self::of(&spec.texts("exportTo"), &meta.namespace, meta.kind == "ServiceEntry", sink)
+    }
+
+    /// `.` is the namespace `own`; a default of the mesh, which has none, keeps it. A service may be hidden (`~`) from
+    /// all but its own workloads; a rule may not.
+    pub(crate) fn of(names: &[Spanned<&str>], own: &str, hideable: bool, sink: &mut Sink) -> Self {
         if names.is_empty() {
             return Self(None);
         }
         let mut out: Vec<Box<str>> = Vec::new();
-        for name in &names {
-            let resolved = if name.value == "." { &*meta.namespace } else { name.value };
+        for name in names {
+            let resolved = if name.value == "." { own } else { name.value };
+            let hides = name.value == "~";
+            if (hides && !hideable) || !(hides || matches!(resolved, "*" | ".") || is_label(resolved)) {
+                let message = format!("`{resolved}` is nobody to export to");
+                let found = sink.report(Code::InvalidValue, name.span, message);
+                found.help("write `.`, `*` or the name of a namespace");
+            }
             if out.iter().any(|other| &**other == resolved) {
                 sink.report(Code::DuplicateName, name.span, format!("`{resolved}` is exported to twice"));
             }
-            if name.value == "*" && names.len() > 1 {
-                let message = "`*` stands for all namespaces, and cannot be listed with others";
+            if (hides || name.value == "*") && names.len() > 1 {
+                let message =
+                    "`*` and `~` stand for all namespaces and for none: neither is listed with others";
                 sink.report(Code::ExclusiveFields, name.span, message);
             }
             out.push(resolved.into());
@@ -102,33 +140,27 @@ impl Exports {
         Self(Some(out))
     }
 
-    /// A resource is always seen in its own namespace unless `~` hides it.
-    pub(crate) fn visible(&self, from: &str) -> bool {
+    /// The default of the mesh, where nothing is said.
+    pub(crate) fn or<'e>(&'e self, default: &'e Self) -> &'e Self {
+        if self.0.is_none() { default } else { self }
+    }
+
+    /// True if a resource of the namespace `own` is seen from another.
+    pub(crate) fn visible(&self, own: &str, from: &str) -> bool {
         match &self.0 {
             None => true,
-            Some(names) => names.iter().any(|name| &**name == "*" || &**name == from),
+            Some(names) => names.iter().any(|name| match &**name {
+                "*" => true,
+                "." => own == from,
+                name => name == from,
+            }),
         }
     }
 
-    pub(crate) fn private_to(&self, namespace: &str) -> bool {
-        matches!(&self.0, Some(names) if matches!(&**names, [only] if &**only == namespace))
+    pub(crate) fn private_to(&self, own: &str, namespace: &str) -> bool {
+        let named = |only: &str| only == namespace || (only == "." && own == namespace);
+        matches!(&self.0, Some(names) if matches!(&**names, [only] if named(only)))
     }
-}
-
-/// Istio's rule for hosts of virtual services and destination rules: a name without a dot is one of the resource's own
-/// namespace, everything else is a full name already. Lower case.
-pub(crate) fn full_host(host: &str, namespace: &str) -> Box<str> {
-    if host == "*" || host.contains('.') || is_ip(host) {
-        host.to_ascii_lowercase().into()
-    } else {
-        format!("{host}.{namespace}{CLUSTER_SUFFIX}").to_ascii_lowercase().into()
-    }
-}
-
-/// `name` and `namespace` of a cluster-local host.
-pub(crate) fn cluster_local(host: &str) -> Option<(&str, &str)> {
-    let (name, namespace) = host.strip_suffix(CLUSTER_SUFFIX)?.split_once('.')?;
-    (!name.contains('*') && !namespace.contains('.')).then_some((name, namespace))
 }
 
 pub(crate) fn is_ip(host: &str) -> bool {
@@ -143,53 +175,6 @@ pub(crate) fn covers(pattern: &str, host: &str) -> bool {
     }
 }
 
-/// A DNS name, a wildcard in the first label, or an address.
-pub(crate) fn check_host(host: &Spanned<&str>, sink: &mut Sink) -> bool {
-    let why = host_problem(host.value);
-    if let Some(why) = why {
-        sink.report(Code::InvalidHost, host.span, format!("`{}` is not a host: {why}", host.value));
-    }
-    why.is_none()
-}
-
-fn host_problem(host: &str) -> Option<&'static str> {
-    if host == "*" || is_ip(host) {
-        return None;
-    }
-    if host.is_empty() {
-        return Some("it is empty");
-    }
-    if host.len() > 255 {
-        return Some("it is longer than 255 characters");
-    }
-    let name = host.strip_prefix("*.").unwrap_or(host);
-    let name = name.strip_suffix('.').unwrap_or(name);
-    let label_is_fine = |label: &str| {
-        !label.is_empty()
-            && label.len() <= 63
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
-    if name.contains('*') {
-        return Some("a wildcard may only be the whole first label");
-    }
-    if !name.split('.').all(label_is_fine) {
-        return Some("labels hold letters, digits and inner hyphens, 63 characters at most");
-    }
-    let last = name.rsplit('.').next().unwrap_or_default();
-    last.bytes().all(|b| b.is_ascii_digit()).then_some("the top-level domain is a number")
-}
-
-/// RFC 1123 label: names of subsets and ports.
-pub(crate) fn is_label(name: &str) -> bool {
-    !name.is_empty()
-        && name.len() <= 63
-        && !name.starts_with('-')
-        && !name.ends_with('-')
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-}
-
 /// 1 to 65535.
 pub(crate) fn port(number: Spanned<i64>, sink: &mut Sink) -> Option<u16> {
     let port = u16::try_from(number.value).ok().filter(|port| *port > 0);
@@ -200,12 +185,15 @@ pub(crate) fn port(number: Spanned<i64>, sink: &mut Sink) -> Option<u16> {
     port
 }
 
-/// Istio's rule for timeouts: at least a millisecond.
+/// Istio's rule for timeouts: at least a millisecond, and whole ones.
 pub(crate) fn at_least_1ms(duration: Option<Spanned<Duration>>, sink: &mut Sink) -> Option<Duration> {
     let Spanned { value, span } = duration?;
     if value < Duration::from_millis(1) {
         sink.report(Code::InvalidValue, span, "the shortest duration here is 1ms");
         return None;
+    }
+    if value.subsec_nanos() % 1_000_000 != 0 {
+        sink.report(Code::InvalidValue, span, "durations here are whole milliseconds");
     }
     Some(value)
 }
@@ -259,12 +247,22 @@ pub(crate) fn value_match(node: &Node, sink: &mut Sink) -> Option<ValueMatch> {
     })
 }
 
-/// Istio's limits, and a match of the whole value.
+/// A match of the whole value.
 pub(crate) fn full_match(text: &Spanned<&str>, sink: &mut Sink) -> Option<Regex> {
+    compiled(text, &format!("^(?:{})$", text.value), sink)
+}
+
+/// A match anywhere in the value.
+pub(crate) fn any_match(text: &Spanned<&str>, sink: &mut Sink) -> Option<Regex> {
+    compiled(text, text.value, sink)
+}
+
+/// Istio's limits are those of the text as it was written.
+fn compiled(text: &Spanned<&str>, whole: &str, sink: &mut Sink) -> Option<Regex> {
     let problem = match text.value {
         "" => "it is empty".to_owned(),
         long if long.len() > 1024 => "it is longer than 1024 bytes".to_owned(),
-        pattern => match (Regex::new(pattern), Regex::new(&format!("^(?:{pattern})$"))) {
+        pattern => match (Regex::new(pattern), Regex::new(whole)) {
             (Ok(_), Ok(regex)) => return Some(regex),
             (Err(error), _) | (_, Err(error)) => {
                 let text = error.to_string();
@@ -280,10 +278,7 @@ pub(crate) fn full_match(text: &Spanned<&str>, sink: &mut Sink) -> Option<Regex>
 
 pub(crate) static SELECTOR: Message = Message {
     name: "WorkloadSelector",
-    fields: &[
-        yes("labels", Type::Map(&Type::Text), "the_selecting_sidecar_wins"),
-        yes("matchLabels", Type::Map(&Type::Text), "a_rule_with_a_selector_wins"),
-    ],
+    fields: &[yes("labels", Type::Map(&Type::Text), "the_selecting_sidecar_wins")],
 };
 
 /// True if all labels are there.
@@ -319,8 +314,19 @@ pub(crate) enum PortProtocol {
     Http2,
     /// Unnamed: the client's version goes upstream.
     Sniffed,
-    /// TCP, TLS, UDP and the databases: not carried by an HTTP listener.
-    Other,
+    /// TCP and the databases: passed on as bytes.
+    Tcp,
+    /// TLS and HTTPS: passed on as bytes, told apart by the server name of the hello.
+    Tls,
+    /// UDP, and whatever else is no TCP: not carried.
+    Udp,
+}
+
+impl PortProtocol {
+    /// Whether requests are looked at; where the name says nothing, they are.
+    pub(crate) fn is_http(self) -> bool {
+        matches!(self, Self::Http1 | Self::Http2 | Self::Sniffed)
+    }
 }
 
 /// `protocol` as far as it is known, else the prefix of the port's name (Istio's `ParsePortName`).
@@ -331,7 +337,9 @@ pub(crate) fn protocol_of(name: &str, protocol: &str) -> PortProtocol {
         "grpc" if name.to_ascii_lowercase().starts_with("grpc-web") => PortProtocol::Http1,
         "http2" | "grpc" => PortProtocol::Http2,
         "grpc-web" => PortProtocol::Http1,
-        "https" | "tls" | "tcp" | "mongo" | "redis" | "mysql" | "udp" | "hbone" => PortProtocol::Other,
+        "https" | "tls" => PortProtocol::Tls,
+        "tcp" | "mongo" | "redis" | "mysql" | "hbone" => PortProtocol::Tcp,
+        "udp" => PortProtocol::Udp,
         _ => PortProtocol::Sniffed,
     }
 }
@@ -340,7 +348,7 @@ pub(crate) fn protocol_of(name: &str, protocol: &str) -> PortProtocol {
 pub(crate) fn meta(
     document: &Node,
     kind: &'static str,
-    namespace: &Arc<str>,
+    proxy: &Proxy,
     file: &Arc<str>,
     sink: &mut Sink,
 ) -> Option<Meta> {
@@ -356,9 +364,12 @@ pub(crate) fn meta(
     Some(Meta {
         kind,
         name: name.value.into(),
-        namespace: object.text("namespace").map_or_else(|| Arc::clone(namespace), |text| text.value.into()),
+        namespace: object
+            .text("namespace")
+            .map_or_else(|| Arc::clone(&proxy.namespace), |text| text.value.into()),
         created: object.text("creationTimestamp").map_or("", |text| text.value).into(),
         labels: object.labels("labels"),
+        domain: proxy.domain.clone(),
         file: Arc::clone(file),
         span: document.span,
     })

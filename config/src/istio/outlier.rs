@@ -64,7 +64,8 @@ pub(crate) fn outlier(block: &Object<'_>, sink: &mut Sink) -> OutlierDetection {
     let consecutive_gateway = count("consecutiveGatewayErrors", 0);
     let consecutive_local_origin = count("consecutiveLocalOriginFailures", 5);
     let split_local_origin = block.bool("splitExternalLocalOriginErrors").unwrap_or_default();
-    if block.has("consecutiveLocalOriginFailures") && !split_local_origin {
+    let counted = block.int("consecutiveLocalOriginFailures").is_some_and(|count| count.value > 0);
+    if counted && !split_local_origin {
         let span = block.key_span("consecutiveLocalOriginFailures");
         let found = sink.report(Code::ExclusiveFields, span, "local failures are not counted apart");
         found.help("set `splitExternalLocalOriginErrors: true`");

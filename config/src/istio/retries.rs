@@ -2,6 +2,8 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
+use http::StatusCode;
+
 use super::at_least_1ms;
 use crate::{
     fields::{Message, Object, Spanned, Type, did_you_mean, warned, yes},
@@ -26,6 +28,20 @@ pub(crate) static HTTP_RETRY: Message = Message {
     ],
 };
 
+const INBOUND: &str = "Istio ignores it here";
+
+pub(crate) static INBOUND_RETRY: Message = Message {
+    name: "InboundHTTPRetry",
+    fields: &[
+        yes("attempts", Type::Int, "the_mesh_says_what_inbound_routes_retry"),
+        yes("retryOn", Type::Text, "the_mesh_says_what_inbound_routes_retry"),
+        yes("backoff", Type::Duration, "the_mesh_says_what_inbound_routes_retry"),
+        warned("perTryTimeout", Type::Duration, INBOUND),
+        warned("retryRemoteLocalities", Type::Bool, INBOUND),
+        warned("retryIgnorePreviousHosts", Type::Bool, INBOUND),
+    ],
+};
+
 const DEFAULT_BACKOFF: Duration = Duration::from_millis(25);
 
 /// Istio's default list: no status code is among it.
@@ -43,6 +59,27 @@ pub(crate) fn default_retry() -> RetryPolicy {
         backoff: DEFAULT_BACKOFF,
         avoid_previous_hosts: true,
     }
+}
+
+/// Of inbound routes: what never reached the workload.
+pub(crate) fn default_inbound_retry() -> RetryPolicy {
+    RetryPolicy {
+        on: RetryOn { reset_before_request: true, ..RetryOn::default() },
+        avoid_previous_hosts: false,
+        ..default_retry()
+    }
+}
+
+/// The mesh's `defaultInboundHttpRetryPolicy`: there is one endpoint, and no time limit.
+pub(crate) fn read_inbound_retries(retries: &Object<'_>, sink: &mut Sink) -> Retries {
+    let Retries(policy) = read_retries(retries, sink);
+    let default = default_inbound_retry();
+    Retries(policy.map(|policy| RetryPolicy {
+        on: if retries.has("retryOn") { policy.on } else { default.on },
+        per_try_timeout: None,
+        avoid_previous_hosts: false,
+        ..policy
+    }))
 }
 
 /// Shared with the mesh's `defaultHttpRetryPolicy`.
@@ -64,14 +101,17 @@ pub(crate) fn read_retries(retries: &Object<'_>, sink: &mut Sink) -> Retries {
     let default = default_retry();
     Retries(Some(RetryPolicy {
         attempts: number,
-        on: retries.text("retryOn").map_or(default.on, |text| retry_on(&text, sink)),
+        on: retries
+            .text("retryOn")
+            .filter(|text| !text.value.is_empty())
+            .map_or(default.on, |text| retry_on(&text, sink)),
         per_try_timeout: at_least_1ms(retries.duration("perTryTimeout").filter(|t| !t.value.is_zero()), sink),
         backoff: at_least_1ms(retries.duration("backoff"), sink).unwrap_or(DEFAULT_BACKOFF),
         avoid_previous_hosts: retries.bool("retryIgnorePreviousHosts").unwrap_or(true),
     }))
 }
 
-const RETRY_WORDS: [&str; 17] = [
+const RETRY_WORDS: [&str; 16] = [
     "5xx",
     "gateway-error",
     "reset",
@@ -88,8 +128,13 @@ const RETRY_WORDS: [&str; 17] = [
     "internal",
     "resource-exhausted",
     "unavailable",
-    "",
 ];
+
+/// Istio takes a number for a status if Go has a text for it.
+fn has_a_text(status: u16) -> bool {
+    matches!(status, 103 | 425)
+        || StatusCode::from_u16(status).is_ok_and(|code| code.canonical_reason().is_some())
+}
 
 fn retry_on(text: &Spanned<&str>, sink: &mut Sink) -> RetryOn {
     let mut on = RetryOn::default();
@@ -110,9 +155,9 @@ fn retry_on(text: &Spanned<&str>, sink: &mut Sink) -> RetryOn {
             "resource-exhausted" => on.resource_exhausted = true,
             "unavailable" => on.unavailable = true,
             // The list of codes follows; response headers and HTTP/3 never ask for a retry here.
-            "" | "retriable-status-codes" | "retriable-headers" | "http3-post-connect-failure" => {}
+            "retriable-status-codes" | "retriable-headers" | "http3-post-connect-failure" => {}
             _ => match word.parse::<u16>() {
-                Ok(status @ 100..=599) => statuses.push(status),
+                Ok(status) if has_a_text(status) => statuses.push(status),
                 _ => {
                     let message = format!("`{word}` is no reason to retry");
                     let guess = did_you_mean(word.trim(), RETRY_WORDS.into_iter());

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use super::{Exports, Meta, PORT, PortProtocol, SELECTOR, check_host, port, protocol_of};
+use super::{
+    Exports, Meta, PORT, PortProtocol, SELECTOR, check_labels, check_name, port, protocol_of, selector,
+    service_entry_checks,
+};
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
     report::Code,
@@ -18,15 +21,27 @@ pub(crate) struct ServiceEntry {
     pub(crate) addresses: Vec<Spanned<Box<str>>>,
     pub(crate) ports: Vec<ServicePort>,
     pub(crate) resolution: Spanned<Resolution>,
-    pub(crate) endpoints: Vec<Workload>,
+    /// With the ports at which they serve the entry's.
+    pub(crate) endpoints: Arc<[Workload]>,
     /// How many endpoints are host names, and are not among `endpoints`.
     pub(crate) by_name: usize,
     pub(crate) selector: Option<Labels>,
+    /// `MESH_INTERNAL`: the selector selects pods too.
+    pub(crate) internal: bool,
     pub(crate) exports: Exports,
 }
 
+/// Where a workload serves each port: its own port of that name, else the target port, else the port itself.
+pub(crate) fn served_by(ports: &[ServicePort], workload: &Workload) -> BTreeMap<Arc<str>, u16> {
+    let served = ports.iter().map(|port| {
+        let own = workload.ports.get(&port.name).copied();
+        (Arc::clone(&port.name), own.or(port.target).unwrap_or(port.number))
+    });
+    served.collect()
+}
+
 /// One entry of `ports`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ServicePort {
     pub(crate) number: u16,
     pub(crate) name: Arc<str>,
@@ -43,7 +58,7 @@ pub(crate) enum Resolution {
 }
 
 /// An entry of `endpoints`, or a `WorkloadEntry`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Workload {
     pub(crate) address: IpAddr,
     pub(crate) ports: BTreeMap<Arc<str>, u16>,
@@ -68,11 +83,15 @@ pub(crate) static SERVICE_ENTRY: Message = Message {
         yes("hosts", Type::List(&Type::Text), "the_seed_compiles"),
         yes("addresses", Type::List(&Type::Text), "a_service_answers_to_all_its_names"),
         yes("ports", Type::List(&Type::Object(&PORT)), "the_seed_compiles"),
-        yes("location", Type::Enum(&["MESH_EXTERNAL", "MESH_INTERNAL"]), "the_seed_compiles"),
+        yes(
+            "location",
+            Type::Enum(&["MESH_EXTERNAL", "MESH_INTERNAL"]),
+            "a_service_inside_the_mesh_selects_pods_too",
+        ),
         yes(
             "resolution",
             Type::Enum(&["NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"]),
-            "a_service_that_cannot_be_resolved_is_left_out_and_said_so",
+            "an_original_destination_has_no_endpoint_and_that_is_said",
         ),
         yes("endpoints", Type::List(&Type::Object(&WORKLOAD_ENTRY)), "the_seed_compiles"),
         yes("workloadSelector", Type::Object(&SELECTOR), "workload_entries_are_selected_by_label"),
@@ -96,6 +115,7 @@ pub(crate) static WORKLOAD_ENTRY: Message = Message {
 
 /// Reads a `ServiceEntry`.
 pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> ServiceEntry {
+    service_entry_checks::check(spec, sink);
     let written = spec.texts("hosts");
     if written.is_empty() {
         sink.report(Code::MissingField, spec.span(), "a ServiceEntry needs hosts");
@@ -104,7 +124,7 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> ServiceEnt
     for host in written {
         if host.value == "*" {
             sink.report(Code::InvalidHost, host.span, "`*` is no host of a service");
-        } else if check_host(&host, sink) {
+        } else if check_name(&host, sink) {
             let value: Box<str> = host.value.to_ascii_lowercase().into();
             if hosts.iter().any(|other| other.value == value) {
                 sink.report(Code::DuplicateName, host.span, format!("the host `{value}` stands twice"));
@@ -121,7 +141,7 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> ServiceEnt
         },
         span: resolution.map_or(spec.span(), |text| text.span),
     };
-    let selector = spec.object("workloadSelector").map(|selector| selector.labels("labels"));
+    let selector = selector(spec, "workloadSelector", "labels", sink);
     if selector.is_some() && spec.has("endpoints") {
         let message = "endpoints and workloadSelector exclude each other";
         sink.report(Code::ExclusiveFields, spec.key_span("workloadSelector"), message);
@@ -136,15 +156,19 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> ServiceEnt
         found.help("write `resolution: STATIC`");
     }
     let dns = resolution.value == Resolution::Dns;
-    let endpoints: Vec<_> = entries.iter().filter_map(|entry| workload(entry, dns, sink)).collect();
+    let ports = ports(spec, sink);
+    let endpoints = entries.iter().filter_map(|entry| workload(entry, dns, sink));
+    let endpoints: Arc<[_]> =
+        endpoints.map(|workload| Workload { ports: served_by(&ports, &workload), ..workload }).collect();
     ServiceEntry {
         by_name: entries.len().saturating_sub(endpoints.len()),
         hosts,
         addresses: addresses(spec, sink),
-        ports: ports(spec, sink),
+        ports,
         resolution,
         endpoints,
         selector,
+        internal: spec.text("location").is_some_and(|location| location.value == "MESH_INTERNAL"),
         exports: Exports::read(spec, &meta, sink),
         meta,
     }
@@ -158,7 +182,10 @@ fn addresses(spec: &Object<'_>, sink: &mut Sink) -> Vec<Spanned<Box<str>>> {
         match (width, prefix.parse::<u8>()) {
             (Some(_), _) if prefix.is_empty() => out.push(Spanned { value: address.into(), span: text.span }),
             // A range is for captured traffic; as the name in a request only a single address counts.
-            (Some(width), Ok(bits)) if bits <= width => {}
+            (Some(width), Ok(bits)) if bits == width => {
+                out.push(Spanned { value: address.into(), span: text.span });
+            }
+            (Some(width), Ok(bits)) if bits < width => {}
             _ => {
                 sink.report(Code::InvalidValue, text.span, format!("`{}` is not an address", text.value));
             }
@@ -223,6 +250,7 @@ pub(crate) fn workload(entry: &Object<'_>, by_name: bool, sink: &mut Sink) -> Op
             1
         })
     });
+    check_labels(entry.entries("labels"), sink);
     let locality = entry.text("locality").filter(|text| !text.value.is_empty());
     Some(Workload {
         address: ip,
@@ -232,4 +260,12 @@ pub(crate) fn workload(entry: &Object<'_>, by_name: bool, sink: &mut Sink) -> Op
         locality: locality.map(|text| Locality::parse(text.value)),
         span: entry.span(),
     })
+}
+
+/// A `WorkloadEntry`: its labels are those of its metadata and of its spec.
+pub(crate) fn workload_entry(spec: &Object<'_>, meta: &Meta, sink: &mut Sink) -> Option<Workload> {
+    let workload = workload(spec, false, sink)?;
+    let mut labels = meta.labels.clone();
+    labels.extend(workload.labels);
+    Some(Workload { labels, ..workload })
 }

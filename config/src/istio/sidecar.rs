@@ -1,10 +1,16 @@
 //! `Sidecar`: where to listen, and which services each listener carries.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use super::{
-    Meta, PORT, ROOT_NAMESPACE, SELECTOR, connection_pool::CONNECTION_POOL, covers, destination::DESTINATION,
-    later, selects,
+    Meta, PORT, SELECTOR,
+    connection_pool::{CONNECTION_POOL, ConnectionPool, connection_pool},
+    destination::DESTINATION,
+    imports::Imports,
+    later, selector, selects, sidecar_checks,
 };
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
@@ -20,9 +26,22 @@ use super::service_entry::{ServicePort, service_port};
 pub(crate) struct Sidecar {
     pub(crate) meta: Meta,
     pub(crate) selector: Option<Labels>,
+    /// Explicit listeners.
     pub(crate) egress: Vec<Egress>,
+    /// The listener without a port, for captured traffic; everything, if there is no egress at all.
+    catch_all: Option<Imports>,
     pub(crate) ingress: Vec<Ingress>,
     pub(crate) outbound: Option<OutboundMode>,
+    /// `inboundConnectionPool`
+    pub(crate) inbound_pool: Option<ConnectionPool>,
+}
+
+impl Sidecar {
+    /// True if one of its listeners carries the service.
+    pub(crate) fn imports(&self, namespace: &str, host: &str) -> bool {
+        let listeners = self.egress.iter().map(|egress| &egress.hosts).chain(&self.catch_all);
+        listeners.into_iter().any(|imports| imports.service(namespace, host))
+    }
 }
 
 /// An explicit outbound listener.
@@ -30,7 +49,7 @@ pub(crate) struct Sidecar {
 pub(crate) struct Egress {
     pub(crate) bind: Spanned<SocketAddr>,
     pub(crate) port: ServicePort,
-    pub(crate) hosts: Vec<HostFilter>,
+    pub(crate) hosts: Imports,
     pub(crate) span: Span,
 }
 
@@ -40,23 +59,9 @@ pub(crate) struct Ingress {
     pub(crate) bind: Spanned<SocketAddr>,
     pub(crate) port: ServicePort,
     pub(crate) endpoint: SocketAddr,
+    /// Before the `inboundConnectionPool` of all.
+    pub(crate) pool: Option<ConnectionPool>,
     pub(crate) span: Span,
-}
-
-/// `namespace/host` of `egress.hosts`.
-#[derive(Debug)]
-pub(crate) struct HostFilter {
-    /// `None` is any namespace.
-    namespace: Option<Box<str>>,
-    host: Box<str>,
-}
-
-impl HostFilter {
-    /// The host may itself be a wildcard, of a virtual service.
-    pub(crate) fn takes(&self, namespace: &str, host: &str) -> bool {
-        let here = self.namespace.as_deref().is_none_or(|wanted| wanted == namespace);
-        here && (covers(&self.host, host) || covers(host, &self.host))
-    }
 }
 
 /// `outboundTrafficPolicy.mode`
@@ -72,7 +77,11 @@ pub(crate) static SIDECAR: Message = Message {
         yes("workloadSelector", Type::Object(&SELECTOR), "the_selecting_sidecar_wins"),
         yes("ingress", Type::List(&Type::Object(&INGRESS)), "an_ingress_listener_forwards_to_its_endpoint"),
         yes("egress", Type::List(&Type::Object(&EGRESS)), "the_seed_compiles"),
-        warned("inboundConnectionPool", Type::Object(&CONNECTION_POOL), "inbound clusters have no limits"),
+        yes(
+            "inboundConnectionPool",
+            Type::Object(&CONNECTION_POOL),
+            "inbound_pools_come_from_the_listener_the_sidecar_or_the_rule_of_the_own_service",
+        ),
         yes("outboundTrafficPolicy", Type::Object(&OUTBOUND), "unknown_hosts_follow_the_outbound_policy"),
     ],
 };
@@ -89,7 +98,11 @@ static INGRESS: Message = Message {
         ),
         yes("defaultEndpoint", Type::Text, "an_ingress_listener_forwards_to_its_endpoint"),
         warned("tls", Type::Object(&later::SERVER_TLS), "listeners are plain text"),
-        warned("connectionPool", Type::Object(&CONNECTION_POOL), "inbound clusters have no limits"),
+        yes(
+            "connectionPool",
+            Type::Object(&CONNECTION_POOL),
+            "inbound_pools_come_from_the_listener_the_sidecar_or_the_rule_of_the_own_service",
+        ),
     ],
 };
 
@@ -123,11 +136,14 @@ pub(crate) static OUTBOUND: Message = Message {
 pub(crate) fn read(spec: &Object<'_>, meta: Meta, node: &Node, sink: &mut Sink) -> Sidecar {
     let egress = spec.objects("egress");
     let ingress = spec.objects("ingress");
+    sidecar_checks::check(spec, &meta, sink);
     Sidecar {
-        selector: spec.object("workloadSelector").map(|selector| selector.labels("labels")),
-        egress: egress.iter().filter_map(|entry| egress_listener(entry, &meta, sink)).collect(),
+        selector: selector(spec, "workloadSelector", "labels", sink),
+        catch_all: catch_all(&egress, node, sink),
+        egress: egress.iter().filter_map(|entry| egress_listener(entry, node, sink)).collect(),
         ingress: ingress.iter().filter_map(|entry| ingress_listener(entry, node, sink)).collect(),
         outbound: spec.object("outboundTrafficPolicy").map(|policy| outbound_mode(&policy)),
+        inbound_pool: spec.object("inboundConnectionPool").map(|block| connection_pool(&block, sink)),
         meta,
     }
 }
@@ -141,14 +157,20 @@ pub(crate) fn outbound_mode(policy: &Object<'_>) -> OutboundMode {
 }
 
 /// Istio's choice: selector before namespace before root namespace, the oldest first.
-pub(crate) fn choose<'s>(sidecars: &'s [Sidecar], node: &Node, sink: &mut Sink) -> Option<&'s Sidecar> {
+pub(crate) fn choose<'s>(
+    sidecars: &'s [Arc<Sidecar>],
+    root_namespace: &str,
+    node: &Node,
+    sink: &mut Sink,
+) -> Option<&'s Sidecar> {
     let rank = |sidecar: &Sidecar| match &sidecar.selector {
         Some(labels) if sidecar.meta.namespace == node.namespace && selects(labels, &node.labels) => Some(0),
         None if sidecar.meta.namespace == node.namespace => Some(1),
-        None if &*sidecar.meta.namespace == ROOT_NAMESPACE => Some(2),
+        None if &*sidecar.meta.namespace == root_namespace => Some(2),
         _ => None,
     };
-    let mut ranked: Vec<_> = sidecars.iter().filter_map(|sidecar| Some((rank(sidecar)?, sidecar))).collect();
+    let mut ranked: Vec<_> =
+        sidecars.iter().filter_map(|sidecar| Some((rank(sidecar)?, &**sidecar))).collect();
     ranked.sort_by(|a, b| (a.0, a.1.meta.age()).cmp(&(b.0, b.1.meta.age())));
     let (best, chosen) = *ranked.first()?;
     for (_, other) in ranked.iter().skip(1).filter(|(rank, _)| *rank == best) {
@@ -160,18 +182,31 @@ pub(crate) fn choose<'s>(sidecars: &'s [Sidecar], node: &Node, sink: &mut Sink) 
     Some(chosen)
 }
 
-fn egress_listener(entry: &Object<'_>, meta: &Meta, sink: &mut Sink) -> Option<Egress> {
-    let hosts: Vec<_> =
-        entry.texts("hosts").iter().filter_map(|text| host_filter(text, meta, sink)).collect();
+/// Istio: only the last listener may be one for all ports.
+fn catch_all(egress: &[Object<'_>], node: &Node, sink: &mut Sink) -> Option<Imports> {
+    let Some((last, others)) = egress.split_last() else {
+        let everything = Spanned { value: "*/*", span: Span::default() };
+        return Some(Imports::read(&[everything], &node.namespace, sink));
+    };
+    for entry in others.iter().filter(|entry| !entry.has("port")) {
+        let message = "only the last egress listener may be without a port";
+        sink.report(Code::ExclusiveFields, entry.span(), message);
+    }
+    if last.has("port") {
+        return None;
+    }
+    let message = "an egress listener without a port needs captured traffic";
+    let found = sink.report(Code::NotHonoured, last.span(), message);
+    found.label("is not bound").help("give it `port`, `bind` and `captureMode: NONE`");
+    Some(Imports::read(&last.texts("hosts"), &node.namespace, sink))
+}
+
+fn egress_listener(entry: &Object<'_>, node: &Node, sink: &mut Sink) -> Option<Egress> {
     if !entry.has("hosts") {
         sink.report(Code::MissingField, entry.span(), "the egress listener has no hosts");
     }
-    let Some(port) = entry.object("port") else {
-        let message = "an egress listener without a port needs captured traffic";
-        let found = sink.report(Code::NotHonoured, entry.span(), message);
-        found.help("give it `port`, `bind` and `captureMode: NONE`");
-        return None;
-    };
+    let port = entry.object("port")?;
+    let hosts = Imports::read(&entry.texts("hosts"), &node.namespace, sink);
     if let Some(mode) = entry.text("captureMode").filter(|mode| mode.value == "IPTABLES") {
         let found = sink.report(Code::NotHonoured, mode.span, "traffic is not captured yet");
         found.label("this listener is left out").help("use `captureMode: NONE`");
@@ -195,27 +230,6 @@ fn bind(entry: &Object<'_>, default: IpAddr, sink: &mut Sink) -> Option<Spanned<
     Some(Spanned { value, span: text.span })
 }
 
-fn host_filter(text: &Spanned<&str>, meta: &Meta, sink: &mut Sink) -> Option<HostFilter> {
-    let Some((namespace, host)) = text.value.split_once('/') else {
-        let found = sink.report(Code::InvalidHost, text.span, format!("`{}` has no namespace", text.value));
-        found.help("write `./host`, `*/host` or `namespace/host`");
-        return None;
-    };
-    if namespace == "~" {
-        return None;
-    }
-    if namespace.starts_with('~') {
-        sink.report(Code::NotExecutable, text.span, "exclusions are not built yet");
-        return None;
-    }
-    let namespace = match namespace {
-        "*" => None,
-        "." => Some(meta.namespace.as_ref().into()),
-        name => Some(name.into()),
-    };
-    Some(HostFilter { namespace, host: host.to_ascii_lowercase().into() })
-}
-
 fn ingress_listener(entry: &Object<'_>, node: &Node, sink: &mut Sink) -> Option<Ingress> {
     let Some(port) = entry.object("port") else {
         sink.report(Code::MissingField, entry.span(), "the ingress listener has no port");
@@ -228,10 +242,17 @@ fn ingress_listener(entry: &Object<'_>, node: &Node, sink: &mut Sink) -> Option<
         found.help("write `defaultEndpoint: 127.0.0.1:PORT`");
         return None;
     };
-    let Ok(mut endpoint) = target.value.parse::<SocketAddr>() else {
-        let message = format!("`{}` is not an address with a port", target.value);
+    if target.value.starts_with("unix:") {
+        let found = sink.report(Code::NotExecutable, target.span, "unix sockets cannot be connected to yet");
+        found.help("let the workload listen on a port, and write `defaultEndpoint: 127.0.0.1:PORT`");
+        return None;
+    }
+    let parsed = target.value.parse::<SocketAddr>().ok();
+    // Istio's validation: the workload, by loopback or by the pod's address.
+    let Some(mut endpoint) = parsed.filter(|to| is_localhost(to.ip()) || to.ip().is_unspecified()) else {
+        let message = format!("`{}` is no port of the workload", target.value);
         let found = sink.report(Code::InvalidEndpoint, target.span, message);
-        found.help("write `127.0.0.1:PORT`; unix sockets are not built yet");
+        found.help("write `127.0.0.1:PORT`, `[::1]:PORT`, or `0.0.0.0:PORT` for the address of the pod");
         return None;
     };
     // Istio: 0.0.0.0 is the pod's own address.
@@ -240,5 +261,10 @@ fn ingress_listener(entry: &Object<'_>, node: &Node, sink: &mut Sink) -> Option<
     }
     let bind = bind(entry, IpAddr::V4(Ipv4Addr::UNSPECIFIED), sink)?;
     let bind = Spanned { value: SocketAddr::new(bind.value, port.number), span: bind.span };
-    Some(Ingress { bind, port, endpoint, span: entry.span() })
+    let pool = entry.object("connectionPool").map(|block| connection_pool(&block, sink));
+    Some(Ingress { bind, port, endpoint, pool, span: entry.span() })
+}
+
+fn is_localhost(ip: IpAddr) -> bool {
+    ip == IpAddr::V4(Ipv4Addr::LOCALHOST) || ip == IpAddr::V6(Ipv6Addr::LOCALHOST)
 }

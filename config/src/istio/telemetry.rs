@@ -4,6 +4,7 @@ use super::{
     Meta,
     custom_tags::custom_tags,
     mesh::{ProviderName, names},
+    selector,
 };
 use crate::{
     fields::{Labels, Object},
@@ -65,7 +66,7 @@ impl Mode {
 
 /// Reads the spec.
 pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> Telemetry {
-    let selector = spec.object("selector").map(|selector| selector.labels("matchLabels"));
+    let selector = selector(spec, "selector", "matchLabels", sink);
     let (tracing, logging) = (spec.objects("tracing"), spec.objects("accessLogging"));
     Telemetry {
         meta,

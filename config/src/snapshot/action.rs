@@ -106,6 +106,7 @@ impl Forward {
         let entry = WeightedCluster {
             cluster,
             weight: 1,
+            authority: None,
             request_headers: HeaderOps::default(),
             response_headers: HeaderOps::default(),
         };
@@ -118,6 +119,15 @@ impl Forward {
             retry: None,
             hash: Box::default(),
             mirrors: Box::default(),
+        }
+    }
+
+    /// The destination that needs no draw, since it is the only one.
+    #[must_use]
+    pub fn lone(&self) -> Option<&WeightedCluster> {
+        match &*self.clusters {
+            [only] => Some(only),
+            _ => None,
         }
     }
 }
@@ -138,6 +148,8 @@ pub struct WeightedCluster {
     pub cluster: ClusterRef,
     /// Share of [`Forward::total_weight`]; 1 for a lone destination.
     pub weight: u32,
+    /// Replaces the authority, where the destination is one of several; [`Forward::authority`] comes after it.
+    pub authority: Option<HeaderValue>,
     /// Operations on the request, before the route's own.
     pub request_headers: HeaderOps,
     /// Operations on the response, before the route's own.

@@ -9,7 +9,7 @@ use super::{locality::Locality, origin::Origin};
 pub struct ClusterId(pub u32);
 
 /// A group of endpoints that are balanced, limited and watched together.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Cluster {
     /// `outbound|port|subset|host`: users see it in logs and metrics, and state is keyed by it.
     pub name: Arc<str>,

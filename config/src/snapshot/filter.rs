@@ -76,7 +76,7 @@ pub enum AbortStatus {
 /// Istio `VirtualService.http.corsPolicy`
 #[derive(Debug, Clone)]
 pub struct Cors {
-    /// Origins that are allowed; one match is enough.
+    /// Origins that are allowed; one match is enough, and [`ValueMatch::Present`] is all of them.
     pub allow_origins: Box<[ValueMatch]>,
     /// `access-control-allow-methods`, joined as it is sent.
     pub allow_methods: Option<HeaderValue>,
@@ -86,8 +86,8 @@ pub struct Cors {
     pub expose_headers: Option<HeaderValue>,
     /// `access-control-max-age` in whole seconds.
     pub max_age: Option<HeaderValue>,
-    /// `access-control-allow-credentials: true`; `None` is not said.
-    pub allow_credentials: Option<bool>,
+    /// `access-control-allow-credentials: true`; `false` is not said.
+    pub allow_credentials: bool,
     /// A preflight of a foreign origin goes upstream (the default), or is answered here without leave.
     pub forward_unmatched_preflights: bool,
 }

@@ -1,6 +1,6 @@
 //! Where a workload runs: region, zone and sub-zone.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 /// Parts that are not known are empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -14,6 +14,10 @@ pub struct Locality {
 }
 
 impl Locality {
+    /// Labels that say where a workload runs: region, zone and sub-zone.
+    pub const LABELS: [&str; 3] =
+        ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
+
     /// Reads `region/zone/subzone`, with parts left out from the right.
     #[must_use]
     pub fn parse(text: &str) -> Self {
@@ -26,6 +30,17 @@ impl Locality {
     #[must_use]
     pub fn of_label(value: &str) -> Self {
         if value.contains('/') { Self::parse(value) } else { Self::parse(&value.replace('.', "/")) }
+    }
+
+    /// Of a pod: Istio's own label wins over those that Kubernetes copies from the node.
+    #[must_use]
+    pub fn of_labels(labels: &BTreeMap<Arc<str>, Arc<str>>) -> Self {
+        let part = |name: &str| labels.get(name).cloned().unwrap_or_default();
+        let [region, zone, sub_zone] = Self::LABELS;
+        match labels.get("istio-locality") {
+            Some(label) => Self::of_label(label),
+            None => Self { region: part(region), zone: part(zone), sub_zone: part(sub_zone) },
+        }
     }
 
     /// Whether nothing is known.

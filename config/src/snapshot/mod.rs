@@ -12,6 +12,7 @@ mod locality;
 mod origin;
 mod route;
 mod settings;
+mod tcp;
 
 use std::{collections::BTreeMap, fmt, ops::Index, sync::Arc};
 
@@ -28,10 +29,14 @@ pub use filter::{AbortStatus, Cors, Fault, FaultAbort, FaultDelay, Share};
 pub use locality::Locality;
 pub use origin::Origin;
 pub use route::{
-    Direction, HeaderKey, HeaderMatch, HostMap, Listener, PathMatch, QueryMatch, Route, RouteMatch,
-    RouteTable, RouteTableId, ValueMatch, VirtualHost,
+    Affixes, Carried, Direction, HeaderKey, HeaderMatch, HostMap, Listener, PathMatch, QueryMatch, Route,
+    RouteMatch, RouteTable, RouteTableId, ValueMatch, VirtualHost,
 };
-pub use settings::{AccessLog, CustomTag, LogEncoding, LogSink, Observation, Propagation, TagValue, Tracing};
+pub use settings::{
+    AccessLog, CustomTag, LogEncoding, LogSink, Observation, PathNormalization, Propagation, TagValue,
+    Tracing,
+};
+pub use tcp::{InvalidSubnet, Subnet, TcpCluster, TcpDestination, TcpRoute, TcpRoutes};
 
 /// One whole configuration. Published by swapping an `Arc`; a request keeps the one it started with.
 #[derive(Debug)]
@@ -40,16 +45,19 @@ pub struct Snapshot {
     pub version: Version,
     /// The proxy this configuration was compiled for.
     pub node: Node,
-    /// Where to listen, in order of the documents.
-    pub listeners: Box<[Listener]>,
-    /// Route configurations, by [`RouteTableId`].
-    pub route_tables: Box<[RouteTable]>,
-    /// Clusters, by [`ClusterId`]; shared with the run-time state that outlives this snapshot.
+    /// Where to listen, in order of the documents; shared with the next snapshot if nothing but endpoints changes.
+    pub listeners: Arc<[Listener]>,
+    /// Route configurations, by [`RouteTableId`]; shared like the listeners.
+    pub route_tables: Arc<[RouteTable]>,
+    /// Clusters, by [`ClusterId`]. Each is shared with the run-time state that outlives this snapshot, and with the next
+    /// snapshot if it does not change.
     pub clusters: Box<[Arc<Cluster>]>,
     /// Traces and access logs of requests that leave (Istio's mode CLIENT).
     pub outbound: Observation,
     /// Those of requests that come in (SERVER).
     pub inbound: Observation,
+    /// How paths are normalised before anything is matched.
+    pub paths: PathNormalization,
     /// Where metrics are pushed to, if anywhere.
     pub metrics: Option<Arc<Destination>>,
 }
@@ -112,13 +120,56 @@ pub struct Node {
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
     /// Where it runs, empty if unknown.
     pub locality: Locality,
+    /// The DNS suffix of the cluster's services.
+    pub domain: ClusterDomain,
+}
+
+/// The cluster's domain: services are `name.namespace.svc.DOMAIN`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterDomain(Arc<str>);
+
+impl ClusterDomain {
+    /// Of a domain, or of what Istio calls the DNS domain of a proxy, `namespace.svc.DOMAIN`.
+    #[must_use]
+    pub fn of(text: &str) -> Self {
+        let domain = text.split_once(".svc.").map_or(text, |(_, domain)| domain);
+        Self(domain.to_ascii_lowercase().into())
+    }
+
+    /// The full host of a service, in lower case.
+    #[must_use]
+    pub fn host(&self, name: &str, namespace: &str) -> String {
+        format!("{name}.{namespace}.svc.{self}").to_ascii_lowercase()
+    }
+
+    /// `name` and `namespace` of a host of the cluster.
+    #[must_use]
+    pub fn parts<'h>(&self, host: &'h str) -> Option<(&'h str, &'h str)> {
+        let (service, domain) = host.split_once(".svc.")?;
+        let (name, namespace) = service.split_once('.')?;
+        let plain = !name.contains('*') && !namespace.contains('.');
+        (plain && domain == &*self.0).then_some((name, namespace))
+    }
+}
+
+impl Default for ClusterDomain {
+    /// Kubernetes' own.
+    fn default() -> Self {
+        Self("cluster.local".into())
+    }
+}
+
+impl fmt::Display for ClusterDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 impl Node {
-    /// Istio's node id: `sidecar~ip~pod.namespace~namespace.svc.cluster.local`.
+    /// Istio's node id: `sidecar~ip~pod.namespace~namespace.svc.DOMAIN`.
     #[must_use]
     pub fn id(&self) -> String {
-        let Self { namespace, address, name, .. } = self;
-        format!("sidecar~{address}~{name}.{namespace}~{namespace}.svc.cluster.local")
+        let Self { namespace, address, name, domain, .. } = self;
+        format!("sidecar~{address}~{name}.{namespace}~{namespace}.svc.{domain}")
     }
 }

@@ -10,6 +10,7 @@ use super::{
     action::{Action, HeaderOps},
     filter::{Cors, Fault},
     origin::Origin,
+    tcp::TcpRoutes,
 };
 
 /// Index of a [`RouteTable`] in its snapshot.
@@ -34,10 +35,30 @@ pub struct Listener {
     pub bind: SocketAddr,
     /// Inbound or outbound.
     pub direction: Direction,
-    /// Routes of its requests.
-    pub routes: RouteTableId,
+    /// What comes in there.
+    pub carried: Carried,
     /// The `Sidecar` entry.
     pub origin: Origin,
+}
+
+impl Listener {
+    /// The routes of its requests; `None` if it carries raw connections.
+    #[must_use]
+    pub fn route_table(&self) -> Option<RouteTableId> {
+        match self.carried {
+            Carried::Http(table) => Some(table),
+            Carried::Tcp(_) => None,
+        }
+    }
+}
+
+/// What a listener carries.
+#[derive(Debug)]
+pub enum Carried {
+    /// Requests, HTTP/1.1 and HTTP/2.
+    Http(RouteTableId),
+    /// Raw connections, TLS among them: it passes unopened.
+    Tcp(Box<TcpRoutes>),
 }
 
 /// The routes of one port: Envoy's route configuration.
@@ -57,12 +78,21 @@ pub struct RouteTable {
 pub struct HostMap {
     /// Lower-case names without port.
     pub exact: HashMap<Box<str>, u32>,
-    /// `.example.com` for `*.example.com`, longest first.
-    pub suffixes: Vec<(Box<str>, u32)>,
-    /// `example.` for `example.*`, longest first.
-    pub prefixes: Vec<(Box<str>, u32)>,
+    /// `.example.com` for `*.example.com`.
+    pub suffixes: Affixes,
+    /// `example.` for `example.*`.
+    pub prefixes: Affixes,
     /// The virtual host with the domain `*`.
     pub any: Option<u32>,
+}
+
+/// The fixed parts of wildcards. One look at a table for each length that occurs: many wildcards cost what few do.
+#[derive(Debug, Default)]
+pub struct Affixes {
+    /// Virtual hosts by the whole part.
+    pub by_text: HashMap<Box<str>, u32>,
+    /// Bytes of the parts, each number once, the greatest first.
+    pub lengths: Vec<usize>,
 }
 
 /// A set of domains and the routes of their requests, first match wins.

@@ -27,6 +27,20 @@ impl Observation {
     }
 }
 
+/// Istio `pathNormalization`: what a path becomes before it is matched and forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PathNormalization {
+    /// Paths stay as they came.
+    None,
+    /// Unreserved characters are decoded, dot segments resolved, backslashes turned (Istio's default).
+    #[default]
+    Base,
+    /// And then several slashes become one.
+    MergeSlashes,
+    /// Before all that, encoded slashes and backslashes are decoded.
+    DecodeAndMergeSlashes,
+}
+
 /// Settings for traces.
 #[derive(Debug, Clone)]
 pub struct Tracing {

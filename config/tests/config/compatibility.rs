@@ -3,9 +3,13 @@
 use outrigger_config::compatibility::compatibility_markdown;
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/compatibility.md");
-const TESTS: [&str; 12] = [
+const TESTS: [&str; 17] = [
     include_str!("access_logs.rs"),
+    include_str!("actions.rs"),
+    include_str!("delegates.rs"),
+    include_str!("filters.rs"),
     include_str!("hosts.rs"),
+    include_str!("kubernetes.rs"),
     include_str!("locality.rs"),
     include_str!("matching.rs"),
     include_str!("mesh.rs"),
@@ -14,6 +18,7 @@ const TESTS: [&str; 12] = [
     include_str!("registry.rs"),
     include_str!("routes.rs"),
     include_str!("sidecars.rs"),
+    include_str!("tcp.rs"),
     include_str!("telemetry.rs"),
     include_str!("tracing.rs"),
 ];

@@ -117,7 +117,6 @@ fn exports_limit_who_sees_a_resource() {
     };
     for (exports, route) in [
         ("['.']", "default"),
-        ("['~']", "default"),
         ("[third]", "default"),
         ("['*']", "vs"),
         ("[observability]", "vs"),
@@ -125,9 +124,11 @@ fn exports_limit_who_sees_a_resource() {
     ] {
         assert_eq!(vs(exports), route, "{exports}");
     }
-    let hidden = MESH.replace("hosts: [ratings", "exportTo: ['.']\n  hosts: [ratings");
-    let snapshot = snapshot(&[&hidden]);
-    assert_eq!(Request::to("ratings.other").answer(&snapshot, "8080", 0), "PassthroughCluster");
+    for exports in ["['.']", "['~']"] {
+        let hidden = MESH.replace("hosts: [ratings", &format!("exportTo: {exports}\n  hosts: [ratings"));
+        let answer = Request::to("ratings.other").answer(&snapshot(&[&hidden]), "8080", 0);
+        assert_eq!(answer, "PassthroughCluster", "{exports}");
+    }
 }
 
 #[test]

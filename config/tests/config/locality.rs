@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use outrigger_config::{
     LoadOptions,
-    report::Code,
     snapshot::{Cluster, Locality, Snapshot},
 };
 
-use crate::support::{REVIEWS, cluster, codes, findings, options, outbound, rule, source, try_load};
+use crate::support::{REVIEWS, cluster, options, outbound, rule, source, try_load};
 
 /// Endpoints in these places, 10.1.0.1 and so on.
 fn mesh(endpoints: &[&str]) -> String {
@@ -96,17 +95,6 @@ fn failover_says_which_region_comes_next() {
     let snapshot = compiled(&PLACES, &policy, &at("q/z/s"));
     let expected = ["0 q/z/s 1", "1 r/y/s 3", "1 r/z/s 1", "1 r/z/t 1", "2 p 1"];
     assert_eq!(weights(whole(&snapshot)).unwrap(), expected, "localities weigh what their endpoints do");
-}
-
-#[test]
-fn failover_without_outlier_detection_is_told() {
-    let warned = |policy: &str| {
-        let report = findings(&[&mesh(&PLACES), &rule(&format!("  trafficPolicy: {{ {policy} }}"))]);
-        codes(&report).contains(&Code::IneffectivePolicy)
-    };
-    let failover = setting("{ failover: [{ from: r, to: p }] }");
-    assert!(warned(&failover) && warned(&setting("{ failoverPriority: [a] }")));
-    assert!(!warned(&format!("{DETECTS}, {failover}")));
 }
 
 #[test]

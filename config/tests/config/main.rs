@@ -5,9 +5,16 @@
 mod support;
 
 mod access_logs;
+mod actions;
 mod compatibility;
+mod delegates;
 mod diagnostics;
+mod diff;
+mod explain;
+mod filters;
 mod hosts;
+mod kubernetes;
+mod lints;
 mod locality;
 mod matching;
 mod mesh;
@@ -15,9 +22,11 @@ mod policies;
 mod receivers;
 mod reference;
 mod registry;
+mod reload;
 mod robust;
 mod routes;
 mod seed;
 mod sidecars;
+mod tcp;
 mod telemetry;
 mod tracing;

@@ -215,7 +215,7 @@ fn deprecated_fields_warn_and_still_count() {
     let ring = loaded(&[
         MESH,
         &rule(
-            "  trafficPolicy: { loadBalancer: { consistentHash: { useSourceIp: true, minimumRingSize: 9 } } }",
+            "  trafficPolicy: { loadBalancer: { consistentHash: { httpHeaderName: x, minimumRingSize: 9 } } }",
         ),
     ]);
     assert_eq!(codes(&ring.warnings), [Code::Deprecated]);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use outrigger_config::report::Code;
+use outrigger_config::{report::Code, snapshot::Discovery};
 
 use crate::support::{MESH, REVIEWS, Request, cluster, codes, findings, loaded, outbound, snapshot};
 
@@ -16,7 +16,7 @@ fn keys(texts: &[&str], port: u16) -> Vec<String> {
 fn target_ports_and_endpoint_ports_decide_where_to_connect() {
     let mesh = MESH
         .replace("{ number: 8080, name: http }\n", "{ number: 8080, name: http, targetPort: 80 }\n")
-        .replace("{ address: 10.1.0.2, ", "{ address: 10.1.0.2, ports: { http: 81, other: 1 }, ");
+        .replace("{ address: 10.1.0.2, ", "{ address: 10.1.0.2, ports: { http: 81 }, ");
     assert_eq!(keys(&[&mesh], 8080), ["10.1.0.1:80*1", "10.1.0.2:81*1", "10.1.0.3:80*1"]);
     assert_eq!(keys(&[&mesh], 9090), ["10.1.0.1:9090*1", "10.1.0.2:9090*1", "10.1.0.3:9090*1"]);
 }
@@ -60,10 +60,75 @@ fn a_service_that_cannot_be_resolved_is_left_out_and_said_so() {
     let loaded = loaded(&[&named]);
     assert_eq!(codes(&loaded.warnings), [Code::NotResolved, Code::IdleListener]);
     assert_eq!(Request::to("reviews").answer(&loaded.snapshot, "8080", 0), "PassthroughCluster");
+}
+
+#[test]
+fn an_original_destination_has_no_endpoint_and_that_is_said() {
+    let none = MESH.replacen("resolution: STATIC", "resolution: NONE", 1);
     assert_eq!(
-        codes(&findings(&[&with("resolution: NONE")])),
-        [Code::NotResolved, Code::InvalidEndpoint, Code::IdleListener]
+        codes(&findings(&[&none])),
+        [Code::NotResolved, Code::InvalidEndpoint],
+        "no endpoints beside it"
     );
+    let from = none.find("  endpoints:\n").unwrap();
+    let bare = format!("{}{}", &none[..from], &none[none.find("---").unwrap()..]);
+    let loaded = loaded(&[&bare]);
+    assert_eq!(codes(&loaded.warnings), [Code::NotResolved]);
+    assert_eq!(loaded.warnings.diagnostics[0].label, "its requests get 503 with the flag UH");
+    let name = outbound(8080, "", REVIEWS);
+    assert_eq!(Request::to("reviews").answer(&loaded.snapshot, "8080", 0), name, "not the last resort");
+    let cluster = cluster(&loaded.snapshot, &name);
+    assert_eq!((cluster.discovery, cluster.endpoints.len()), (Discovery::OriginalDestination, 0));
+}
+
+#[test]
+fn a_range_of_addresses_is_no_name_but_a_range_of_one_is() {
+    let mesh = MESH.replace(
+        "addresses: [10.0.0.1]",
+        "addresses: [10.0.0.0/24, 10.7.0.7/32, 'fd00::/64', 'fd00::7/128']",
+    );
+    let snapshot = snapshot(&[&mesh]);
+    let known = |host: &str| Request::to(host).answer(&snapshot, "8080", 0) == outbound(8080, "", REVIEWS);
+    assert!(known("10.7.0.7") && known("[fd00::7]"));
+    assert!(!known("10.0.0.1") && !known("10.0.0.0") && !known("[fd00::1]"));
+    for wrong in ["10.0.0.0/33", "'fd00::/129'", "10.0.0/8", "10.0.0.0/x"] {
+        let mesh = MESH.replace("addresses: [10.0.0.1]", &format!("addresses: [{wrong}]"));
+        assert_eq!(codes(&findings(&[&mesh])), [Code::InvalidValue], "{wrong}");
+    }
+}
+
+#[test]
+fn a_service_inside_the_mesh_selects_pods_too() {
+    let from = MESH.find("  endpoints:\n").unwrap();
+    let selecting = |location: &str| {
+        let selector = "  workloadSelector: { labels: { app: reviews } }\n";
+        format!("{}  location: {location}\n{selector}{}", &MESH[..from], &MESH[MESH.find("---").unwrap()..])
+    };
+    let pod = |name: &str, meta: &str, ready: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{ name: p{name}, {meta} }}\nstatus: {{ podIP: 10.9.0.{name}, \
+             conditions: [{{ type: Initialized, status: 'True' }}, {{ type: Ready, status: '{ready}' }}] }}\n"
+        )
+    };
+    let labels = "labels: { app: reviews }";
+    let pods = [
+        pod("1", labels, "True"),
+        pod("2", labels, "False"),
+        pod("3", "labels: { app: ratings }", "True"),
+        pod("4", &format!("namespace: other, {labels}"), "True"),
+        pod("5", &format!("deletionTimestamp: '2026-01-01T00:00:00Z', {labels}"), "True"),
+    ]
+    .concat();
+    assert_eq!(keys(&[&selecting("MESH_INTERNAL"), &pods], 8080), ["10.9.0.1:8080*1"]);
+    assert_eq!(keys(&[&selecting("MESH_EXTERNAL"), &pods], 8080), [""; 0]);
+}
+
+#[test]
+fn a_service_that_is_exported_to_none_is_not_seen() {
+    let hidden = MESH.replacen("  hosts: [reviews", "  exportTo: ['~']\n  hosts: [reviews", 1);
+    assert_eq!(Request::to("reviews").answer(&snapshot(&[&hidden]), "8080", 0), "PassthroughCluster");
+    let both = hidden.replace("['~']", "['~', '.']");
+    assert_eq!(codes(&findings(&[&both])), [Code::ExclusiveFields]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use crate::kubernetes::{PODS, SERVICE, SLICE};
 use crate::support::{DESTINATION_RULE, MESH, REGISTRY, VIRTUAL_SERVICE, WEIGHTED, options, try_load};
 
 const PIECES: [&str; 16] = [
@@ -23,12 +24,14 @@ const PIECES: [&str; 16] = [
     "99999999999999999999",
 ];
 
+const FILES: [&str; 8] = [MESH, DESTINATION_RULE, REGISTRY, VIRTUAL_SERVICE, WEIGHTED, SERVICE, SLICE, PODS];
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn broken_text_never_panics(
-        file in prop::sample::select(&[MESH, DESTINATION_RULE, REGISTRY, VIRTUAL_SERVICE, WEIGHTED][..]),
+        file in prop::sample::select(&FILES[..]),
         edits in prop::collection::vec((any::<prop::sample::Index>(), 0_usize..30, prop::sample::select(&PIECES[..])), 1..4),
     ) {
         let mut text = file.to_owned();

@@ -8,8 +8,8 @@ use outrigger_config::{
 };
 
 use crate::support::{
-    MESH, RATINGS, REVIEWS, Request, TO_REVIEWS, codes, findings, first_forward, first_route, loaded,
-    outbound, rule, rules, snapshot, table,
+    MESH, RATINGS, REVIEWS, Request, TO_REVIEWS, codes, first_forward, first_route, loaded, outbound, rule,
+    rules, snapshot, table,
 };
 
 #[test]
@@ -238,23 +238,6 @@ fn origins_name_the_match_block() {
     let snapshot = snapshot(&[MESH, &vs]);
     let origin = first_route(&snapshot).origin.to_string();
     assert_eq!(origin, "VirtualService observability/reviews (1.yaml:9)");
-}
-
-#[test]
-fn actions_that_are_not_built_are_errors() {
-    for action in [
-        "redirect: { uri: / }",
-        "directResponse: { status: 200 }",
-        "delegate: { name: x }",
-        "rewrite: { uri: / }",
-        "fault: { abort: { httpStatus: 500 } }",
-        "mirror: { host: reviews }",
-        "mirrors: [{ destination: { host: reviews } }]",
-        "corsPolicy: { allowMethods: [GET] }",
-    ] {
-        let report = findings(&[MESH, &rules(&format!("  - {action}\n    {TO_REVIEWS}"))]);
-        assert!(codes(&report).contains(&Code::NotExecutable), "{action}: {report}");
-    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use outrigger_config::{
     LoadOptions, Loaded, Source,
     decide::{Decision, RequestView, decide},
     load,
-    report::{Code, Report},
+    report::{Code, Report, Severity},
     snapshot::{Cluster, ClusterRef, Destination, Node, OtlpProtocol, RouteTable, Snapshot},
 };
 
@@ -51,6 +51,11 @@ pub(crate) fn findings(texts: &[&str]) -> Report {
 
 pub(crate) fn codes(report: &Report) -> Vec<Code> {
     report.diagnostics.iter().map(|diagnostic| diagnostic.code).collect()
+}
+
+/// Those that are more than notes.
+pub(crate) fn complaints(report: &Report) -> Vec<Code> {
+    codes(report).into_iter().filter(|code| code.severity() > Severity::Note).collect()
 }
 
 pub(crate) fn table<'s>(snapshot: &'s Snapshot, name: &str) -> &'s RouteTable {
@@ -142,40 +147,8 @@ impl Request {
     }
 }
 
-/// Two services of two namespaces, and listeners for their ports. The proxy's namespace is `observability`.
-pub(crate) const MESH: &str = r#"
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: { name: reviews }
-spec:
-  hosts: [reviews.observability.svc.cluster.local]
-  addresses: [10.0.0.1]
-  resolution: STATIC
-  ports:
-  - { number: 8080, name: http }
-  - { number: 9090, name: grpc-api }
-  endpoints:
-  - { address: 10.1.0.1, labels: { version: v1 } }
-  - { address: 10.1.0.2, labels: { version: v1 } }
-  - { address: 10.1.0.3, labels: { version: v2 } }
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: { name: ratings, namespace: other }
-spec:
-  hosts: [ratings.other.svc.cluster.local]
-  resolution: STATIC
-  ports: [{ number: 8080, name: http }]
-  endpoints: [{ address: 10.2.0.1, labels: { version: v1 } }]
----
-apiVersion: networking.istio.io/v1
-kind: Sidecar
-metadata: { name: default }
-spec:
-  egress:
-  - { port: { number: 8080, name: http }, bind: 127.0.0.1, captureMode: NONE, hosts: ["*/*"] }
-  - { port: { number: 9090, name: grpc }, bind: 127.0.0.1, captureMode: NONE, hosts: ["*/*"] }
-"#;
+/// Two services of two namespaces, and listeners for their ports. The pages on codes show it too.
+pub(crate) const MESH: &str = include_str!("../../src/report/pages/mesh.yaml");
 
 pub(crate) const REVIEWS: &str = "reviews.observability.svc.cluster.local";
 pub(crate) const RATINGS: &str = "ratings.other.svc.cluster.local";
@@ -186,6 +159,11 @@ pub(crate) fn rules(http: &str) -> String {
         "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{ name: reviews }}\n\
          spec:\n  hosts: [reviews]\n  http:\n{http}\n"
     )
+}
+
+/// A `VirtualService` without hosts, `rest`, with these http rules, each line indented by two at least.
+pub(crate) fn delegate(http: &str) -> String {
+    rules(http).replace("name: reviews }", "name: rest }").replace("  hosts: [reviews]\n", "")
 }
 
 /// A `DestinationRule` for `reviews` with this spec, each line indented by two.
@@ -236,7 +214,7 @@ pub(crate) fn telemetry(metadata: &str, spec: &str) -> String {
 pub(crate) fn quiet(texts: &[&str], options: &LoadOptions) -> Snapshot {
     let texts: Vec<&str> = std::iter::once(MESH).chain(texts.iter().copied()).collect();
     let loaded = try_load(&texts, options).unwrap_or_else(|report| panic!("{report}"));
-    assert_eq!(codes(&loaded.warnings), [], "{}", loaded.warnings);
+    assert_eq!(complaints(&loaded.warnings), [], "{}", loaded.warnings);
     loaded.snapshot
 }
 

@@ -21,20 +21,25 @@ pub(crate) fn cluster_samples(upstreams: Arc<Upstreams>) -> impl Fn() -> Vec<Sam
                 let (stat, class) = response_class(stat);
                 let mut labels = vec![("cluster_name", Arc::clone(&cluster.name))];
                 labels.extend(class.map(|class| ("response_code_class", class.into())));
-                let kind = match kind {
-                    stats::Kind::Counter => Kind::Counter,
-                    stats::Kind::Gauge => Kind::Gauge,
-                };
                 families.entry(stat).or_default().push(Sample {
                     name: Cow::Owned(format!("envoy_cluster_{stat}")),
                     help: "Envoy's statistic of this name",
-                    kind,
+                    kind: kind.into(),
                     labels,
                     value: whole(value),
                 });
             });
         }
         families.into_values().flatten().collect()
+    }
+}
+
+impl From<stats::Kind> for Kind {
+    fn from(kind: stats::Kind) -> Self {
+        match kind {
+            stats::Kind::Counter => Self::Counter,
+            stats::Kind::Gauge => Self::Gauge,
+        }
     }
 }
 

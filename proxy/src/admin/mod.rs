@@ -5,6 +5,7 @@
 
 mod clusters;
 mod config_dump;
+mod explain;
 mod pages;
 mod serve;
 mod server;
@@ -27,20 +28,20 @@ pub(crate) use server::{Server, server_samples};
 /// Serves the admin pages until dropped.
 pub(crate) fn serve_admin(listener: TcpListener, admin: Arc<Admin>) -> impl Future<Output = ()> + Send {
     let local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
-    serve(listener, LIMITS, move |request| {
+    serve(listener, LIMITS, move |request, body| {
         let admin = Arc::clone(&admin);
         async move {
             if local && !names_loopback(&request) {
                 return text(StatusCode::FORBIDDEN, "the admin port answers to loopback names only\n");
             }
-            admin.page(&request).await
+            admin.page(&request, body).await
         }
     })
 }
 
 /// Serves the scrape (and readiness, as Istio's agent does on the same port) until dropped.
 pub(crate) fn serve_metrics(listener: TcpListener, admin: Arc<Admin>) -> impl Future<Output = ()> + Send {
-    serve(listener, LIMITS, move |request| {
+    serve(listener, LIMITS, move |request, _| {
         let admin = Arc::clone(&admin);
         async move {
             match request.uri.path() {
@@ -54,7 +55,7 @@ pub(crate) fn serve_metrics(listener: TcpListener, admin: Arc<Admin>) -> impl Fu
 
 /// Serves readiness until dropped.
 pub(crate) fn serve_health(listener: TcpListener, admin: Arc<Admin>) -> impl Future<Output = ()> + Send {
-    serve(listener, LIMITS, move |request| {
+    serve(listener, LIMITS, move |request, _| {
         let admin = Arc::clone(&admin);
         async move {
             match request.uri.path() {

@@ -14,11 +14,12 @@ use std::{
 use arc_swap::ArcSwap;
 use axum::response::Response;
 use http::{Method, StatusCode, header, request::Parts};
+use hyper::body::Incoming;
 use regex::RegexBuilder;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
-use super::{clusters, config_dump, json, page, post_required, text};
+use super::{clusters, config_dump, explain, json, page, post_required, text};
 use crate::{
     app::{Bound, Command, ConfigStatus, Control, Pings},
     drain::{Drain, Phase},
@@ -43,11 +44,12 @@ pub(crate) struct Admin {
     pub(crate) unhealthy: AtomicBool,
 }
 
-/// Path, whether it changes something, and what it does.
-const PAGES: [(&str, bool, &str); 13] = [
+/// Path, whether it is POST only, and what it does.
+const PAGES: [(&str, bool, &str); 14] = [
     ("/clusters", false, "upstream cluster status (format=json)"),
     ("/config_dump", false, "the configuration in force, and why the last one was refused"),
     ("/drain_listeners", true, "drain the listeners (graceful, skip_exit)"),
+    ("/explain", true, "where a request goes, and why: `GET http://host:port/`, lines of headers; or JSON"),
     ("/healthcheck/fail", true, "answer unready"),
     ("/healthcheck/ok", true, "answer ready again"),
     ("/help", false, "this list"),
@@ -67,11 +69,11 @@ const MAX_REGEX: usize = 1 << 20;
 
 impl Admin {
     /// Answers a request to the admin port.
-    pub(super) async fn page(&self, request: &Parts) -> Response {
+    pub(super) async fn page(&self, request: &Parts, body: Incoming) -> Response {
         let path = request.uri.path();
         let query = Query(request.uri.query().unwrap_or_default());
-        let changes = PAGES.iter().any(|(page, changes, _)| *page == path && *changes);
-        if changes && request.method != Method::POST {
+        let by_post = PAGES.iter().any(|(page, by_post, _)| *page == path && *by_post);
+        if by_post && request.method != Method::POST {
             return post_required(&request.method);
         }
         match path {
@@ -79,6 +81,7 @@ impl Admin {
             "/clusters" if query.is_json() => json(&clusters::as_json(&self.upstreams.clusters())),
             "/clusters" => text(StatusCode::OK, clusters::text(&self.upstreams.clusters())),
             "/config_dump" => json(&config_dump::dump(&self.published.load().snapshot, &self.config)),
+            "/explain" => explain::answer(&self.published, &self.bound, body, query.is_json()).await,
             "/listeners" => self.listeners(query),
             "/stats" if query.get("format") == Some("prometheus") => self.scrape(request),
             "/stats" => self.stats(query),
@@ -241,9 +244,10 @@ fn stat_name(sample: &Sample) -> String {
             Some(class) => format!("cluster.{cluster}.{stat}_{class}"),
             None => format!("cluster.{cluster}.{stat}"),
         },
-        _ => match name.strip_prefix("envoy_server_") {
-            Some(stat) => format!("server.{stat}"),
-            None => name.to_owned(),
+        _ => match (name.strip_prefix("envoy_server_"), name.strip_prefix("envoy_http_")) {
+            (Some(stat), _) => format!("server.{stat}"),
+            (_, Some(stat)) => format!("http.{}", dotted(stat)),
+            (None, None) => name.to_owned(),
         },
     }
 }
@@ -254,6 +258,8 @@ fn dotted(stat: &str) -> Cow<'_, str> {
         ("circuit_breakers_default_", "circuit_breakers.default."),
         ("http2_", "http2."),
         ("outlier_detection_", "outlier_detection."),
+        ("fault_", "fault."),
+        ("cors_", "cors."),
     ] {
         if let Some(rest) = stat.strip_prefix(group) {
             return format!("{named}{rest}").into();
@@ -268,8 +274,8 @@ fn listener_status(name: &str, address: SocketAddr) -> Value {
 }
 
 fn help() -> String {
-    PAGES.iter().fold(String::new(), |mut list, (path, changes, what)| {
-        let post = if *changes { " (POST)" } else { "" };
+    PAGES.iter().fold(String::new(), |mut list, (path, by_post, what)| {
+        let post = if *by_post { " (POST)" } else { "" };
         let written = writeln!(list, "  {path}{post}: {what}");
         debug_assert!(written.is_ok(), "a string takes every write");
         list
@@ -280,6 +286,13 @@ fn help() -> String {
 mod tests {
     use super::*;
     use crate::telemetry::Kind;
+
+    #[test]
+    fn statistics_of_filters_stand_under_http() {
+        let name = "envoy_http_fault_aborts_injected".into();
+        let sample = Sample { name, help: "", kind: Kind::Counter, labels: Vec::new(), value: 0.0 };
+        assert_eq!(stat_name(&sample), "http.fault.aborts_injected");
+    }
 
     #[test]
     fn statistics_of_a_group_have_its_name_and_a_dot() {

@@ -33,7 +33,7 @@ pub(super) const LIMITS: Limits =
 /// Answers by `page` until dropped.
 pub(super) async fn serve<P, F>(listener: TcpListener, limits: Limits, page: P)
 where
-    P: Fn(Parts) -> F + Clone + Send + 'static,
+    P: Fn(Parts, Incoming) -> F + Clone + Send + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
     let places = Arc::new(Semaphore::new(limits.connections));
@@ -58,11 +58,12 @@ where
 /// Serves one connection. How it ends is the client's business.
 async fn converse<P, F>(stream: TcpStream, limits: Limits, page: P)
 where
-    P: Fn(Parts) -> F + Send,
+    P: Fn(Parts, Incoming) -> F + Send,
     F: Future<Output = Response>,
 {
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = page(request.into_parts().0);
+        let (parts, body) = request.into_parts();
+        let answer = page(parts, body);
         async { Ok::<_, Infallible>(answer.await) }
     });
     let connection = http1::Builder::new()
@@ -88,7 +89,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(3600);
     const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
-    async fn page(_: Parts) -> Response {
+    async fn page(_: Parts, _: Incoming) -> Response {
         text(StatusCode::OK, "here")
     }
 

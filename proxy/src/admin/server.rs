@@ -42,7 +42,7 @@ pub(crate) fn server_samples(server: Server) -> impl Fn() -> Vec<Sample> + Send 
             labels: vec![("component", "proxy".into()), ("tag", env!("CARGO_PKG_VERSION").into())],
             ..gauge("istio_build", "Version of this proxy", 1.0)
         };
-        vec![
+        let mut samples = vec![
             build,
             gauge("envoy_server_uptime", "Seconds since the start", whole(started.elapsed().as_secs())),
             gauge("envoy_server_live", "1 unless draining", f64::from(u8::from(serving))),
@@ -81,7 +81,17 @@ pub(crate) fn server_samples(server: Server) -> impl Fn() -> Vec<Sample> + Send 
                 kind: Kind::Counter,
                 ..gauge("process_cpu_seconds_total", "Processor time", processor_seconds())
             },
-        ]
+        ];
+        workers.filters.each(|stat, kind, value| {
+            samples.push(Sample {
+                name: format!("envoy_http_{stat}").into(),
+                help: "Envoy's statistic of this name",
+                kind: kind.into(),
+                labels: Vec::new(),
+                value: whole(value),
+            });
+        });
+        samples
     }
 }
 

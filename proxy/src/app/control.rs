@@ -10,8 +10,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 use outrigger_config::{
-    Loaded,
-    report::{Report, Severity},
+    Loaded, Loader,
+    report::{Diagnostic, Report, Severity},
     snapshot::{Node, TelemetryDefaults},
 };
 use tokio::{
@@ -48,6 +48,8 @@ const OTHER_FILES: usize = 64;
 struct Process {
     node: Node,
     telemetry: TelemetryDefaults,
+    /// What the last load leaves for the next; away while that one runs, and gone if it fails to return.
+    loader: Option<Loader>,
     watcher: Watcher,
     retry_at: Option<Instant>,
     upstreams: Arc<Upstreams>,
@@ -98,9 +100,9 @@ impl Process {
     fn start(options: Options, control: Control) -> Result<Self, StartError> {
         let sources = Sources::new(options.config, options.mesh_config);
         let documents = sources.read()?;
-        let loaded = documents
-            .compile(options.node.clone(), options.otel.defaults.clone())
-            .map_err(StartError::Config)?;
+        let mut loader = Loader::new(options.node.clone(), options.otel.defaults.clone())
+            .allow_envoy_filters(options.allow_envoy_filters);
+        let loaded = documents.compile(&mut loader).map_err(StartError::Config)?;
         warn_of(&loaded.warnings);
         let snapshot = Arc::new(loaded.snapshot);
 
@@ -193,6 +195,7 @@ impl Process {
         Ok(Self {
             node: options.node,
             telemetry: options.otel.defaults,
+            loader: Some(loader),
             watcher: Watcher::new(sources, &documents),
             retry_at: None,
             upstreams,
@@ -268,10 +271,14 @@ impl Process {
                     Ok(prepared) => {
                         warn_of(&loaded.warnings);
                         self.listeners.dismiss(&snapshot, &self.published.load());
-                        self.published.store(self.upstreams.publish(Arc::clone(&snapshot)));
+                        let old = self.published.swap(self.upstreams.publish(Arc::clone(&snapshot)));
                         self.listeners.follow(prepared, &snapshot);
                         let pings = self.pings.clone();
-                        tokio::spawn(async move { pings.all_answer().await });
+                        tokio::spawn(async move {
+                            pings.all_answer().await;
+                            // Taken apart here, unless a request has it still: a large one takes milliseconds.
+                            drop(old);
+                        });
                         self.config.apply();
                         tracing::info!(version = %snapshot.version, "configuration applied");
                     }
@@ -289,12 +296,19 @@ impl Process {
     }
 
     /// On an error: its first line, and all of it.
-    async fn compile(&self, documents: Result<Documents, Unreadable>) -> Result<Loaded, (String, String)> {
+    async fn compile(
+        &mut self,
+        documents: Result<Documents, Unreadable>,
+    ) -> Result<Loaded, (String, String)> {
         let documents = documents.map_err(|error| (error.to_string(), error.to_string()))?;
-        let (node, telemetry) = (self.node.clone(), self.telemetry.clone());
-        match tokio::task::spawn_blocking(move || documents.compile(node, telemetry)).await {
-            Ok(Ok(loaded)) => Ok(loaded),
-            Ok(Err(report)) => Err((first_error(&report), report.to_string())),
+        let known = self.loader.take();
+        let mut loader = known.unwrap_or_else(|| Loader::new(self.node.clone(), self.telemetry.clone()));
+        let compiling = tokio::task::spawn_blocking(move || (documents.compile(&mut loader), loader));
+        match compiling.await {
+            Ok((result, loader)) => {
+                self.loader = Some(loader);
+                result.map_err(|report| (first_error(&report), report.to_string()))
+            }
             Err(error) => Err((format!("the compiler failed: {error}"), error.to_string())),
         }
     }
@@ -380,8 +394,10 @@ fn watch_signals(control: &Control) -> io::Result<()> {
     Ok(())
 }
 
+/// Notes are for who writes the configuration, not for who runs it.
 fn warn_of(warnings: &Report) {
-    for diagnostic in &warnings.diagnostics {
+    let counts = |diagnostic: &&Diagnostic| diagnostic.severity() > Severity::Note;
+    for diagnostic in warnings.diagnostics.iter().filter(counts) {
         let place = &diagnostic.place;
         tracing::warn!(
             code = %diagnostic.code,

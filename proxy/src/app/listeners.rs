@@ -71,7 +71,7 @@ impl Listeners {
             self.loops.spawn(listen::accept(listener, Arc::clone(&info), self.workers.clone(), closed));
             self.accepting.insert(Arc::clone(&info.name), Accepting { info, _open: open });
         }
-        for listener in &snapshot.listeners {
+        for listener in snapshot.listeners.iter() {
             let accepting = self.accepting.get(&listener.name);
             if accepting.is_some_and(|accepting| accepting.info.direction != listener.direction) {
                 tracing::warn!(listener = %listener.name, "a listener that changes its direction needs a restart");

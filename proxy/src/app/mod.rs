@@ -29,6 +29,8 @@ pub struct Options {
     pub config: Vec<PathBuf>,
     /// Mesh settings of their own; they win over the ConfigMap `istio`.
     pub mesh_config: Option<PathBuf>,
+    /// An `EnvoyFilter` that selects the proxy is ignored with a warning, and is no error.
+    pub allow_envoy_filters: bool,
     /// Who the proxy is.
     pub node: Node,
     /// Worker threads.
@@ -59,6 +61,7 @@ impl Options {
         Self {
             config,
             mesh_config: None,
+            allow_envoy_filters: false,
             node: Node { namespace: "default".into(), cluster: "Kubernetes".into(), ..Node::default() },
             concurrency: NonZeroUsize::MIN,
             admin: any,

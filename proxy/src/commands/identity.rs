@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use clap::Args;
-use outrigger_config::snapshot::{Locality, Node};
+use outrigger_config::snapshot::{ClusterDomain, Locality, Node};
 
 /// Flags that the proxy and its tools share.
 #[derive(Debug, Clone, Default, Args)]
@@ -18,6 +18,9 @@ pub(super) struct IdentityArgs {
     /// `topology.kubernetes.io/zone` and `topology.istio.io/subzone`].
     #[arg(long, env = "OUTRIGGER_LOCALITY", value_name = "REGION/ZONE/SUBZONE")]
     locality: Option<String>,
+    /// Domain of the cluster, or `NS.svc.DOMAIN` as in Istio [default: ISTIO_META_DNS_DOMAIN, else `cluster.local`].
+    #[arg(long, env = "OUTRIGGER_DOMAIN", value_name = "DOMAIN")]
+    domain: Option<String>,
 }
 
 /// Where Kubernetes puts the pod's labels (Istio mounts the downward API there).
@@ -32,11 +35,12 @@ impl IdentityArgs {
     fn resolve(&self, environment: impl Fn(&str) -> Option<String>, pod_labels: &Path) -> Node {
         let text = |name: &str| Arc::<str>::from(environment(name).unwrap_or_default());
         let namespace = self.namespace.clone().or_else(|| environment("POD_NAMESPACE"));
+        let domain = self.domain.clone().or_else(|| environment("ISTIO_META_DNS_DOMAIN"));
         let mut labels = std::fs::read_to_string(pod_labels).map(|text| downward(&text)).unwrap_or_default();
         labels
             .extend(environment("ISTIO_METAJSON_LABELS").map(|json| json_labels(&json)).unwrap_or_default());
         labels.extend(self.labels.iter().cloned());
-        let locality = self.locality.as_deref().map_or_else(|| locality_of(&labels), Locality::parse);
+        let locality = self.locality.as_deref().map_or_else(|| Locality::of_labels(&labels), Locality::parse);
         Node {
             locality,
             namespace: namespace.unwrap_or_else(|| "default".to_owned()).into(),
@@ -46,20 +50,8 @@ impl IdentityArgs {
             cluster: environment("ISTIO_META_CLUSTER_ID").unwrap_or_else(|| "Kubernetes".to_owned()).into(),
             mesh: text("ISTIO_META_MESH_ID"),
             labels,
+            domain: domain.as_deref().map(ClusterDomain::of).unwrap_or_default(),
         }
-    }
-}
-
-/// Istio's own label wins over those that Kubernetes copies from the node.
-fn locality_of(labels: &BTreeMap<Arc<str>, Arc<str>>) -> Locality {
-    let part = |name: &str| labels.get(name).cloned().unwrap_or_default();
-    match labels.get("istio-locality") {
-        Some(label) => Locality::of_label(label),
-        None => Locality {
-            region: part("topology.kubernetes.io/region"),
-            zone: part("topology.kubernetes.io/zone"),
-            sub_zone: part("topology.istio.io/subzone"),
-        },
     }
 }
 
@@ -102,6 +94,7 @@ mod tests {
                 "POD_NAMESPACE" => "obs".to_owned(),
                 "ISTIO_METAJSON_LABELS" => r#"{"app":"json","tier":"web"}"#.to_owned(),
                 "ISTIO_META_WORKLOAD_NAME" => "cart".to_owned(),
+                "ISTIO_META_DNS_DOMAIN" => "obs.svc.Example.org".to_owned(),
                 _ => return None,
             })
         };
@@ -111,8 +104,15 @@ mod tests {
         assert_eq!(labels, ["app=json", "tier=flag", "version=v\"1", "zone=a"]);
         assert_eq!((&*node.namespace, &*node.workload, &*node.cluster), ("obs", "cart", "Kubernetes"));
 
-        let args = IdentityArgs { namespace: Some("flag".to_owned()), ..args };
-        assert_eq!(&*args.resolve(environment, &file).namespace, "flag");
+        assert_eq!(node.domain.to_string(), "example.org");
+
+        let args = IdentityArgs {
+            namespace: Some("flag".to_owned()),
+            domain: Some("flag.local".to_owned()),
+            ..args
+        };
+        let node = args.resolve(environment, &file);
+        assert_eq!((&*node.namespace, &*node.domain.to_string()), ("flag", "flag.local"));
     }
 
     #[test]
@@ -133,5 +133,6 @@ mod tests {
     fn without_anything_the_namespace_is_default() {
         let node = IdentityArgs::default().resolve(|_| None, Path::new(""));
         assert_eq!((&*node.namespace, &*node.name, node.labels.len()), ("default", "", 0));
+        assert_eq!(node.domain.to_string(), "cluster.local");
     }
 }

@@ -1,16 +1,19 @@
 //! The command line: one file a verb.
 //!
-//! Exit codes follow `sysexits`: 64 usage, 65 bad configuration, 69 cannot bind, 79 findings of `validate`.
+//! Exit codes follow `sysexits`: 64 usage, 65 bad configuration, 69 cannot bind, 79 findings of `validate`;
+//! `diff` has 1 for differences, as `kubectl diff`.
 
+mod diff;
+mod explain;
 mod identity;
 mod proxy;
 #[cfg(test)]
 mod tests;
 mod validate;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, io::Write, process::ExitCode};
 
-use clap::{Parser, Subcommand, error::ErrorKind};
+use clap::{Parser, Subcommand, ValueEnum, error::ErrorKind};
 
 /// A sidecar that speaks Istio's YAML.
 #[derive(Debug, Parser)]
@@ -26,6 +29,19 @@ enum Verb {
     Proxy(Box<proxy::ProxyArgs>),
     /// Check configuration without running it.
     Validate(validate::ValidateArgs),
+    /// Tell where a configuration sends a request, and why.
+    Explain(explain::ExplainArgs),
+    /// Tell what differs between two configurations.
+    Diff(diff::DiffArgs),
+}
+
+/// How a tool that answers a question shows its answer.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Output {
+    /// For people.
+    Text,
+    /// One JSON document.
+    Json,
 }
 
 /// Wrong usage (`EX_USAGE`).
@@ -45,6 +61,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => match cli.verb {
             Verb::Proxy(args) => proxy::run(*args),
             Verb::Validate(args) => validate::run(&args),
+            Verb::Explain(args) => explain::run(&args),
+            Verb::Diff(args) => diff::run(&args),
         },
         Err(error) => {
             // A closed terminal is no reason to fail twice.
@@ -60,4 +78,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// A variable of the environment, if it is set, not empty and text.
 fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Prints an answer. A reader that has seen enough (`| head`) is no error.
+fn show(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }

@@ -25,6 +25,9 @@ pub(super) struct ProxyArgs {
     /// Mesh settings: MeshConfig, or the ConfigMap `istio`.
     #[arg(long, env = "OUTRIGGER_MESH_CONFIG", value_name = "FILE")]
     mesh_config: Option<PathBuf>,
+    /// Ignore an EnvoyFilter that selects this workload; without it that is an error.
+    #[arg(long = "allow-envoyfilter", env = "OUTRIGGER_ALLOW_ENVOYFILTER")]
+    allow_envoy_filters: bool,
     #[command(flatten)]
     identity: IdentityArgs,
     /// Worker threads; 0 is one for each CPU [default: ISTIO_CPU_LIMIT, else the CPU limit].
@@ -60,6 +63,7 @@ pub(super) fn run(args: ProxyArgs) -> ExitCode {
     let options = Options {
         config: args.config,
         mesh_config: args.mesh_config,
+        allow_envoy_filters: args.allow_envoy_filters,
         node: args.identity.node(),
         concurrency: concurrency(args.concurrency.or(settings.concurrency)),
         admin: args.admin,

@@ -30,6 +30,10 @@ fn usage_errors_are_64_and_help_is_none() {
     assert!(is(run(&["proxy"]), 64));
     assert!(is(run(&["validate"]), 64));
     assert!(is(run(&["validate", "x", "--failure-threshold", "sometimes"]), 64));
+    assert!(is(run(&["validate", "x", "-S", "OUT9999"]), 64));
+    assert!(is(run(&["validate", "x", "-o", "xml"]), 64));
+    assert!(is(run(&["validate", "--explain", "OUT9999"]), 64));
+    assert!(is(run(&["validate", "x", "--explain", "OUT0107"]), 64));
     assert!(is(run(&["proxy", "--config", "x", "--labels", "novalue"]), 64));
     assert!(is(run(&["proxy", "--config", "-"]), 64));
     assert!(is(run(&["--version"]), 0));
@@ -58,4 +62,31 @@ fn a_proxy_with_bad_configuration_ends_with_65() {
     fs::write(&file, "kind: [").unwrap();
     assert!(is(run(&["proxy", "--config", file.to_str().unwrap()]), 65));
     assert!(is(run(&["proxy", "--config", "/no/such/file.yaml"]), 65));
+}
+
+#[test]
+fn an_envoy_filter_stops_both_verbs_unless_it_is_allowed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.yaml");
+    let path = file.to_str().unwrap();
+    let filter = "---\napiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: { name: lua }\nspec: {}\n";
+    fs::write(&file, format!("{SERVICE}{filter}")).unwrap();
+    assert!(is(run(&["validate", path]), 79));
+    assert!(is(run(&["validate", path, "--allow-envoyfilter"]), 0));
+    assert!(is(run(&["proxy", "--config", path]), 65));
+    // An address of no interface here: past the configuration, it fails to bind.
+    let unbindable = ["proxy", "--config", path, "--allow-envoyfilter", "--admin", "192.0.2.1:1"];
+    assert!(is(run(&unbindable), 69));
+}
+
+#[test]
+fn suppressed_codes_do_not_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.yaml");
+    let path = file.to_str().unwrap();
+    fs::write(&file, SERVICE.replace("8080", "-1")).unwrap();
+    let validate = |more: &[&str]| run(&[&["validate", path, "--failure-threshold", "note"], more].concat());
+    assert!(is(validate(&["-S", "OUT0012"]), 79), "no Sidecar listens");
+    assert!(is(validate(&["-S", "OUT0012", "-S", "OUT0401"]), 0));
+    assert!(is(validate(&["-S", "ist0106,OUT0401", "-o", "sarif"]), 0), "Istio's code of many of ours");
 }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_config::snapshot::{Direction, RouteTableId, Snapshot};
+use outrigger_config::snapshot::{Direction, Listener, RouteTableId, Snapshot};
 use tokio::time::Instant;
 
 use crate::{
@@ -89,7 +89,7 @@ impl ConnInfo {
         let mut found = self.routes.borrow_mut();
         if !std::ptr::eq(found.0.as_ptr(), Arc::as_ptr(snapshot)) {
             let listener = snapshot.listeners.iter().find(|listener| listener.name == self.listener.name);
-            *found = (Arc::downgrade(snapshot), listener.map(|listener| listener.routes));
+            *found = (Arc::downgrade(snapshot), listener.and_then(Listener::route_table));
         }
         found.1
     }

@@ -4,7 +4,7 @@ use std::{rc::Rc, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Version, request::Parts};
 
-use super::{client::ConnInfo, headers, reply::Reply, upload::Upload};
+use super::{client::ConnInfo, fault::ActiveFault, headers, reply::Reply, upload::Upload};
 use crate::{
     telemetry::{Details, Flag, Record},
     upstream::{ClusterState, Published},
@@ -20,6 +20,7 @@ pub(crate) struct RequestContext {
     record: Option<Box<Record>>,
     upload: Option<Rc<Upload>>,
     cluster: Option<Arc<ClusterState>>,
+    fault: Option<ActiveFault>,
 }
 
 impl RequestContext {
@@ -36,7 +37,7 @@ impl RequestContext {
         record.grpc = headers::is_grpc(&parts.headers);
         conn.enter();
         let (worker, conn) = (Rc::clone(worker), Rc::clone(conn));
-        Self { worker, conn, record: Some(Box::new(record)), upload: None, cluster: None }
+        Self { worker, conn, record: Some(Box::new(record)), upload: None, cluster: None, fault: None }
     }
 
     /// Takes over what the request line says.
@@ -58,9 +59,18 @@ impl RequestContext {
         self.upload = Some(Rc::clone(upload));
     }
 
-    /// The cluster that counts the answer.
+    /// The cluster that was chosen, if it exists.
+    pub(crate) fn choose(&mut self, cluster: Option<&Arc<ClusterState>>) {
+        self.record().cluster = cluster.map(|cluster| cluster.config());
+    }
+
+    /// A fault was injected.
+    pub(crate) fn suffer(&mut self, fault: ActiveFault) {
+        self.fault = Some(fault);
+    }
+
+    /// The cluster counts the answer from now on.
     pub(crate) fn assign(&mut self, cluster: &Arc<ClusterState>) {
-        self.record().cluster = Some(cluster.config());
         self.cluster = Some(Arc::clone(cluster));
     }
 

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     headers::{GRPC_STATUS, is_grpc, with_host, without_host},
-    reply::{Failure, transport_failure},
+    reply::Failure,
     timeout::Deadline,
     upload::{BodyFailure, RequestBody, Upload},
 };
@@ -17,6 +17,7 @@ use crate::{
     upstream::{
         ClusterState, Host, Outcome, Overflow,
         pool::{PoolError, ResetReason, SendError, Sent, Wire},
+        transport_failure,
     },
     worker::Worker,
 };

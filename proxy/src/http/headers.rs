@@ -23,6 +23,7 @@ pub(crate) const X_ENVOY_EXPECTED_RQ_TIMEOUT_MS: HeaderName =
 pub(crate) const X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName =
     HeaderName::from_static("x-envoy-upstream-service-time");
 pub(crate) const X_ENVOY_OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+pub(crate) const X_ENVOY_INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
 pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub(crate) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -110,6 +111,11 @@ fn retain(headers: &mut HeaderMap, passes: impl Fn(&HeaderName) -> bool) {
     *headers = kept;
 }
 
+/// Removes these, and keeps the others in their order.
+pub(crate) fn remove(headers: &mut HeaderMap, names: &[HeaderName]) {
+    retain(headers, |name| !names.contains(name));
+}
+
 fn append(kept: &mut HeaderMap, headers: HeaderMap, passes: impl Fn(&HeaderName) -> bool) {
     let mut current = None;
     // Further lines of a name come without it.
@@ -154,6 +160,17 @@ pub(crate) fn forwarded_for(headers: &HeaderMap) -> Option<SocketAddr> {
     Some(SocketAddr::new(last.parse().ok()?, 0))
 }
 
+/// Names another hop that the request came through; its lines become one.
+pub(crate) fn forward_for(headers: &mut HeaderMap, address: &HeaderValue) {
+    let mut hops: Vec<&[u8]> = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
+    hops.push(address.as_bytes());
+    if let Ok(value) = HeaderValue::from_bytes(&hops.join(&b','))
+        && !value.is_empty()
+    {
+        headers.insert(X_FORWARDED_FOR, value);
+    }
+}
+
 /// Whether a comma-separated value holds a token, parameters and case ignored.
 pub(crate) fn has_token(value: &HeaderValue, token: &str) -> bool {
     value.as_bytes().split(|byte| *byte == b',').any(|part| {
@@ -188,7 +205,7 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
 /// Istio's order: removals, then `set`, then `add`. An empty value is not added.
 pub(crate) fn apply(ops: &HeaderOps, headers: &mut HeaderMap, facts: &Facts<'_>) {
     if !ops.remove.is_empty() {
-        retain(headers, |name| !ops.remove.contains(name));
+        remove(headers, &ops.remove);
     }
     for (name, format) in &ops.set {
         match evaluate(format, facts, headers) {
@@ -281,6 +298,20 @@ mod tests {
         );
         assert_eq!(client(&[("x-forwarded-for", "1.2.3.4, unknown")]), None);
         assert_eq!(client(&[]), None);
+    }
+
+    #[test]
+    fn another_hop_is_named_behind_those_before_it() {
+        let own = HeaderValue::from_static("10.0.0.1");
+        for (lines, expected) in [
+            (&[] as &[_], "10.0.0.1"),
+            (&[("x-forwarded-for", "1.2.3.4, 5.6.7.8")], "1.2.3.4, 5.6.7.8,10.0.0.1"),
+            (&[("x-forwarded-for", "1.2.3.4"), ("x-forwarded-for", "::1")], "1.2.3.4,::1,10.0.0.1"),
+        ] {
+            let mut map = headers(lines);
+            forward_for(&mut map, &own);
+            assert_eq!(map.get_all("x-forwarded-for").iter().collect::<Vec<_>>(), [expected]);
+        }
     }
 
     #[test]

@@ -1,23 +1,30 @@
 //! The request path: one async function that calls the stages in order.
 //!
 //! Each stage is a file: `limits` and `headers` make the request fit to be routed, the decision is the pure one of
-//! `outrigger-config`, `retry` and `forward` get an answer, `reply` makes one where there is none, `body`
-//! carries it to its true end. Connections begin and end in `conn`, which calls `handle`.
+//! `outrigger-config`, `fault` and `cors` may answer before any upstream does, `retry` and `forward` get an answer, `reply` makes one where there is none, `body`
+//! carries it to its true end; `mirror` sends copies beside it. Connections begin and end in `conn`, which calls `handle`.
 
 mod body;
 mod client;
 pub(crate) mod conn;
 mod context;
+mod cors;
+pub(crate) mod explain;
+mod fault;
 mod format;
 mod forward;
 mod headers;
 mod http1;
 mod limits;
+mod mirror;
+mod redirect;
 pub(crate) mod replay;
 mod reply;
 mod request_id;
 mod retry;
+mod rewrite;
 mod service;
+mod tap;
 mod timeout;
 pub mod trace;
 pub(crate) mod upload;
@@ -33,7 +40,7 @@ use http::{
 use hyper::body::Incoming;
 use outrigger_config::{
     decide::{Decision, Peers, RequestView, decide, hash_key, normalize_path},
-    snapshot::{ClusterRef, Direction, HeaderOps},
+    snapshot::{ClusterRef, Direction, HeaderOps, PathNormalization},
 };
 use rand::Rng;
 
@@ -45,8 +52,10 @@ use crate::{
 use body::{ResponseBody, Source};
 use client::ConnInfo;
 use context::RequestContext;
+use cors::{Leave, Verdict};
 use format::Facts;
 use forward::Outbound;
+use mirror::Terms;
 use reply::{Failure, Reply};
 use timeout::Deadline;
 use trace::operation::{self, Operation};
@@ -62,10 +71,15 @@ pub(crate) async fn handle(
     let published = conn.published(worker);
     let method = parts.method.clone();
     let mut context = RequestContext::begin(worker, conn, &published, &parts);
-    match outcome(worker, conn, &published, &mut context, parts, incoming).await {
-        Ok(Outcome::Answer(answer)) => Ok(relay(worker, context, answer)),
+    let mut leave = None;
+    match outcome(worker, conn, &published, &mut context, &mut leave, parts, incoming).await {
+        Ok(Outcome::Answer(answer)) => Ok(relay(worker, context, answer, leave)),
         Ok(Outcome::Direct { reply, request, ops }) => {
-            Ok(reply_with(worker, context, &reply, &method, Some((ops, &request))))
+            Ok(reply_with(worker, context, &reply, &method, Some((ops, &request)), None))
+        }
+        Ok(Outcome::Preflight(headers)) => {
+            context.record().details = Some(Details::fixed("cors_response"));
+            Ok(respond(worker, context, StatusCode::OK, headers, Source::Empty, None, false))
         }
         // Dropped unfinished, the context says what happened.
         Err(Failure::ClientLeft) => Err(Aborted),
@@ -75,7 +89,7 @@ pub(crate) async fn handle(
                 context.refuse(&reply);
                 return Err(Aborted);
             }
-            Ok(reply_with(worker, context, &reply, &method, None))
+            Ok(reply_with(worker, context, &reply, &method, None, leave))
         }
     }
 }
@@ -88,7 +102,13 @@ pub(crate) struct Aborted;
 /// What becomes of a request that does not fail.
 enum Outcome<'p> {
     Answer(Answer<'p>),
-    Direct { reply: Box<Reply>, request: HeaderMap, ops: &'p HeaderOps },
+    Direct {
+        reply: Box<Reply>,
+        request: HeaderMap,
+        ops: &'p HeaderOps,
+    },
+    /// Answered by the route's cross-origin rules.
+    Preflight(HeaderMap),
 }
 
 /// An upstream's answer with what its way back needs.
@@ -105,15 +125,17 @@ struct Answer<'p> {
     operation: Option<HeaderValue>,
 }
 
+/// `leave` is what the answer, whichever it is, has to tell an allowed origin.
 async fn outcome<'p>(
     worker: &Rc<Worker>,
     conn: &ConnInfo,
     published: &'p Published,
     context: &mut RequestContext,
+    leave: &mut Option<Leave<'p>>,
     mut parts: Box<Parts>,
     incoming: Incoming,
 ) -> Result<Outcome<'p>, Failure> {
-    let target = accept(conn, context, &mut parts)?;
+    let target = accept(conn, context, &mut parts, published.snapshot.paths)?;
     let tracing = &published.snapshot.observation(conn.direction()).tracing;
     request_id::ensure(&mut parts.headers, &mut worker.rng());
     let trace = trace::begin(tracing, &mut parts.headers, &mut worker.rng());
@@ -121,40 +143,62 @@ async fn outcome<'p>(
 
     // `published` still has the listener, also when it has left the configuration since.
     let table = conn.routes(&published.snapshot).ok_or(Failure::NoRoute)?;
-    let view = target.view(&parts);
     let (route, forward, destination) =
-        match decide(&published.snapshot[table], &view, || worker.rng().next_u64()) {
+        match decide(&published.snapshot[table], &target.view(&parts), || worker.rng().next_u64()) {
             Decision::NoRoute => {
                 context.sending(&parts.headers);
                 return Err(Failure::NoRoute);
             }
             Decision::Direct { route, response } => {
-                context.sending(&parts.headers);
-                context.record().route = Some(Arc::clone(&route.name));
-                let reply = Box::new(Reply::direct(response));
+                let reply = Box::new(redirect::direct(response, &target.view(&parts)));
+                redirect::settle(conn, context, route, &mut parts.headers);
                 return Ok(Outcome::Direct { reply, request: parts.headers, ops: &route.response_headers });
             }
-            // No configuration can hold one yet: the compiler refuses `redirect`.
-            Decision::Redirect { .. } => return Err(Failure::NoRoute),
+            Decision::Redirect { route, redirect } => {
+                let reply = Box::new(redirect::redirect(redirect, &target.view(&parts)));
+                redirect::rewrite(redirect, context.record(), &mut parts.headers);
+                redirect::settle(conn, context, route, &mut parts.headers);
+                return Ok(Outcome::Direct { reply, request: parts.headers, ops: &route.response_headers });
+            }
             Decision::Forward { route, forward, destination } => (route, forward, destination),
         };
     context.record().route = Some(Arc::clone(&route.name));
-    let ClusterRef::Known(cluster) = destination.cluster else {
+    let cluster = match destination.cluster {
+        ClusterRef::Known(cluster) => Some(published.cluster(cluster)),
+        ClusterRef::Missing(_) => None,
+    };
+    context.choose(cluster);
+    if let Some(fault) = &route.fault {
+        context.sending(&parts.headers);
+        // Boxed, so that requests without a fault have no room for one.
+        Box::pin(fault::inject(worker, context, fault)).await?;
+    }
+    if let Some(policy) = &route.cors {
+        match cors::judge(policy, &parts.method, &parts.headers, &worker.stats().filters) {
+            Verdict::Silent => {}
+            Verdict::Allowed(allowed) => *leave = Some(allowed),
+            Verdict::Preflight(headers) => {
+                context.sending(&parts.headers);
+                return Ok(Outcome::Preflight(headers));
+            }
+        }
+    }
+    let Some(cluster) = cluster else {
         context.sending(&parts.headers);
         return Err(Failure::NoCluster);
     };
-    let cluster = published.cluster(cluster);
     context.assign(cluster);
-    let hashed = hash_key(&forward.hash, &view, Peers { remote: conn.peer(), local: conn.local() });
+    let peers = Peers { remote: conn.peer(), local: conn.local() };
+    let hashed = hash_key(&forward.hash, &target.view(&parts), peers);
 
     let grpc = context.record().grpc;
     let limits = timeout::limits(forward, &parts.headers, grpc);
     limits.announce(&mut parts.headers, grpc);
     parts.headers.insert(headers::X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
-    let authority = forward.authority.clone().unwrap_or(target.authority);
-    context.record().authority = Some(authority.clone());
-    for ops in [&destination.request_headers, &route.request_headers] {
-        headers::apply(ops, &mut parts.headers, &Facts { record: context.record(), request: None });
+    if let Err(failure) = rewrite::finalize(route, forward, destination, context.record(), &mut parts.headers)
+    {
+        context.sending(&parts.headers);
+        return Err(failure);
     }
     let mut operation = Operation::default();
     if let Some(trace) = trace {
@@ -167,19 +211,35 @@ async fn outcome<'p>(
     let retry = forward.retry.as_ref();
     let upload = Upload::new(incoming, retry.is_some(), Rc::clone(worker.replay()));
     context.receive(&upload);
+    // As the rewrites left them.
+    let (authority, path) = (context.record().authority.clone(), context.record().path.clone());
     let mut outbound = Outbound {
         wire: forward::wire(cluster.protocol(), parts.version),
         cluster: Arc::clone(cluster),
         method: parts.method,
-        authority,
-        path: target.path,
+        authority: authority.unwrap_or(target.authority),
+        path: path.unwrap_or(target.path),
         headers: parts.headers,
         upload,
         per_try_timeout: limits.per_try,
         busy: RefCell::default(),
     };
-    let (sent, deadline) =
-        retry::run(worker, context, &mut outbound, retry, hashed.key, limits.overall).await?;
+    let copies = if forward.mirrors.is_empty() {
+        None
+    } else {
+        let terms = Terms {
+            mirrors: &forward.mirrors,
+            version: parts.version,
+            timeout: limits.overall,
+            trace: trace.map(|trace| (trace, tracing.propagation)),
+        };
+        mirror::start(worker, conn, published, &outbound, &terms)
+    };
+    let result = retry::run(worker, context.record(), &mut outbound, retry, hashed.key, limits.overall).await;
+    if let (Some(copies), Err(failure)) = (copies, &result) {
+        copies.outlive(failure);
+    }
+    let (sent, deadline) = result?;
     context.record().details = Some(Details::VIA_UPSTREAM);
     Ok(Outcome::Answer(Answer {
         sent,
@@ -201,6 +261,24 @@ struct Target {
 }
 
 impl Target {
+    /// Cleans the headers, adds the first of ours, and normalises the path.
+    fn of(parts: &mut Parts, authority: HeaderValue, mode: PathNormalization) -> Result<Self, Failure> {
+        let headers = &mut parts.headers;
+        headers::clean_request(headers);
+        if parts.version == Version::HTTP_2 {
+            headers::join_cookies(headers);
+        }
+        let path = normalized(parts.uri.path_and_query(), mode)?;
+        if !headers.contains_key(headers::X_FORWARDED_PROTO) {
+            headers.insert(headers::X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+        }
+        let https = match parts.version {
+            Version::HTTP_2 => parts.uri.scheme_str() == Some("https"),
+            _ => headers.get(headers::X_FORWARDED_PROTO).is_some_and(|proto| proto == "https"),
+        };
+        Ok(Self { authority, path, scheme: if https { "https" } else { "http" } })
+    }
+
     fn view<'a>(&'a self, parts: &'a Parts) -> RequestView<'a> {
         RequestView {
             method: &parts.method,
@@ -212,42 +290,39 @@ impl Target {
     }
 }
 
-/// Checks the request, cleans its headers and adds the first of ours.
-fn accept(conn: &ConnInfo, context: &mut RequestContext, parts: &mut Parts) -> Result<Target, Failure> {
+/// Checks the request and makes it fit to be routed.
+fn accept(
+    conn: &ConnInfo,
+    context: &mut RequestContext,
+    parts: &mut Parts,
+    mode: PathNormalization,
+) -> Result<Target, Failure> {
     if let Some(violation) = conn.next_violation() {
         return Err(Failure::Refused(violation));
     }
     let checked = limits::check(parts);
     context.accept(parts, checked.as_ref().ok());
-    let authority = checked?;
-    let headers = &mut parts.headers;
-    headers::clean_request(headers);
-    if parts.version == Version::HTTP_2 {
-        headers::join_cookies(headers);
-    }
-    let path = normalized(parts.uri.path_and_query())?;
-    context.record().path = Some(path.clone());
-    if !headers.contains_key(headers::X_FORWARDED_PROTO) {
-        headers.insert(headers::X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-    }
-    let https = match parts.version {
-        Version::HTTP_2 => parts.uri.scheme_str() == Some("https"),
-        _ => headers.get(headers::X_FORWARDED_PROTO).is_some_and(|proto| proto == "https"),
-    };
-    Ok(Target { authority, path, scheme: if https { "https" } else { "http" } })
+    let target = Target::of(parts, checked?, mode)?;
+    context.record().path = Some(target.path.clone());
+    Ok(target)
 }
 
 /// What is matched is what is forwarded; a path that is normal already is taken as it is.
-fn normalized(asked: Option<&PathAndQuery>) -> Result<PathAndQuery, Failure> {
+fn normalized(asked: Option<&PathAndQuery>, mode: PathNormalization) -> Result<PathAndQuery, Failure> {
     let Some(asked) = asked else { return Ok(PathAndQuery::from_static("/")) };
-    match normalize_path(asked.as_str()).map_err(|_| Failure::BadPath)? {
+    match normalize_path(asked.as_str(), mode).map_err(|_| Failure::BadPath)? {
         Cow::Borrowed(_) => Ok(asked.clone()),
         Cow::Owned(path) => path.parse().map_err(|_| Failure::BadPath),
     }
 }
 
 /// Passes an upstream's answer on. (hyper drops the `content-length` of a 304, which Envoy keeps; RFC 9110 allows both.)
-fn relay(worker: &Worker, mut context: RequestContext, answer: Answer<'_>) -> Response<ResponseBody> {
+fn relay(
+    worker: &Worker,
+    mut context: RequestContext,
+    answer: Answer<'_>,
+    leave: Option<Leave<'_>>,
+) -> Response<ResponseBody> {
     let (mut head, body) = answer.sent.response.into_parts();
     headers::clean_response(&mut head.headers);
     if answer.traced {
@@ -266,6 +341,9 @@ fn relay(worker: &Worker, mut context: RequestContext, answer: Answer<'_>) -> Re
     }
     for cookie in answer.cookies {
         head.headers.append(SET_COOKIE, cookie);
+    }
+    if let Some(leave) = leave {
+        leave.tell(&mut head.headers);
     }
     let source = Source::Upstream(body);
     respond(worker, context, head.status, head.headers, source, answer.deadline, false)
@@ -287,18 +365,24 @@ fn reply_with(
     reply: &Reply,
     method: &Method,
     ops: Option<(&HeaderOps, &HeaderMap)>,
+    leave: Option<Leave<'_>>,
 ) -> Response<ResponseBody> {
     let record = context.record();
     if let Some(flag) = reply.flag {
         record.flags.raise(flag);
     }
     record.details = Some(reply.details.clone());
-    let (status, mut headers, text) = reply.head(record.grpc);
-    record.status = status.as_u16();
+    let mut headers = reply.begin();
     if let Some((ops, request)) = ops {
         headers::apply(ops, &mut headers, &Facts { record, request: Some(request) });
     }
-    let source = if *method == Method::HEAD { Source::Empty } else { Source::Text(text) };
+    let (status, text) = reply.finish(&mut headers, record.grpc);
+    record.status = status.as_u16();
+    if let Some(leave) = leave {
+        leave.tell(&mut headers);
+    }
+    let silent = *method == Method::HEAD || status == StatusCode::NOT_MODIFIED;
+    let source = if silent { Source::Empty } else { Source::Text(text) };
     respond(worker, context, status, headers, source, None, reply.close)
 }
 

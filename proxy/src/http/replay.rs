@@ -1,7 +1,7 @@
-//! What is kept of a request body so that a retry can send it again: bounded by request and by worker, and given back
+//! What is kept of a request body so that a retry can send it again, or a mirror can send it too: bounded by request and by worker, and given back
 //! at once when it is forgotten.
 
-use std::{cell::Cell, rc::Rc};
+use std::{cell::Cell, collections::VecDeque, rc::Rc};
 
 use bytes::{Bytes, BytesMut};
 
@@ -50,7 +50,7 @@ impl ReplayBudget {
 #[derive(Debug)]
 pub(super) struct Kept {
     budget: Rc<ReplayBudget>,
-    frames: Vec<Bytes>,
+    frames: VecDeque<Bytes>,
     /// Small frames behind the last of `frames`; empty while frames are being read again.
     tail: BytesMut,
     bytes: usize,
@@ -60,11 +60,23 @@ pub(super) struct Kept {
 
 impl Kept {
     pub(super) fn new(budget: Rc<ReplayBudget>) -> Self {
-        Self { budget, frames: Vec::new(), tail: BytesMut::new(), bytes: 0, next: 0 }
+        Self { budget, frames: VecDeque::new(), tail: BytesMut::new(), bytes: 0, next: 0 }
+    }
+
+    /// Whose budget it is.
+    pub(super) fn budget(&self) -> &Rc<ReplayBudget> {
+        &self.budget
     }
 
     /// Keeps a fresh frame, which counts as read; `false` if there is no room for it.
     pub(super) fn keep(&mut self, data: &Bytes) -> bool {
+        let fits = self.push(data);
+        self.next = self.frames.len();
+        fits
+    }
+
+    /// Keeps a fresh frame for who [takes](Self::take) it; `false` if there is no room for it.
+    pub(super) fn push(&mut self, data: &Bytes) -> bool {
         if self.bytes + data.len() > MAX_KEPT || !self.budget.take(data.len()) {
             return false;
         }
@@ -76,10 +88,24 @@ impl Kept {
         if small {
             self.tail.extend_from_slice(data);
         } else {
-            self.frames.push(data.clone());
+            self.frames.push_back(data.clone());
         }
-        self.next = self.frames.len();
         true
+    }
+
+    /// The first frame, which is forgotten: for a lone reader that never begins again.
+    pub(super) fn take(&mut self) -> Option<Bytes> {
+        if self.frames.is_empty() {
+            self.close_tail();
+        }
+        let frame = self.frames.pop_front()?;
+        self.bytes -= frame.len();
+        self.budget.give_back(frame.len());
+        Some(frame)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.frames.is_empty() && self.tail.is_empty()
     }
 
     /// Another try reads from the beginning.
@@ -101,7 +127,7 @@ impl Kept {
     }
 
     pub(super) fn forget(&mut self) {
-        self.frames = Vec::new();
+        self.frames = VecDeque::new();
         self.tail = BytesMut::new();
         self.next = 0;
         self.budget.give_back(std::mem::take(&mut self.bytes));
@@ -109,7 +135,7 @@ impl Kept {
 
     fn close_tail(&mut self) {
         if !self.tail.is_empty() {
-            self.frames.push(std::mem::take(&mut self.tail).freeze());
+            self.frames.push_back(std::mem::take(&mut self.tail).freeze());
         }
     }
 }

@@ -1,16 +1,16 @@
 //! The one place that turns a [`Failure`] into an answer: status, body, flag and details as Envoy has them.
 
-use std::{borrow::Cow, io};
+use std::{borrow::Cow, io::Write as _};
 
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, StatusCode,
-    header::{CONTENT_LENGTH, CONTENT_TYPE},
+    header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION},
 };
 
-use outrigger_config::snapshot::DirectResponse;
+use outrigger_config::snapshot::AbortStatus;
 
-use super::headers::{GRPC_MESSAGE, GRPC_STATUS, X_ENVOY_OVERLOADED};
+use super::headers::{GRPC_MESSAGE, GRPC_STATUS, X_ENVOY_OVERLOADED, remove};
 use crate::{
     net::head::Violation,
     telemetry::{Details, Flag},
@@ -34,6 +34,8 @@ pub(crate) enum Failure {
     UpgradeFailed,
     /// HTTP/2 only: the stream is reset without an answer.
     ResetStream,
+    /// The route injects it.
+    Fault(AbortStatus),
     /// No route takes it.
     NoRoute,
     /// The destination does not exist.
@@ -63,9 +65,13 @@ pub(crate) enum Failure {
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) body: Bytes,
+    /// What a gRPC client is told, where that does not follow from `status`.
+    pub(crate) grpc_status: Option<u32>,
     pub(crate) flag: Option<Flag>,
     pub(crate) details: Details,
     pub(crate) overloaded: bool,
+    /// Another place to ask.
+    pub(crate) location: Option<HeaderValue>,
     /// The HTTP/1 connection ends with it.
     pub(crate) close: bool,
 }
@@ -75,9 +81,11 @@ impl Reply {
         Self {
             status,
             body: Bytes::from_static(body.as_bytes()),
+            grpc_status: None,
             flag: None,
             details: Details::fixed(details),
             overloaded: false,
+            location: None,
             close: false,
         }
     }
@@ -93,8 +101,8 @@ impl Reply {
     }
 
     /// The configured answer of a route.
-    pub(crate) fn direct(response: &DirectResponse) -> Self {
-        Self { body: response.body.clone(), ..Self::new(response.status, "", "direct_response") }
+    pub(crate) fn direct(status: StatusCode, body: Bytes) -> Self {
+        Self { body, ..Self::new(status, "", "direct_response") }
     }
 
     /// The answer to a failure; `retried` is whether it was not the first try.
@@ -111,6 +119,14 @@ impl Reply {
             Failure::ResetStream => Self::new(S::BAD_REQUEST, "", "http2.too_many_headers")
                 .flag(Flag::DownstreamProtocolError)
                 .closing(),
+            Failure::Fault(status) => {
+                let (status, grpc_status) = match *status {
+                    AbortStatus::Http(status) => (status, None),
+                    AbortStatus::Grpc(status) => (S::OK, Some(status)),
+                };
+                let reply = Self::new(status, "fault filter abort", "fault_filter_abort");
+                Self { grpc_status, ..reply }.flag(Flag::FaultInjected)
+            }
             Failure::NoRoute => Self::new(S::NOT_FOUND, "", "route_not_found").flag(Flag::NoRouteFound),
             Failure::NoCluster => {
                 Self::new(S::SERVICE_UNAVAILABLE, "", "cluster_not_found").flag(Flag::NoClusterFound)
@@ -152,36 +168,39 @@ impl Reply {
         }
     }
 
-    /// The headers, in Envoy's order, but for `date` and `server`; the status and the body change for gRPC.
-    pub(crate) fn head(&self, grpc: bool) -> (StatusCode, HeaderMap, Bytes) {
+    /// The headers that come first, in Envoy's order. A route's operations follow, then [`finish`](Self::finish).
+    pub(crate) fn begin(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         if self.overloaded {
             headers.insert(X_ENVOY_OVERLOADED, HeaderValue::from_static("true"));
         }
+        if let Some(location) = &self.location {
+            headers.insert(LOCATION, location.clone());
+        }
+        headers
+    }
+
+    /// What the body needs, but for `date` and `server` all there is; the status and the body change for gRPC.
+    pub(crate) fn finish(&self, headers: &mut HeaderMap, grpc: bool) -> (StatusCode, Bytes) {
         if grpc {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers.insert(GRPC_STATUS, HeaderValue::from_static(grpc_status(self.status)));
-            if let Some(message) = text_value(&self.body).filter(|message| !message.is_empty()) {
+            let code = self.grpc_status.unwrap_or_else(|| grpc_status(self.status));
+            headers.insert(GRPC_STATUS, code.into());
+            if let Some(message) = grpc_message(&self.body).filter(|message| !message.is_empty()) {
                 headers.insert(GRPC_MESSAGE, message);
             }
-            return (StatusCode::OK, headers, Bytes::new());
+            remove(headers, &[CONTENT_LENGTH]);
+            return (StatusCode::OK, Bytes::new());
         }
-        if !self.body.is_empty() {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(self.body.len()));
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        if self.body.is_empty() || matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+            // RFC 9110 forbids the body of these, which Envoy sends all the same.
+            remove(headers, &[CONTENT_LENGTH, CONTENT_TYPE]);
+            return (self.status, Bytes::new());
         }
-        (self.status, headers, self.body.clone())
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(self.body.len()));
+        headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("text/plain"));
+        (self.status, self.body.clone())
     }
-}
-
-/// `Connection refused` of an error, as the transport failure reason shows it.
-pub(crate) fn transport_failure(error: &io::Error) -> Cow<'static, str> {
-    if error.kind() == io::ErrorKind::ConnectionRefused {
-        return Cow::Borrowed("delayed_connect_error:_Connection_refused");
-    }
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    Cow::Owned(format!("delayed_connect_error:_{}", text.replace(' ', "_")))
 }
 
 /// The flag of an exchange that its upstream ended.
@@ -227,25 +246,41 @@ fn refusal(violation: Violation) -> Reply {
 }
 
 /// Envoy `Grpc::Utility::httpToGrpcStatus`.
-fn grpc_status(status: StatusCode) -> &'static str {
+fn grpc_status(status: StatusCode) -> u32 {
     match status.as_u16() {
-        400 => "13",
-        401 => "16",
-        403 => "7",
-        404 => "12",
-        429 | 502 | 503 | 504 => "14",
-        _ => "2",
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
     }
 }
 
-/// Our bodies are plain text without `%`, so that they need no escaping as a grpc-message.
-fn text_value(text: &[u8]) -> Option<HeaderValue> {
-    HeaderValue::from_bytes(text).ok()
+/// Percent-encoded as Envoy does it: what is not printable ASCII, `%`, and `~`.
+fn grpc_message(text: &[u8]) -> Option<HeaderValue> {
+    let plain = |byte: &u8| (b' '..b'~').contains(byte) && *byte != b'%';
+    if text.iter().all(plain) {
+        return HeaderValue::from_bytes(text).ok();
+    }
+    let mut encoded = Vec::with_capacity(text.len() + 16);
+    for byte in text {
+        if plain(byte) {
+            encoded.push(*byte);
+        } else {
+            // A vector takes every write.
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    HeaderValue::from_maybe_shared(Bytes::from(encoded)).ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
+    use crate::upstream::transport_failure;
 
     fn shown(failure: &Failure, retried: bool) -> (u16, String, Option<&'static str>, String) {
         let reply = Reply::to(failure, retried);
@@ -256,6 +291,12 @@ mod tests {
             flag,
             reply.details.as_str().to_owned(),
         )
+    }
+
+    fn head(reply: &Reply, grpc: bool) -> (StatusCode, HeaderMap, Bytes) {
+        let mut headers = reply.begin();
+        let (status, body) = reply.finish(&mut headers, grpc);
+        (status, headers, body)
     }
 
     #[test]
@@ -294,25 +335,66 @@ mod tests {
 
     #[test]
     fn a_body_comes_with_length_and_type_first() {
-        let (status, headers, body) = Reply::to(&Failure::Overflow, false).head(false);
+        let (status, headers, body) = head(&Reply::to(&Failure::Overflow, false), false);
         let names: Vec<_> = headers.keys().map(http::HeaderName::as_str).collect();
         assert_eq!(names, ["x-envoy-overloaded", "content-length", "content-type"]);
         assert_eq!((status.as_u16(), headers[CONTENT_LENGTH].to_str().unwrap()), (503, "81"));
         assert_eq!(body.len(), 81);
-        assert!(Reply::to(&Failure::NoRoute, false).head(false).1.is_empty());
+        assert!(head(&Reply::to(&Failure::NoRoute, false), false).1.is_empty());
     }
 
     #[test]
     fn grpc_gets_its_status_in_headers_of_a_200() {
-        let (status, headers, body) = Reply::to(&Failure::NoHealthyUpstream, false).head(true);
+        let (status, headers, body) = head(&Reply::to(&Failure::NoHealthyUpstream, false), true);
         assert_eq!((status.as_u16(), body.len()), (200, 0));
         assert_eq!(headers[GRPC_STATUS], "14");
         assert_eq!(headers[GRPC_MESSAGE], "no healthy upstream");
         assert_eq!(headers[CONTENT_TYPE], "application/grpc");
-        let (_, headers, _) = Reply::to(&Failure::NoRoute, false).head(true);
+        let (_, headers, _) = head(&Reply::to(&Failure::NoRoute, false), true);
         assert_eq!(headers[GRPC_STATUS], "12");
         assert!(!headers.contains_key(GRPC_MESSAGE));
-        let (_, headers, _) = Reply::to(&Failure::MissingHost, false).head(true);
+        let (_, headers, _) = head(&Reply::to(&Failure::MissingHost, false), true);
         assert_eq!(headers[GRPC_STATUS], "13");
+        let (_, headers, _) = head(&Reply::to(&Failure::Fault(AbortStatus::Grpc(5)), false), true);
+        assert_eq!(
+            (&headers[GRPC_STATUS], &headers[GRPC_MESSAGE]),
+            (&"5".parse().unwrap(), &"fault filter abort".parse().unwrap())
+        );
+    }
+
+    #[test]
+    fn an_abort_with_a_status_that_has_no_body_has_none() {
+        for status in [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED] {
+            let (_, headers, body) =
+                head(&Reply::to(&Failure::Fault(AbortStatus::Http(status)), false), false);
+            assert!(headers.is_empty() && body.is_empty(), "{status}");
+        }
+    }
+
+    #[test]
+    fn a_grpc_message_is_percent_encoded() {
+        let message = |body: &'static str| {
+            let reply = Reply::direct(StatusCode::SERVICE_UNAVAILABLE, Bytes::from_static(body.as_bytes()));
+            head(&reply, true).1[GRPC_MESSAGE].clone()
+        };
+        assert_eq!(message("a%b~c\u{e9}\nd"), "a%25b%7Ec%C3%A9%0Ad");
+        assert_eq!(message("plain text"), "plain text");
+    }
+
+    #[test]
+    fn header_operations_keep_the_type_of_a_body_but_not_its_length() {
+        let operated = |body: &'static str| {
+            let reply = Reply::direct(StatusCode::OK, Bytes::from_static(body.as_bytes()));
+            let mut headers = reply.begin();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("9"));
+            headers.insert("x-a", HeaderValue::from_static("1"));
+            let _ = reply.finish(&mut headers, false);
+            headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
+        };
+        let lines: Vec<String> = operated("{}");
+        assert_eq!(lines, ["content-type: application/json", "content-length: 2", "x-a: 1"]);
+        let lines: Vec<String> = operated("");
+        assert_eq!(lines, ["x-a: 1"], "an empty answer has neither");
     }
 }

@@ -11,7 +11,6 @@ use rand::RngExt;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    context::RequestContext,
     forward::{Outbound, grpc_status},
     headers::{X_ENVOY_ATTEMPT_COUNT, is_grpc},
     reply::Failure,
@@ -19,7 +18,7 @@ use super::{
     upload::RequestBody,
 };
 use crate::{
-    telemetry::Flag,
+    telemetry::{Flag, Record},
     upstream::{
         Host, Outcome, RetryPermit,
         pool::{ResetReason, Sent},
@@ -35,7 +34,7 @@ const X_ENVOY_RATELIMITED: &str = "x-envoy-ratelimited";
 /// The failure of the last try.
 pub(crate) async fn run(
     worker: &Worker,
-    context: &mut RequestContext,
+    record: &mut Record,
     outbound: &mut Outbound,
     policy: Option<&RetryPolicy>,
     hash: Option<u64>,
@@ -44,11 +43,11 @@ pub(crate) async fn run(
     let mut deadline = timeout.map(|timeout| Deadline::new(&outbound.upload, timeout));
     let mut tries = Tries { policy, hash, tried: Vec::new(), permit: None };
     let result = match &mut deadline {
-        None => tries.until_final(worker, context, outbound).await,
+        None => tries.until_final(worker, record, outbound).await,
         Some(deadline) => {
             let result = tokio::select! {
                 biased;
-                result = tries.until_final(worker, context, outbound) => Some(result),
+                result = tries.until_final(worker, record, outbound) => Some(result),
                 () = deadline => None,
             };
             result.unwrap_or_else(|| Err(out_of_time(outbound)))
@@ -71,12 +70,12 @@ impl Tries<'_> {
     async fn until_final(
         &mut self,
         worker: &Worker,
-        context: &mut RequestContext,
+        record: &mut Record,
         outbound: &mut Outbound,
     ) -> Result<Box<Sent<RequestBody>>, Failure> {
         loop {
-            let result = self.one(worker, context, outbound).await;
-            let Some(backoff) = self.again(worker, context, outbound, &result) else {
+            let result = self.one(worker, record, outbound).await;
+            let Some(backoff) = self.again(worker, record, outbound, &result) else {
                 return result;
             };
             // The refused answer gives back its connection before the wait.
@@ -88,7 +87,7 @@ impl Tries<'_> {
     async fn one(
         &mut self,
         worker: &Worker,
-        context: &mut RequestContext,
+        record: &mut Record,
         outbound: &mut Outbound,
     ) -> Result<Box<Sent<RequestBody>>, Failure> {
         let avoids = self.policy.is_some_and(|policy| policy.avoid_previous_hosts);
@@ -96,10 +95,9 @@ impl Tries<'_> {
         let picked = worker.balancers().pick(&outbound.cluster, self.hash, avoid, &mut worker.rng());
         let Some(host) = picked else {
             outbound.cluster.stats.upstream_cx_none_healthy.inc();
-            context.record().endpoint = None;
+            record.endpoint = None;
             return Err(Failure::NoHealthyUpstream);
         };
-        let record = context.record();
         record.attempts += 1;
         let number = match record.attempts {
             1 => HeaderValue::from_static("1"),
@@ -114,13 +112,13 @@ impl Tries<'_> {
     fn again(
         &mut self,
         worker: &Worker,
-        context: &mut RequestContext,
+        record: &mut Record,
         outbound: &Outbound,
         result: &Result<Box<Sent<RequestBody>>, Failure>,
     ) -> Option<Duration> {
         let policy = self.policy?;
         let stats = &outbound.cluster.stats;
-        let retries = context.record().attempts.saturating_sub(1);
+        let retries = record.attempts.saturating_sub(1);
         let wanted = match result {
             Ok(sent) => takes_answer(&policy.on, sent),
             Err(failure) => takes_failure(&policy.on, failure),
@@ -137,14 +135,14 @@ impl Tries<'_> {
         }
         if retries >= policy.attempts.get() {
             stats.upstream_rq_retry_limit_exceeded.inc();
-            context.record().flags.raise(Flag::UpstreamRetryLimitExceeded);
+            record.flags.raise(Flag::UpstreamRetryLimitExceeded);
             return None;
         }
         self.permit = None;
         match outbound.cluster.acquire_retry() {
             Ok(permit) => self.permit = Some(permit),
             Err(_) => {
-                context.record().flags.raise(Flag::UpstreamOverflow);
+                record.flags.raise(Flag::UpstreamOverflow);
                 return None;
             }
         }

@@ -1,7 +1,7 @@
 //! The client's body on its way up.
 //!
 //! [`Upload`] is streamed to the upstream and kept while it fits, so that a retry can send it again; [`RequestBody`] is
-//! one try's view of it. Nothing is collected before it is sent.
+//! one try's view of it. Nothing is collected before it is sent. A mirror's upload is a copy of it, see [`tap`].
 
 use std::{
     cell::{Cell, RefCell},
@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use super::{
     headers::clean_trailers,
     replay::{Kept, ReplayBudget},
+    tap::{Feed, Tap, tap},
 };
 
 /// Why a client's body broke off.
@@ -63,7 +64,9 @@ pub(crate) struct Upload {
 
 #[derive(Debug)]
 struct State {
-    incoming: Incoming,
+    source: Source,
+    /// Copies of what is read here.
+    feeds: Vec<Feed>,
     /// Length that the client announced.
     length: Option<u64>,
     keeps: bool,
@@ -73,7 +76,38 @@ struct State {
     turn: u32,
 }
 
+/// Who sends it.
+#[derive(Debug)]
+enum Source {
+    Client(Incoming),
+    /// The upload of the request that is mirrored.
+    Copy(Tap),
+}
+
+impl Source {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
+        match self {
+            Self::Client(incoming) => {
+                let frame = ready!(Pin::new(incoming).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(|error| BodyFailure::of(&error))))
+            }
+            Self::Copy(tap) => tap.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Client(incoming) => incoming.is_end_stream(),
+            Self::Copy(tap) => tap.is_end_stream(),
+        }
+    }
+}
+
 impl State {
+    fn finish_copies(&mut self, trailers: Option<&HeaderMap>) {
+        self.feeds.drain(..).for_each(|feed| feed.finish(trailers));
+    }
+
     fn forget_if_read(&mut self) {
         if !self.keeps && self.kept.is_read() {
             self.kept.forget();
@@ -84,9 +118,14 @@ impl State {
 impl Upload {
     /// `keeps`: a retry may follow, so what is sent is kept.
     pub(crate) fn new(incoming: Incoming, keeps: bool, budget: Rc<ReplayBudget>) -> Rc<Self> {
-        let ended = incoming.is_end_stream().then(Instant::now);
         let length = incoming.size_hint().exact();
-        let state = State { incoming, length, keeps, kept: Kept::new(budget), trailers: None, turn: 0 };
+        Self::of(Source::Client(incoming), length, keeps, budget)
+    }
+
+    fn of(source: Source, length: Option<u64>, keeps: bool, budget: Rc<ReplayBudget>) -> Rc<Self> {
+        let ended = source.is_end_stream().then(Instant::now);
+        let kept = Kept::new(budget);
+        let state = State { source, feeds: Vec::new(), length, keeps, kept, trailers: None, turn: 0 };
         Rc::new(Self {
             state: RefCell::new(state),
             received: Cell::new(0),
@@ -106,6 +145,44 @@ impl Upload {
         state.turn += 1;
         state.kept.rewind();
         Some(RequestBody { upload: Rc::clone(self), turn: state.turn, sent: 0, trailers_sent: false })
+    }
+
+    /// The upload of a mirror, which gets all that this one reads. Asked for before anything was read.
+    pub(crate) fn copy(&self) -> Rc<Self> {
+        let mut state = self.state.borrow_mut();
+        let budget = state.kept.budget();
+        let (feed, tap) = tap(Rc::clone(budget));
+        let budget = Rc::clone(budget);
+        match self.ended.get() {
+            Some(_) => feed.finish(None),
+            None => state.feeds.push(feed),
+        }
+        Self::of(Source::Copy(tap), state.length, false, budget)
+    }
+
+    /// Whether anyone still wants a copy of the rest.
+    pub(crate) fn is_copied(&self) -> bool {
+        let feeds = &mut self.state.borrow_mut().feeds;
+        feeds.retain(Feed::is_wanted);
+        !feeds.is_empty()
+    }
+
+    /// What the tries have left unread, if it is for a copy to have.
+    pub(crate) fn rest(self: &Rc<Self>) -> Option<RequestBody> {
+        if !self.is_copied() || self.failure.get().is_some() {
+            return None;
+        }
+        let mut state = self.state.borrow_mut();
+        state.turn += 1;
+        Some(RequestBody { upload: Rc::clone(self), turn: state.turn, sent: 0, trailers_sent: false })
+    }
+
+    /// Of a copy: waits until its end will never come; `true` if it was taken too slowly.
+    pub(crate) fn poll_cut(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        match &self.state.borrow().source {
+            Source::Client(_) => Poll::Pending,
+            Source::Copy(tap) => tap.poll_cut(cx),
+        }
     }
 
     /// The last try is under way: nothing more is kept, and what it has sent is forgotten.
@@ -227,14 +304,16 @@ impl Body for RequestBody {
             this.trailers_sent = true;
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         }
-        let frame = match ready!(Pin::new(&mut state.incoming).poll_frame(cx)) {
+        let frame = match ready!(state.source.poll_frame(cx)) {
             Some(Ok(frame)) => frame,
-            Some(Err(error)) => {
-                upload.failure.set(Some(BodyFailure::of(&error)));
+            Some(Err(failure)) => {
+                upload.failure.set(Some(failure));
+                state.feeds.clear();
                 return Poll::Ready(Some(Err(RequestBodyError::Client)));
             }
             None => {
                 upload.end();
+                state.finish_copies(None);
                 return Poll::Ready(None);
             }
         };
@@ -248,14 +327,17 @@ impl Body for RequestBody {
                 }
                 this.trailers_sent = true;
                 upload.end();
+                state.finish_copies(Some(&trailers));
                 return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
             }
         };
         upload.received.set(upload.received.get() + data.len() as u64);
         this.sent += data.len() as u64;
         upload.keep(state, &data);
-        if state.incoming.is_end_stream() {
+        state.feeds.retain(|feed| feed.push(&data));
+        if state.source.is_end_stream() {
             upload.end();
+            state.finish_copies(None);
         }
         Poll::Ready(Some(Ok(Frame::data(data))))
     }

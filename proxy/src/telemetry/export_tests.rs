@@ -233,6 +233,22 @@ async fn custom_tags_come_from_the_request_and_the_configuration() {
 }
 
 #[tokio::test]
+async fn the_url_of_a_span_has_the_path_before_it_was_rewritten() {
+    let mut bench = traced(|_| {});
+    let mut record = request(&bench, Direction::Outbound);
+    record.grpc = true;
+    bench.shard.capture_request(&mut record, &headers(&[("x-envoy-original-path", b"/asked?q")]));
+    bench.shard.emit(record);
+    let spans = spans(&mut bench);
+    let shown = texts(&spans[0].attributes);
+    assert_eq!(
+        (&*shown["http.url"], &*shown["url.full"]),
+        ("http://otlp:4317/asked?q", "http://otlp:4317/asked?q")
+    );
+    assert_eq!((&*shown["grpc.path"], &*shown["rpc.service"]), ("/x/y?z=1", "x"), "what was called");
+}
+
+#[tokio::test]
 async fn only_sampled_requests_make_spans_and_keep_what_these_show() {
     let mut bench = traced(|_| {});
     let mut record = bench.begin();

@@ -87,15 +87,15 @@ impl Metrics {
 
     fn families(&self) -> Vec<Family> {
         let series = self.requests.scrape(Instant::now());
-        let family = |name: &'static str, help, unit, kind, value: fn(&Sums) -> Value| {
-            let points = series.iter().map(|(labels, sums)| (labels.pairs(), value(sums))).collect();
-            Family { name: name.into(), help, unit, kind, points }
-        };
-        let mut families = vec![family("istio_requests_total", REQUESTS, "1", FamilyKind::Sum, |sums| {
-            Value::Count(sums.requests)
-        })];
+        let mut families = Vec::new();
+        for (name, help, unit, has, pick) in COUNTERS {
+            let points = series.iter().filter(|(_, sums)| has(sums));
+            let points = points.map(|(labels, sums)| (labels.pairs(), Value::Count(pick(sums)))).collect();
+            let name = format!("{name}_total").into();
+            families.push(Family { name, help, unit, kind: FamilyKind::Sum, points });
+        }
         for (name, help, unit, pick) in HISTOGRAMS {
-            let points = series.iter();
+            let points = series.iter().filter(|(_, sums)| sums.has_requests());
             let points =
                 points.map(|(labels, sums)| (labels.pairs(), Value::Histogram(Box::new(pick(sums).clone()))));
             let points = points.collect();
@@ -161,21 +161,22 @@ fn to_classic(page: &str) -> String {
     classic
 }
 
-/// Istio's request metrics.
+/// Istio's metrics of requests and connections.
 #[derive(Debug)]
 struct IstioMetrics(Arc<Requests>);
 
 impl Collector for IstioMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let series = self.0.scrape(Instant::now());
-        let mut requests =
-            encoder.encode_descriptor("istio_requests", REQUESTS, None, MetricType::Counter)?;
-        for (labels, sums) in &series {
-            requests.encode_family(labels)?.encode_counter(&sums.requests, NO_EXEMPLAR)?;
+        for (name, help, _, has, pick) in COUNTERS {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (labels, sums) in series.iter().filter(|(_, sums)| has(sums)) {
+                family.encode_family(labels)?.encode_counter(&pick(sums), NO_EXEMPLAR)?;
+            }
         }
         for (name, help, _, pick) in HISTOGRAMS {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-            for (labels, sums) in &series {
+            for (labels, sums) in series.iter().filter(|(_, sums)| sums.has_requests()) {
                 let merged = pick(sums);
                 family.encode_family(labels)?.encode_histogram::<NoLabelSet>(
                     merged.sum(),
@@ -189,7 +190,36 @@ impl Collector for IstioMetrics {
     }
 }
 
-const REQUESTS: &str = "Requests that ended";
+/// Name without its suffix, help, unit, which series have it, and which number of a series it is.
+const COUNTERS: [(&str, &str, &str, Has, Number); 5] = [
+    ("istio_requests", "Requests that ended", "1", Sums::has_requests, |sums| sums.requests),
+    ("istio_tcp_connections_opened", "Raw connections that began", "1", Sums::has_connections, |sums| {
+        sums.opened
+    }),
+    ("istio_tcp_connections_closed", "Raw connections that ended", "1", Sums::has_connections, |sums| {
+        sums.closed
+    }),
+    (
+        "istio_tcp_sent_bytes",
+        "Bytes sent to clients of raw connections",
+        "By",
+        Sums::has_connections,
+        |sums| sums.sent,
+    ),
+    (
+        "istio_tcp_received_bytes",
+        "Bytes received from clients of raw connections",
+        "By",
+        Sums::has_connections,
+        |sums| sums.received,
+    ),
+];
+
+/// Whether a series has the metric.
+type Has = fn(&Sums) -> bool;
+/// One of the numbers of a series.
+type Number = fn(&Sums) -> u64;
+
 /// Name, help, unit, and which of a series it is.
 const HISTOGRAMS: [(&str, &str, &str, Pick); 3] = [
     (

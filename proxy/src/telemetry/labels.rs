@@ -1,7 +1,8 @@
-//! Istio's labels of a request: who called whom, and how it ended.
+//! Istio's labels of a request or connection: who called whom, and how it ended.
 //!
 //! An empty value counts as an absent label in Prometheus, and dashboards drop such series: what is not known is
-//! written `unknown`. Only `grpc_response_status` is left out where a request is not gRPC.
+//! written `unknown`. Only `grpc_response_status` is left out where a request is not gRPC, and `response_code` of
+//! connections.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -56,7 +57,16 @@ pub(super) struct Peer {
     cluster: Arc<str>,
 }
 
-/// What a request tells about itself.
+/// The label `request_protocol`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spoken {
+    Http,
+    Grpc,
+    /// A connection that passed as bytes.
+    Tcp,
+}
+
+/// What a request or connection tells about itself.
 #[derive(Debug)]
 pub(super) struct Outcome<'a> {
     pub(super) direction: Direction,
@@ -64,7 +74,7 @@ pub(super) struct Outcome<'a> {
     pub(super) endpoint: Option<&'a Endpoint>,
     /// Host of the request, where no cluster tells the service.
     pub(super) host: Option<&'a str>,
-    pub(super) grpc: bool,
+    pub(super) spoken: Spoken,
     pub(super) grpc_status: Option<u32>,
     pub(super) status: u16,
     pub(super) flags: Flags,
@@ -90,7 +100,7 @@ impl Labels {
             None => (Arc::clone(&service), Arc::clone(&destination.namespace)),
         };
         let grpc_status = match outcome.grpc_status {
-            Some(code) if outcome.grpc => code.to_string().into(),
+            Some(code) if outcome.spoken == Spoken::Grpc => code.to_string().into(),
             _ => Arc::default(),
         };
         Self([
@@ -114,8 +124,16 @@ impl Labels {
             service_name,
             service_namespace,
             destination.cluster,
-            if outcome.grpc { "grpc" } else { "http" }.into(),
-            outcome.status.to_string().into(),
+            match outcome.spoken {
+                Spoken::Http => "http",
+                Spoken::Grpc => "grpc",
+                Spoken::Tcp => "tcp",
+            }
+            .into(),
+            match outcome.spoken {
+                Spoken::Tcp => "".into(),
+                Spoken::Http | Spoken::Grpc => outcome.status.to_string().into(),
+            },
             grpc_status,
             outcome.flags.to_string().into(),
             // Istio: the client side always says `unknown`; the server side speaks plain text so far.

@@ -1,4 +1,4 @@
-//! Istio's request metrics: counted by each worker in cells of its own, merged when somebody scrapes.
+//! Istio's metrics of requests and connections: counted by each worker in cells of its own, merged when somebody scrapes.
 //!
 //! [`Requests`] keys the series by their labels and outlives every reload. A worker resolves a series once and keeps
 //! the handle in its [`Cache`] under small keys (addresses and numbers), so that a request hashes no label and takes no
@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::{
     Flags, Record,
     histogram::{Histogram, Merged, add},
-    labels::{Labels, Outcome, Peer},
+    labels::{Labels, Outcome, Peer, Spoken},
 };
 
 /// Distinct label sets that are kept; each costs about 3 KiB and 0.5 KiB for each worker that counts in it.
@@ -46,13 +46,29 @@ struct Series {
     unheld_since: Option<Instant>,
 }
 
-/// What one worker counted of one series: the four metrics have the same labels.
+/// What one worker counted of one series: metrics of one kind have the same labels, and those of the other stay 0.
 #[derive(Debug, Default)]
-struct Cells {
+pub(super) struct Cells {
     requests: AtomicU64,
     duration: Histogram,
     request_bytes: Histogram,
     response_bytes: Histogram,
+    opened: AtomicU64,
+    closed: AtomicU64,
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl Cells {
+    /// Bytes that a client got.
+    pub(super) fn sent(&self, bytes: u64) {
+        add(&self.sent, bytes);
+    }
+
+    /// Bytes that a client sent.
+    pub(super) fn received(&self, bytes: u64) {
+        add(&self.received, bytes);
+    }
 }
 
 /// One series, summed over the workers.
@@ -62,6 +78,21 @@ pub(super) struct Sums {
     pub(super) duration: Merged,
     pub(super) request_bytes: Merged,
     pub(super) response_bytes: Merged,
+    pub(super) opened: u64,
+    pub(super) closed: u64,
+    pub(super) sent: u64,
+    pub(super) received: u64,
+}
+
+impl Sums {
+    /// Whether requests were counted, not connections. The series of what no longer fits has both.
+    pub(super) fn has_requests(&self) -> bool {
+        self.requests > 0
+    }
+
+    pub(super) fn has_connections(&self) -> bool {
+        self.opened + self.closed > 0
+    }
 }
 
 impl Requests {
@@ -116,6 +147,10 @@ impl Series {
             sums.duration.merge(&cells.duration);
             sums.request_bytes.merge(&cells.request_bytes);
             sums.response_bytes.merge(&cells.response_bytes);
+            sums.opened += cells.opened.load(Relaxed);
+            sums.closed += cells.closed.load(Relaxed);
+            sums.sent += cells.sent.load(Relaxed);
+            sums.received += cells.received.load(Relaxed);
         }
         sums
     }
@@ -140,7 +175,7 @@ struct Key {
     cluster: Option<Arc<Cluster>>,
     endpoint: Option<Arc<Endpoint>>,
     host: Option<Box<str>>,
-    grpc: bool,
+    spoken: Spoken,
     grpc_status: Option<u32>,
     status: u16,
     flags: Flags,
@@ -167,13 +202,25 @@ impl Cache {
 
     pub(super) fn count(&mut self, record: &Record, took: Duration) {
         let cells = self.handle(record);
+        if let Some(connection) = &record.connection {
+            add(&cells.opened, (!connection.opened).into());
+            add(&cells.closed, 1);
+            return;
+        }
         add(&cells.requests, 1);
         cells.duration.observe(took.as_secs_f64() * 1_000.0);
         cells.request_bytes.observe(as_f64(record.wire_received));
         cells.response_bytes.observe(as_f64(record.wire_sent));
     }
 
-    fn handle(&mut self, record: &Record) -> &Cells {
+    /// Counts a connection as open, and returns where its bytes count from now on.
+    pub(super) fn open(&mut self, record: &Record) -> Arc<Cells> {
+        let cells = self.handle(record);
+        add(&cells.opened, 1);
+        Arc::clone(cells)
+    }
+
+    fn handle(&mut self, record: &Record) -> &Arc<Cells> {
         let mut outcome = Outcome::of(record);
         if outcome.host.is_some() && self.find(&outcome).is_none() {
             if self.hosts < MAX_HOSTS {
@@ -215,7 +262,11 @@ impl<'r> Outcome<'r> {
                 (None, Some(authority)) => authority.to_str().ok(),
                 _ => None,
             },
-            grpc: record.grpc,
+            spoken: match record.connection {
+                Some(_) => Spoken::Tcp,
+                None if record.grpc => Spoken::Grpc,
+                None => Spoken::Http,
+            },
             grpc_status: record.grpc_status,
             status: record.status,
             flags: record.flags,
@@ -230,7 +281,7 @@ impl Key {
             cluster: record.cluster.clone(),
             endpoint: record.endpoint.clone(),
             host: outcome.host.map(Into::into),
-            grpc: outcome.grpc,
+            spoken: outcome.spoken,
             grpc_status: outcome.grpc_status,
             status: outcome.status,
             flags: outcome.flags,
@@ -243,7 +294,7 @@ impl Key {
             cluster: self.cluster.as_deref(),
             endpoint: self.endpoint.as_deref(),
             host: self.host.as_deref(),
-            grpc: self.grpc,
+            spoken: self.spoken,
             grpc_status: self.grpc_status,
             status: self.status,
             flags: self.flags,
@@ -257,7 +308,7 @@ impl PartialEq for Outcome<'_> {
             && address(self.cluster) == address(other.cluster)
             && self.status == other.status
             && self.grpc_status == other.grpc_status
-            && self.grpc == other.grpc
+            && self.spoken == other.spoken
             && self.flags == other.flags
             && self.direction == other.direction
             && self.host == other.host

@@ -25,7 +25,7 @@ pub use flags::{Details, Flag, Flags};
 pub use metrics::Requests;
 pub use outbox::{Account, Bounds, Inbox, Item, Loss, Outbox, Signal, Target};
 pub use points::{Points, Temporal};
-pub use record::Record;
+pub use record::{RawConnection, Record};
 pub use resource::{Environment, Resource};
 pub use span::SpanContext;
 
@@ -46,7 +46,7 @@ mod tests;
 
 use access_log::{Clock, End};
 use capture::Part;
-use metrics::Cache;
+use metrics::{Cache, Cells};
 use plan::Plan;
 
 /// The telemetry of one worker. Not shared between threads.
@@ -134,6 +134,12 @@ impl Shard {
         capture(Part::Trailers, record, trailers);
     }
 
+    /// Counts a raw connection that reached its endpoint, and returns where its bytes are counted as they pass.
+    pub fn open(&self, record: &mut Record) -> ByteCount {
+        record.connection.get_or_insert_default().opened = true;
+        ByteCount(self.state.borrow_mut().cache.open(record))
+    }
+
     /// Counts, logs and traces a request that has ended: once per request, at the end of its stream or when it was
     /// dropped.
     #[expect(clippy::needless_pass_by_value, reason = "a record that was emitted must not be emitted again")]
@@ -151,6 +157,22 @@ impl Shard {
             spans.encode(&record, &span, &end, scratch, message);
             self.queues.spans.send(&spans.target, message);
         }
+    }
+}
+
+/// Where the bytes of one open connection count. For the worker that made it: others would lose some.
+#[derive(Debug)]
+pub struct ByteCount(Arc<Cells>);
+
+impl ByteCount {
+    /// Bytes that went to the client.
+    pub fn sent(&self, bytes: u64) {
+        self.0.sent(bytes);
+    }
+
+    /// Bytes that came from the client.
+    pub fn received(&self, bytes: u64) {
+        self.0.received(bytes);
     }
 }
 

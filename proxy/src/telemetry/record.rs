@@ -1,4 +1,4 @@
-//! The facts of one request, gathered while it passes.
+//! The facts of one request or connection, gathered while it passes.
 
 use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::SystemTime};
 
@@ -64,8 +64,27 @@ pub struct Record {
     pub wire_received: u64,
     /// Bytes of the response on the client's connection, headers included.
     pub wire_sent: u64,
+    /// It is no request but a raw connection.
+    pub connection: Option<RawConnection>,
     pub(super) plan: Option<Arc<Plan>>,
     pub(super) captured: Captured,
+}
+
+/// What only raw connections have.
+#[derive(Debug, Default)]
+pub struct RawConnection {
+    /// What the client's TLS hello asks for.
+    pub server_name: Option<Box<str>>,
+    /// It was counted when it reached its endpoint.
+    pub(super) opened: bool,
+}
+
+impl RawConnection {
+    /// One that has reached no endpoint yet.
+    #[must_use]
+    pub fn new(server_name: Option<Box<str>>) -> Self {
+        Self { server_name, opened: false }
+    }
 }
 
 impl Record {
@@ -102,9 +121,15 @@ impl Record {
             body_sent: 0,
             wire_received: 0,
             wire_sent: 0,
+            connection: None,
             plan,
             captured: Captured::default(),
         }
+    }
+
+    /// Of a copy for a mirror: filled like any other, and never emitted.
+    pub(crate) fn untold(direction: Direction) -> Self {
+        Self::new(Instant::now(), SystemTime::now(), direction, None)
     }
 
     /// Whether a span is reported.

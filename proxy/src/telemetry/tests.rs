@@ -7,7 +7,7 @@ use outrigger_config::{
     format::Format,
     snapshot::{
         self, AccessLog, Balancer, Cluster, Direction, Discovery, Endpoint, Locality, LogEncoding, LogSink,
-        Node, Observation, Origin, Protocol, Service, Snapshot,
+        Node, Observation, Origin, PathNormalization, Protocol, Service, Snapshot,
     },
 };
 
@@ -82,11 +82,12 @@ pub(super) fn snapshot(access_log: Option<AccessLog>) -> Snapshot {
             labels: text(&[("app", "cart")]),
             ..Node::default()
         },
-        listeners: Box::default(),
-        route_tables: Box::default(),
+        listeners: Arc::default(),
+        route_tables: Arc::default(),
         clusters: [cluster()].into(),
         outbound: Observation { access_logs: access_log.into_iter().collect(), ..Observation::off() },
         inbound: Observation::off(),
+        paths: PathNormalization::Base,
         metrics: None,
     }
 }

@@ -168,10 +168,20 @@ impl RequestPermit {
             cluster.stats.upstream_rq_active_overflow.inc();
             return Err(Overflow::Requests);
         }
+        Ok(Self::taken(cluster, host))
+    }
+
+    /// A raw connection counts as a request, but is never refused as one (Envoy).
+    pub(super) fn take(cluster: &Arc<ClusterState>, host: &Arc<Host>) -> Self {
+        cluster.breaker.requests.take();
+        Self::taken(cluster, host)
+    }
+
+    fn taken(cluster: &Arc<ClusterState>, host: &Arc<Host>) -> Self {
         cluster.stats.upstream_rq_total.inc();
         host.stats().rq_total.inc();
         host.stats().rq_active.inc();
-        Ok(Self { cluster: cluster.clone(), host: host.clone() })
+        Self { cluster: cluster.clone(), host: host.clone() }
     }
 }
 

@@ -104,6 +104,11 @@ impl ClusterState {
             }
             _ => stats.rq_error.inc(),
         }
+        self.watch(host, outcome, now);
+    }
+
+    /// As [`report`](Self::report), for what is no request and counts as none.
+    pub(super) fn watch(&self, host: &Host, outcome: Outcome, now: Instant) {
         let config = self.config.load();
         let Some(policy) = &config.outlier else { return };
         for reason in host.health().observe(outcome, policy).into_iter().flatten() {
@@ -158,8 +163,11 @@ impl ClusterState {
         see("circuit_breakers_default_rq_retry_open", Kind::Gauge, breaker.retries.is_open().into());
     }
 
-    /// Takes over a new description; hosts keep their state by address.
+    /// Takes over a new description; hosts keep their state by address. The same object again changes nothing.
     pub(crate) fn update(&self, config: &Arc<Cluster>, now: Instant) {
+        if Arc::ptr_eq(&self.config.load(), config) {
+            return;
+        }
         let mut changing = self.changing();
         let old = self.hosts.load_full();
         let hosts: Vec<Arc<Host>> = config

@@ -1,6 +1,7 @@
-//! Opens connections to endpoints, and counts what comes back: the only place that names the upstream socket.
+//! Opens connections to endpoints, and counts what comes back over those of requests.
 
 use std::{
+    borrow::Cow,
     io,
     net::SocketAddr,
     pin::Pin,
@@ -70,13 +71,7 @@ impl Socket {
         keepalive: Option<Keepalive>,
         permit: ConnectionPermit,
     ) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        // Without it gRPC waits 40 ms for the peer's delayed acknowledgement.
-        stream.set_nodelay(true)?;
-        if let Some(keepalive) = keepalive {
-            SockRef::from(&stream).set_tcp_keepalive(&probes(keepalive))?;
-        }
-        Ok(Self { stream, meter: Arc::default(), _permit: permit })
+        Ok(Self { stream: connect(address, keepalive).await?, meter: Arc::default(), _permit: permit })
     }
 
     pub(super) fn local_address(&self) -> io::Result<SocketAddr> {
@@ -86,6 +81,26 @@ impl Socket {
     pub(super) fn meter(&self) -> Arc<Meter> {
         self.meter.clone()
     }
+}
+
+pub(super) async fn connect(address: SocketAddr, keepalive: Option<Keepalive>) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    // Without it gRPC waits 40 ms for the peer's delayed acknowledgement.
+    stream.set_nodelay(true)?;
+    if let Some(keepalive) = keepalive {
+        SockRef::from(&stream).set_tcp_keepalive(&probes(keepalive))?;
+    }
+    Ok(stream)
+}
+
+/// Why a connection could not be made, as the transport failure reason shows it.
+pub(crate) fn transport_failure(error: &io::Error) -> Cow<'static, str> {
+    if error.kind() == io::ErrorKind::ConnectionRefused {
+        return Cow::Borrowed("delayed_connect_error:_Connection_refused");
+    }
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    Cow::Owned(format!("delayed_connect_error:_{}", text.replace(' ', "_")))
 }
 
 fn probes(keepalive: Keepalive) -> TcpKeepalive {

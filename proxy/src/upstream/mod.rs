@@ -21,6 +21,7 @@ mod host;
 mod outlier;
 pub mod pool;
 pub mod stats;
+mod tcp;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -29,10 +30,12 @@ mod tests;
 pub use balance::{Balancers, Group, HostSet};
 pub use breaker::{Breaker, ConnectionPermit, Overflow, PendingPermit, RequestPermit, Resource, RetryPermit};
 pub use cluster::ClusterState;
+pub(crate) use connect::transport_failure;
 pub use host::{Host, HostId};
 pub use outlier::{Ejection, EjectionReport, Outcome, Reason};
 pub use pool::{Lease, PoolError, Pools, ResetReason, ResponseBody, SendError, Sent, Wire};
 pub use stats::{ClusterStats, HostStats};
+pub use tcp::{DialError, TcpConnection};
 
 /// The cluster states of the process, by name. Belongs to the control thread.
 #[derive(Debug, Default)]

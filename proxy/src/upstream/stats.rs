@@ -1,4 +1,4 @@
-//! Counters of clusters and endpoints under Envoy's names, as plain atomics: workers add, the control thread reads.
+//! Counters of clusters, endpoints and filters under Envoy's names, as plain atomics: workers add, the control thread reads.
 //!
 //! Gauges of what is in use are not here: the breakers already count it (see [`super::Breaker`]).
 
@@ -105,6 +105,7 @@ statistics! {
         Counter upstream_cx_http2_total,
         Counter upstream_cx_connect_fail,
         Counter upstream_cx_connect_timeout,
+        Counter upstream_cx_connect_attempts_exceeded,
         Counter upstream_cx_destroy,
         Counter upstream_cx_destroy_local,
         Counter upstream_cx_destroy_remote,
@@ -137,6 +138,25 @@ statistics! {
 }
 
 impl ClusterStats {
+    /// Counts the end of a connection, whose end it was.
+    pub(super) fn end_connection(&self, by_peer: bool) {
+        if by_peer {
+            self.upstream_cx_destroy_remote.inc();
+        } else {
+            self.upstream_cx_destroy_local.inc();
+        }
+    }
+
+    /// Counts a request that was under way when its connection ended.
+    pub(super) fn cut_request(&self, by_peer: bool) {
+        self.upstream_cx_destroy_with_active_rq.inc();
+        if by_peer {
+            self.upstream_cx_destroy_remote_with_active_rq.inc();
+        } else {
+            self.upstream_cx_destroy_local_with_active_rq.inc();
+        }
+    }
+
     /// Counts a finished request by the class of its final status, whoever made the answer (Envoy
     /// `chargeBasicResponseStat`); a try that was retried is not finished.
     pub fn charge(&self, status: u16) {
@@ -163,6 +183,17 @@ statistics! {
         Counter rq_success,
         Counter rq_timeout,
         Counter rq_total,
+    }
+}
+
+statistics! {
+    /// What the filters before the router count (Envoy `envoy_http_*`).
+    FilterStats {
+        Counter cors_origin_invalid,
+        Counter cors_origin_valid,
+        Counter fault_aborts_injected,
+        Gauge fault_active_faults,
+        Counter fault_delays_injected,
     }
 }
 

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use outrigger_config::snapshot::{
-    Balancer, Cluster, Discovery, Endpoint, Limits, Locality, Node, Observation, Origin, Outlier, Protocol,
-    Service, Snapshot, Version,
+    Balancer, Cluster, Discovery, Endpoint, Limits, Locality, Node, Observation, Origin, Outlier,
+    PathNormalization, Protocol, Service, Snapshot, Version,
 };
 use tokio::{sync::Notify, time::Instant};
 
@@ -113,11 +113,12 @@ pub(super) fn snapshot(clusters: impl IntoIterator<Item = ClusterBuilder>) -> Ar
     Arc::new(Snapshot {
         version: Version(0),
         node: Node::default(),
-        listeners: Box::default(),
-        route_tables: Box::default(),
+        listeners: Arc::default(),
+        route_tables: Arc::default(),
         clusters: clusters.into_iter().map(|cluster| Arc::new(cluster.0)).collect(),
         outbound: Observation::off(),
         inbound: Observation::off(),
+        paths: PathNormalization::Base,
         metrics: None,
     })
 }

@@ -1,6 +1,9 @@
 //! What a reload carries over.
 
-use outrigger_config::snapshot::{Balancer, ClusterId, Limits};
+use outrigger_config::{
+    Loader, Source,
+    snapshot::{Balancer, ClusterId, Limits, Node},
+};
 
 use super::{
     testing::{ClusterBuilder, endpoint, outlier, snapshot},
@@ -59,6 +62,52 @@ fn an_unchanged_cluster_keeps_its_host_set() {
     assert_eq!(second.cluster(FIRST).hosts().version, version);
     let third = upstreams.publish(snapshot([build().balancer(Balancer::Random)]));
     assert_ne!(third.cluster(FIRST).hosts().version, version);
+}
+
+#[test]
+fn one_changed_endpoint_rebuilds_one_cluster_and_the_others_are_the_same_objects() {
+    let service = |name: &str, address: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{ name: {name} }}\nspec:\n  \
+             hosts: [{name}.shop]\n  resolution: STATIC\n  ports: [{{ number: 8080, name: http }}]\n  \
+             endpoints: [{{ address: {address} }}, {{ address: 10.0.0.2 }}]\n---\napiVersion: networking.istio.io/v1\n\
+             kind: DestinationRule\nmetadata: {{ name: {name} }}\nspec:\n  host: {name}.shop\n  \
+             trafficPolicy: {{ outlierDetection: {{ consecutive5xxErrors: 1, maxEjectionPercent: 100 }} }}\n---\n"
+        )
+    };
+    let sidecar = "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: { name: default }\nspec:\n  egress:\n  \
+         - { port: { number: 8080, name: http, protocol: HTTP }, bind: 127.0.0.1, captureMode: NONE, hosts: [\"*/*\"] }\n";
+    let mut loader = Loader::new(Node { namespace: "default".into(), ..Node::default() }, Default::default());
+    let mut load = |address: &str| {
+        let names = ["a", "b", "c", "d"];
+        let services = names.map(|name| service(name, if name == "c" { address } else { "10.0.0.1" }));
+        let source = Source { name: "mesh.yaml".into(), text: services.concat() + sidecar };
+        Arc::new(loader.load(&[source], None).unwrap().snapshot)
+    };
+    let upstreams = Upstreams::new();
+    let before = upstreams.publish(load("10.0.0.1"));
+    let ids = (0..5).map(ClusterId);
+    for id in ids.clone() {
+        let cluster = before.cluster(id);
+        if let Some(host) = cluster.hosts().all.get(1) {
+            cluster.report(host, Outcome::Status(503), Instant::now());
+        }
+    }
+    let sets: Vec<_> = ids.clone().map(|id| before.cluster(id).hosts().version).collect();
+    let after = upstreams.publish(load("10.0.0.9"));
+    let mut rebuilt = Vec::new();
+    for id in ids {
+        let (old, new) = (before.cluster(id), after.cluster(id));
+        assert!(Arc::ptr_eq(old, new), "{}", new.name);
+        assert_eq!(
+            new.hosts().all.iter().filter(|host| host.is_ejected()).count(),
+            new.hosts().all.len() / 2
+        );
+        let same = Arc::ptr_eq(&before.snapshot[id], &after.snapshot[id]);
+        assert_eq!(same, sets[id.0 as usize] == new.hosts().version, "{}", new.name);
+        rebuilt.extend((!same).then(|| new.name.to_string()));
+    }
+    assert_eq!(rebuilt, ["outbound|8080||c.shop"]);
 }
 
 #[test]

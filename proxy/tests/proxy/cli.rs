@@ -32,19 +32,19 @@ fn outrigger(args: &[&str]) -> Command {
     command
 }
 
-fn run(args: &[&str]) -> Output {
+pub(crate) fn run(args: &[&str]) -> Output {
     outrigger(args).output().unwrap()
 }
 
-fn all(output: &Output) -> String {
+pub(crate) fn all(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-fn seed(file: &str) -> String {
+pub(crate) fn seed(file: &str) -> String {
     format!("{SEED}/{file}.yaml")
 }
 
-fn write(folder: &Path, name: &str, text: &str) -> String {
+pub(crate) fn write(folder: &Path, name: &str, text: &str) -> String {
     let path = folder.join(name);
     std::fs::write(&path, text).unwrap();
     path.to_str().unwrap().to_owned()
@@ -103,6 +103,36 @@ fn an_error_names_its_place_and_exits_79() {
         .collect();
     assert!(findings.len() >= 2, "every error is collected: {findings:?}");
     assert!(findings.iter().all(|finding| finding.to_string().contains("bad.yaml")), "{findings:?}");
+}
+
+#[test]
+fn a_code_is_explained_by_its_page() {
+    let output = run(&["validate", "--explain", "OUT0107"]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("## OUT0107: the weight of a lone destination has no effect\n"), "{text}");
+    for part in ["A **warning**", "Example:", "Instead:", "weight: 10"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let output = run(&["validate", "--explain", "IST0101"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("## OUT0101") && text.contains("## OUT0102"),
+        "one of Istio's, several of ours: {text}"
+    );
+}
+
+#[test]
+fn the_environment_allows_envoy_filters_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let filter =
+        "apiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: { name: lua }\nspec: {}\n";
+    let path = write(folder.path(), "filter.yaml", filter);
+    let exit = |allow: &str| {
+        let mut command = outrigger(&["validate", &path]);
+        command.env("OUTRIGGER_ALLOW_ENVOYFILTER", allow).output().unwrap().status.code()
+    };
+    assert_eq!((exit("false"), exit("true")), (Some(79), Some(0)));
 }
 
 #[test]

@@ -4,20 +4,28 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod access_log;
+mod actions;
 mod admin;
 mod balancing;
 mod bodies;
 mod cli;
+mod cors;
+mod diff;
 mod drain;
 mod ejection;
+mod explain;
+mod faults;
 mod headers;
 mod metrics;
+mod mirrors;
 mod otlp;
 mod pooling;
+mod registry;
 mod reload;
 mod retries;
 mod routing;
 mod strictness;
 mod support;
+mod tcp;
 mod timeouts;
 mod tracing;

@@ -5,9 +5,11 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
+use serde_json::Value;
+
 use crate::support::{
     client::{self, Client, Payload, ask, over_http2},
-    mesh::{Mesh, Proxy, destination_rule, virtual_service},
+    mesh::{HTTP, Mesh, Proxy, destination_rule, service_entry, virtual_service},
     origin::{Gate, Origin, Reply},
     wait::{eventually, until},
 };
@@ -66,27 +68,79 @@ async fn echo() -> Origin {
     Origin::http1(|seen| Reply::text(std::str::from_utf8(&seen.body).unwrap())).await
 }
 
+/// The rules of one round: endpoints come and go, weights, subsets, limits and ejection change, routes are renamed.
+fn round(number: usize, origins: &[Origin; 3]) -> String {
+    let endpoints: Vec<_> = origins.iter().map(Origin::address).zip(["v1", "v2", "v1"]).collect();
+    // The third is there every other time, and the order changes.
+    let some = if number.is_multiple_of(2) { &endpoints[..] } else { &endpoints[..2] };
+    let mut some = some.to_vec();
+    let first = number % some.len();
+    some.rotate_left(first);
+    let service = service_entry("web", HTTP, "HTTP", &some);
+    let route = match number % 3 {
+        0 => format!("- name: round-{number}\n  route: [{{ destination: {{ host: web }} }}]"),
+        _ => format!(
+            "- name: round-{number}\n  route:\n  - {{ destination: {{ host: web, subset: v1 }}, weight: {} }}\n  - {{ destination: {{ host: web, subset: v2 }}, weight: 50 }}",
+            number % 40 + 1
+        ),
+    };
+    let policy = match number % 5 {
+        0 => String::new(),
+        1 => "loadBalancer: { simple: RANDOM }".to_owned(),
+        2 => "outlierDetection: { consecutive5xxErrors: 3 }".to_owned(),
+        _ => format!("connectionPool: {{ tcp: {{ maxConnections: {} }} }}", 50 + number),
+    };
+    [service, destination_rule("web", &policy), virtual_service("web", &route)].join("---\n")
+}
+
+/// Every seventh round is one of these: broken in the text, in a value, in the name of a field.
+fn broken(number: usize, good: &str) -> String {
+    match number % 3 {
+        0 => format!("{good}---\nbroken-{number}: ["),
+        1 => good.replace("resolution: STATIC", &format!("resolution: BROKEN-{number}")),
+        _ => good.replace("host: web", &format!("broken-{number}: web")),
+    }
+}
+
 #[tokio::test]
-async fn many_reloads_under_load_fail_nothing() {
-    let (one, two) = (echo().await, echo().await);
+async fn five_hundred_reloads_under_load_fail_nothing() {
+    let origins = [echo().await, echo().await, echo().await];
+    let other = Origin::named("other").await;
     let proxy = Mesh::new()
-        .http("web", &[(one.address(), "v1"), (two.address(), "v2")])
-        .policy("")
+        .http("other", &[(other.address(), "v1")])
+        .rules(round(0, &origins))
         .workers(2)
         .start()
         .await;
     let load = Load::start(&proxy);
-    for round in 0..15 {
-        let route = format!(
-            "- name: round-{round}\n  route:\n  - {{ destination: {{ host: web, subset: v1 }}, weight: {} }}\n  - {{ destination: {{ host: web, subset: v2 }}, weight: 50 }}",
-            round + 1
-        );
-        let policy = format!("connectionPool: {{ tcp: {{ maxConnections: {} }} }}", 50 + round);
-        proxy.reload(destination_rule("web", &policy) + "---\n" + &virtual_service("web", &route)).await;
-        load.more(20).await;
+    let (mut version, mut refused) = (proxy.version().await, 0);
+    for number in 1..=500 {
+        let good = round(number, &origins);
+        if number.is_multiple_of(7) {
+            refused += 1;
+            let mark = format!("roken-{number}").to_ascii_lowercase();
+            let shows =
+                |why: &Value| why.as_str().is_some_and(|why| why.to_ascii_lowercase().contains(&mark));
+            let unchanged = |status: &Value| {
+                assert_eq!(status["version"], *version, "round {number} is broken");
+                status["config_rejected"].as_u64() >= Some(refused) && shows(&status["last_rejection"])
+            };
+            proxy.reload_until(broken(number, &good), unchanged).await;
+        } else {
+            let old = version.clone();
+            let new = |status: &Value| status["version"] != *old && status["last_rejection"].is_null();
+            proxy.reload_until(good, new).await;
+            version = proxy.version().await;
+        }
+        load.more(2).await;
     }
     let sent = load.finish().await;
-    assert_eq!(one.hits() + two.hits(), sent, "each request arrived once");
+    assert_eq!(origins.iter().map(Origin::hits).sum::<usize>(), sent, "each request arrived once");
+    assert!(proxy.sum("outrigger_config_rejected_total", &[]).await >= refused as f64);
+    let log = proxy.logged(sent).await;
+    let stray =
+        log.iter().find(|line| !line["route_name"].as_str().unwrap_or_default().starts_with("round-"));
+    assert!(stray.is_none(), "{stray:?}");
 }
 
 #[tokio::test]

@@ -153,7 +153,7 @@ async fn http2_clients_get_goaway_when_the_drain_is_announced() {
 async fn a_listener_that_left_the_configuration_routes_nothing() {
     let bench = Bench::start(direct());
     let mut snapshot = direct();
-    snapshot.listeners = Box::default();
+    snapshot.listeners = Arc::default();
     bench.publish(snapshot);
     assert!(bench.get("/", "").await.starts_with("HTTP/1.1 404"));
 }
@@ -168,7 +168,7 @@ async fn connections_of_a_listener_that_leaves_are_told_to() {
     let request = || http::Request::get("http://a/").body(Full::new(Bytes::new())).unwrap();
     assert_eq!(http2.send_request(request()).await.unwrap().status(), 204);
     let mut without = direct();
-    without.listeners = Box::default();
+    without.listeners = Arc::default();
     bench.info.departure.leave(bench.published.load_full());
     bench.publish(without);
     eventually(|| http2.is_closed().then_some(())).await;
@@ -185,7 +185,7 @@ async fn a_panic_fails_its_own_request_only() {
     bystander.until("\r\n\r\n").await;
     // The route table is not there: indexing it panics.
     let mut broken = direct();
-    broken.listeners[0].routes = RouteTableId(7);
+    Arc::get_mut(&mut broken.listeners).unwrap()[0].carried = Carried::Http(RouteTableId(7));
     bench.publish(broken);
     assert_eq!(bench.get("/", "").await, "");
     assert_eq!(bench.stats.panics.load(std::sync::atomic::Ordering::Relaxed), 1);

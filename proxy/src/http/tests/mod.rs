@@ -3,6 +3,7 @@
 mod allocations;
 mod bodies;
 mod conn;
+mod explained;
 mod replies;
 mod requests;
 mod retries;
@@ -20,10 +21,10 @@ use hyper_util::rt::TokioIo;
 use outrigger_config::{
     format::Format,
     snapshot::{
-        AccessLog, Action, Balancer, Cluster, ClusterId, ClusterRef, DirectResponse, Direction, Discovery,
-        Endpoint, Forward, HeaderOps, HostMap, Limits, Listener, Locality, LogEncoding, LogSink, Node,
-        Observation, Origin, PathMatch, Protocol, RetryOn, RetryPolicy, Route, RouteMatch, RouteTable,
-        RouteTableId, Service, Snapshot, Version, VirtualHost, WeightedCluster,
+        AccessLog, Action, Balancer, Carried, Cluster, ClusterId, ClusterRef, DirectResponse, Direction,
+        Discovery, Endpoint, Forward, HeaderOps, HostMap, Limits, Listener, Locality, LogEncoding, LogSink,
+        Node, Observation, Origin, PathMatch, PathNormalization, Protocol, RetryOn, RetryPolicy, Route,
+        RouteMatch, RouteTable, RouteTableId, Service, Snapshot, Version, VirtualHost, WeightedCluster,
     },
 };
 use tokio::{
@@ -351,6 +352,7 @@ fn weighted(index: u32, weight: u32) -> WeightedCluster {
     WeightedCluster {
         cluster: ClusterRef::Known(ClusterId(index)),
         weight,
+        authority: None,
         request_headers: HeaderOps::default(),
         response_headers: HeaderOps::default(),
     }
@@ -380,7 +382,7 @@ fn snapshot_of(clusters: Vec<Cluster>, routes: Vec<Route>) -> Snapshot {
         name: "test".into(),
         bind: "127.0.0.1:0".parse().unwrap(),
         direction: Direction::Outbound,
-        routes: RouteTableId(0),
+        carried: Carried::Http(RouteTableId(0)),
         origin: made_here(),
     };
     let host = VirtualHost { name: "any:80".into(), routes: routes.into(), origin: made_here() };
@@ -397,6 +399,7 @@ fn snapshot_of(clusters: Vec<Cluster>, routes: Vec<Route>) -> Snapshot {
         clusters: clusters.into_iter().map(Arc::new).collect(),
         outbound: Observation::off(),
         inbound: Observation::off(),
+        paths: PathNormalization::Base,
         metrics: None,
     }
 }

@@ -48,6 +48,22 @@ async fn a_request_goes_through_with_envoys_headers() {
 }
 
 #[tokio::test(flavor = "local")]
+async fn the_snapshot_says_how_paths_are_normalised() {
+    let (origin, heads) = recorder().await;
+    for (mode, path) in [
+        (PathNormalization::None, "/x/../a//b%2fc?d=//"),
+        (PathNormalization::Base, "/a//b%2fc?d=//"),
+        (PathNormalization::MergeSlashes, "/a/b%2fc?d=//"),
+        (PathNormalization::DecodeAndMergeSlashes, "/a/b/c?d=//"),
+    ] {
+        let bench = Bench::start(Snapshot { paths: mode, ..to(&[origin], forward()) });
+        bench.get("/x/../a//b%2fc?d=//", "").await;
+        let head = heads.borrow().last().unwrap().clone();
+        assert!(head.starts_with(&format!("GET {path} HTTP/1.1\r\n")), "{mode:?}: {head}");
+    }
+}
+
+#[tokio::test(flavor = "local")]
 async fn hop_by_hop_and_connection_named_headers_do_not_pass() {
     let (origin, heads) = recorder().await;
     let bench = Bench::start(to(&[origin], forward()));
@@ -232,7 +248,7 @@ async fn a_running_request_keeps_the_configuration_it_began_with() {
     })
     .await;
     let mut old = to(&[origin], forward());
-    old.route_tables[0].virtual_hosts[0].routes[0].response_headers.set =
+    Arc::get_mut(&mut old.route_tables).unwrap()[0].virtual_hosts[0].routes[0].response_headers.set =
         [(http::HeaderName::from_static("x-version"), Format::parse("1").unwrap())].into();
     let bench = Bench::start(old);
     let mut client = bench.client().await;

@@ -71,6 +71,11 @@ pub(crate) fn begin(tracing: &Tracing, headers: &mut HeaderMap, rng: &mut SmallR
 }
 
 impl Trace {
+    /// The same for a copy of the request, which nobody is to report.
+    pub(crate) fn unsampled(self) -> Self {
+        Self { span: SpanContext { sampled: false, ..self.span }, ..self }
+    }
+
     /// Writes the context for the upstream.
     pub(crate) fn inject(&self, propagation: Propagation, headers: &mut HeaderMap) {
         match propagation {

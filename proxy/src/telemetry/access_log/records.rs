@@ -14,8 +14,11 @@ const ERROR: u64 = 17;
 pub(super) fn encode(record: &Record, body: &[u8], out: &mut Vec<u8>) {
     let time = wire::nanoseconds(record.started);
     wire::fixed64(1, time, out);
-    let (number, name) =
-        if record.status >= 500 || record.status == 0 { (ERROR, "ERROR") } else { (INFO, "INFO") };
+    let failed = match record.connection {
+        Some(_) => !record.flags.is_empty(),
+        None => record.status >= 500 || record.status == 0,
+    };
+    let (number, name) = if failed { (ERROR, "ERROR") } else { (INFO, "INFO") };
     wire::uint(2, number, out);
     wire::text(3, name, out);
     wire::message(5, out, |out| wire::lossy(1, body, out));

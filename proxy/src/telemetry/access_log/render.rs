@@ -153,9 +153,11 @@ fn operate<'r>(operator: &Operator, record: &'r Record, end: &End) -> Shown<'r> 
             None => Shown::Missing,
         },
         Operator::TraceId => record.span.map_or(Shown::Missing, |span| Shown::Trace(span.trace_id)),
-        // No TLS, no virtual clusters and no raw connections yet: these are never there.
+        Operator::RequestedServerName => {
+            text(record.connection.as_ref().and_then(|connection| connection.server_name.as_deref()))
+        }
+        // No connection is ended for a reason of its own, and there are no virtual clusters: these are never there.
         Operator::ConnectionTerminationDetails
-        | Operator::RequestedServerName
         | Operator::VirtualClusterName
         // Resolved when the plan was made.
         | Operator::Hostname

@@ -59,6 +59,7 @@ struct Seen {
     trace_state: Slot,
     grpc_timeout: Slot,
     content_type: Slot,
+    original_path: Slot,
     /// `grpc-message` of an answer that is trailers only, and of trailers.
     grpc_messages: [Slot; 2],
 }
@@ -124,6 +125,7 @@ impl SpanPlan {
             trace_state: request("tracestate"),
             grpc_timeout: request("grpc-timeout"),
             content_type: request("content-type"),
+            original_path: request("x-envoy-original-path"),
             grpc_messages: [Part::Response, Part::Trailers]
                 .map(|part| captures.slot(part, &HeaderName::from_static("grpc-message"))),
         };

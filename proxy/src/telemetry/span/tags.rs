@@ -59,8 +59,8 @@ impl SpanPlan {
 
     /// OpenTelemetry's conventions for HTTP and RPC spans, and the tags that have to be put together.
     pub(super) fn conventions(&self, record: &Record, scratch: &mut Vec<u8>, out: &mut Vec<u8>) {
-        let path = path(record);
-        let cut = path.get(..self.max_path_length).unwrap_or(path);
+        let asked = self.asked_path(record);
+        let cut = asked.get(..self.max_path_length).unwrap_or(asked);
         let authority = record.authority.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
         scratch.clear();
         scratch.extend_from_slice(b"http://");
@@ -101,6 +101,7 @@ impl SpanPlan {
         }
         if record.grpc {
             attribute(ATTRIBUTES, "rpc.system", Any::Text("grpc"), out);
+            let path = path(record);
             let (service, call) = path.trim_start_matches('/').split_once('/').unwrap_or((path, ""));
             attribute(ATTRIBUTES, "rpc.service", Any::Text(service), out);
             attribute(ATTRIBUTES, "rpc.method", Any::Text(call), out);
@@ -117,6 +118,12 @@ impl SpanPlan {
                 }
             }
         }
+    }
+
+    /// The path before it was rewritten, as in Envoy.
+    fn asked_path<'r>(&self, record: &'r Record) -> &'r str {
+        let original = self.header(record, self.seen.original_path);
+        original.and_then(|original| str::from_utf8(original).ok()).unwrap_or_else(|| path(record))
     }
 }
 

@@ -85,6 +85,20 @@ impl HostSet {
         set
     }
 
+    /// How many hosts a request may come to now.
+    pub(crate) fn takers(&self) -> usize {
+        let count = |groups: &[Group]| groups.iter().map(|group| group.candidates.len()).sum::<usize>();
+        let Some(spread) = &self.spread else { return count(&self.groups) };
+        let ends = spread.iter().skip(1).map(|next| next.group).chain([self.groups.len()]);
+        let mut before = 0;
+        let takes = spread.iter().zip(ends).filter(|(priority, _)| {
+            let takes = priority.last > before;
+            before = priority.last;
+            takes
+        });
+        takes.map(|(priority, end)| count(self.groups.get(priority.group..end).unwrap_or_default())).sum()
+    }
+
     /// Whether a change of health is worth another thread.
     pub(in crate::upstream) fn is_table(&self) -> bool {
         self.groups.iter().any(|group| group.picker.is_table())

@@ -161,32 +161,46 @@ impl Balancers {
         rng: &mut SmallRng,
     ) -> Option<Arc<Host>> {
         let set = cluster.hosts();
-        let is_table = set.groups.first()?.picker.is_table();
+        let (group, host) = self.choose(cluster, &set, hash, avoid, rng)?;
+        if group.panic {
+            cluster.stats.lb_healthy_panic.inc();
+        }
+        Some(host)
+    }
+
+    /// The choice without its statistics, with the group of the host: what `explain` asks, whose requests are none.
+    #[inline]
+    pub(crate) fn choose<'s>(
+        &self,
+        cluster: &Arc<ClusterState>,
+        set: &'s HostSet,
+        hash: Option<u64>,
+        avoid: &[Arc<Host>],
+        rng: &mut SmallRng,
+    ) -> Option<(&'s Group, Arc<Host>)> {
+        let lone = set.groups.first()?;
+        let is_table = lone.picker.is_table();
         let hash = if is_table { hash.unwrap_or_else(|| rng.next_u64()) } else { 0 };
         let mut re_picks = 0;
         for attempt in 0..PROBES {
-            let number = match &set.spread {
-                None => 0,
+            let (number, group) = match &set.spread {
+                None => (0, lone),
                 Some(spread) => {
                     let draw = if is_table { hash } else { rng.next_u64() };
-                    self.group(cluster, &set, spread, draw, rng)?
+                    let number = self.group(cluster, set, spread, draw, rng)?;
+                    (number, set.groups.get(number)?)
                 }
             };
-            let group = set.groups.get(number)?;
             if group.candidates.is_empty() {
                 return None;
             }
-            if group.panic && attempt == 0 {
-                cluster.stats.lb_healthy_panic.inc();
-            }
-            let host =
-                group.candidates.get(self.index(cluster, &set, number, group, (hash, attempt), rng))?;
+            let host = group.candidates.get(self.index(cluster, set, number, group, (hash, attempt), rng))?;
             // A table is replaced a moment after the ejection: until then an ejected host is passed over.
             if !group.panic && host.is_ejected() {
                 continue;
             }
             if re_picks == RE_PICKS || !avoid.iter().any(|other| other.id() == host.id()) {
-                return Some(host.clone());
+                return Some((group, host.clone()));
             }
             re_picks += 1;
         }

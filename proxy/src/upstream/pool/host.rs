@@ -176,11 +176,7 @@ impl<B: Payload> HostPool<B> {
     }
 
     fn count_end(&self, by_peer: bool) {
-        if by_peer {
-            self.cluster.stats.upstream_cx_destroy_remote.inc();
-        } else {
-            self.cluster.stats.upstream_cx_destroy_local.inc();
-        }
+        self.cluster.stats.end_connection(by_peer);
     }
 
     pub(super) fn close_idle(&self) {

@@ -91,12 +91,7 @@ impl Life {
         if self.cut.replace(true) {
             return;
         }
-        stats.upstream_cx_destroy_with_active_rq.inc();
-        if by_peer {
-            stats.upstream_cx_destroy_remote_with_active_rq.inc();
-        } else {
-            stats.upstream_cx_destroy_local_with_active_rq.inc();
-        }
+        stats.cut_request(by_peer);
     }
 
     /// `maxRequestsPerConnection` is reached.

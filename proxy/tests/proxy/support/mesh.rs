@@ -25,6 +25,8 @@ use super::{
 pub(crate) const HTTP: u16 = 8080;
 /// The port of gRPC services.
 pub(crate) const GRPC: u16 = 9090;
+/// The port of services that are passed on as bytes.
+pub(crate) const TCP: u16 = 7000;
 
 const REGISTRY: &str = include_str!("../../../../examples/seed/registry.yaml");
 const RULE: &str = include_str!("../../../../examples/seed/destination-rule.yaml");
@@ -97,6 +99,11 @@ impl Mesh {
         self.service(name, GRPC, "GRPC", endpoints)
     }
 
+    /// The same for bytes; the protocol is Istio's name: `TCP`, `TLS`.
+    pub(crate) fn tcp(self, name: &str, protocol: &'static str, endpoints: &[(SocketAddr, &str)]) -> Self {
+        self.service(name, TCP, protocol, endpoints)
+    }
+
     /// One HTTP service `web` with one endpoint.
     pub(crate) fn web(origin: &Origin) -> Self {
         Self::new().http("web", &[(origin.address(), "v1")])
@@ -114,20 +121,7 @@ impl Mesh {
         protocol: &'static str,
         endpoints: &[(SocketAddr, &str)],
     ) -> Self {
-        self.services += &format!(
-            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{ name: {name} }}\nspec:\n  hosts: [{name}.default.svc.cluster.local]\n  \
-             location: MESH_INTERNAL\n  resolution: STATIC\n  ports: [{{ number: {port}, name: main, protocol: {protocol} }}]\n"
-        );
-        if !endpoints.is_empty() {
-            self.services += "  endpoints:\n";
-        }
-        for (address, version) in endpoints {
-            self.services += &format!(
-                "  - {{ address: {}, ports: {{ main: {} }}, labels: {{ app: {name}, version: {version} }} }}\n",
-                address.ip(),
-                address.port()
-            );
-        }
+        self.services += &service_entry(name, port, protocol, endpoints);
         self.services += "---\n";
         if !self.ports.contains(&(port, protocol)) {
             self.ports.push((port, protocol));
@@ -212,7 +206,7 @@ impl Mesh {
 
     fn documents(&self) -> String {
         let mut text = self.services.clone();
-        if self.egress {
+        if self.egress && !self.ports.is_empty() {
             text += "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: { name: default }\nspec:\n  egress:\n";
             for (port, protocol) in &self.ports {
                 text += &format!(
@@ -233,6 +227,30 @@ fn node(namespace: &str) -> Node {
         labels: [("app", "client"), ("version", "v7")].map(|(k, v)| (Arc::from(k), Arc::from(v))).into(),
         ..Node::default()
     }
+}
+
+/// A `ServiceEntry` for `NAME.default.svc.cluster.local` with its endpoints and their `version` labels.
+pub(crate) fn service_entry(
+    name: &str,
+    port: u16,
+    protocol: &str,
+    endpoints: &[(SocketAddr, &str)],
+) -> String {
+    let mut text = format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{ name: {name} }}\nspec:\n  hosts: [{name}.default.svc.cluster.local]\n  \
+         location: MESH_INTERNAL\n  resolution: STATIC\n  ports: [{{ number: {port}, name: main, protocol: {protocol} }}]\n"
+    );
+    if !endpoints.is_empty() {
+        text += "  endpoints:\n";
+    }
+    for (address, version) in endpoints {
+        text += &format!(
+            "  - {{ address: {}, ports: {{ main: {} }}, labels: {{ app: {name}, version: {version} }} }}\n",
+            address.ip(),
+            address.port()
+        );
+    }
+    text
 }
 
 /// `http` entries, each beginning with `- ` in the first column, for a host.
@@ -313,6 +331,11 @@ impl Proxy {
     /// The outbound listener of gRPC services.
     pub(crate) fn grpc(&self) -> SocketAddr {
         self.address("127.0.0.1_9090")
+    }
+
+    /// The outbound listener of services that are passed on as bytes.
+    pub(crate) fn tcp(&self) -> SocketAddr {
+        self.address("127.0.0.1_7000")
     }
 
     /// GET on the HTTP listener, on a connection of its own.
@@ -409,6 +432,18 @@ impl Proxy {
         let old = self.version().await;
         self.rewrite(rules);
         eventually("the new configuration", async || (self.version().await != old).then_some(())).await;
+    }
+
+    /// Replaces the rules and asks for a reload at once, as SIGHUP does; waits until `done` with what `/config_dump` says
+    /// of this process.
+    pub(crate) async fn reload_until(&self, rules: impl AsRef<str>, done: impl Fn(&Value) -> bool) {
+        self.rewrite(rules);
+        self.running().reload();
+        eventually("the reload", async || {
+            let dump: Value = serde_json::from_slice(&self.admin("/config_dump").await.body).unwrap();
+            done(&dump["outrigger"]).then_some(())
+        })
+        .await;
     }
 
     /// Begins the drain, as SIGTERM does.
