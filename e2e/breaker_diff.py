@@ -123,6 +123,15 @@ def retries(script):
     script.start("e", "f", behaviour=FAIL)
 
 
+def budget(script):
+    """A share of what is active: two retries from the start, and a third when there is enough beside them."""
+    script.start("a", "b", "c", behaviour=FAIL)
+    script.start(*"defghi")
+    script.start("j", "k", behaviour=FAIL)
+    script.let_go("a")
+    script.start("l", "m", behaviour=FAIL)
+
+
 def streams(script):
     """Two streams a connection and one connection: more wait in line."""
     script.start("a", "b", "c", "d", "e")
@@ -138,6 +147,7 @@ SCENARIOS = [
     (several_hosts, Origin, 2, {"max_connections": 1, "max_pending_requests": 1}),
     (retries, Origin, 1, {"max_retries": 1}),
     (retries, H2Origin, 1, {"max_retries": 1}),
+    (budget, Origin, 1, {"retry_budget": {"budget_percent": {"value": 33.3}, "min_retry_concurrency": 2}}),
     (streams, H2Origin, 1, {"max_connections": 1, "max_pending_requests": 2}),
 ]
 ISTIO = {
@@ -165,14 +175,19 @@ def envoy_cluster(name, script, origins, limits):
 
 def documents(name, script, origins, limits):
     fields = {"tcp": [], "http": []}
+    policy = "loadBalancer: { simple: ROUND_ROBIN }"
     for key, value in limits.items():
+        if key == "retry_budget":
+            percent, least = value["budget_percent"]["value"], value["min_retry_concurrency"]
+            policy += f", retryBudget: {{ percent: {percent}, minRetryConcurrency: {least} }}"
+            continue
         kind, field = ISTIO[key]
         fields[kind].append(f"{field}: {value}")
     if script is streams:
         fields["http"].append(f"maxConcurrentStreams: {STREAMS}")
     blocks = ", ".join(f"{kind}: {{ {', '.join(found)} }}" for kind, found in fields.items() if found)
     text = service(name, [(origin.address, "v1") for origin in origins], "HTTP2" if isinstance(origins[0], H2Origin) else "HTTP")
-    text += rule(name, f"loadBalancer: {{ simple: ROUND_ROBIN }}, connectionPool: {{ {blocks} }}")
+    text += rule(name, policy + (f", connectionPool: {{ {blocks} }}" if blocks else ""))
     route = f"  - name: {name}\n    route: [{{ destination: {{ host: {name} }} }}]\n"
     return text + virtual_service(name, route + "    retries: { attempts: 2, retryOn: 5xx, backoff: 1ms }\n")
 

@@ -182,6 +182,8 @@ class Envoy(Program):
             config_of_all["static_resources"]["listeners"] += more
             json.dump(config_of_all, out, indent=1)
         args = [binary(), "-c", config, "--concurrency", "1", "--use-dynamic-base-id", "--admin-address-path", admin]
+        # Endpoints from a file need a name to go by.
+        args += ["--service-node", "e2e", "--service-cluster", "e2e"]
         args += ["--file-flush-interval-msec", "50", "--log-level", "error"]
         super().__init__(name, args, folder)
 

@@ -5,8 +5,10 @@ endpoints that outlier detection ejects: the tables hold healthy hosts only. The
 policies of two destinations combine.
 """
 
+import json
 import os
 import random
+import re
 
 from client import KeepAlive
 from differences import run
@@ -123,6 +125,33 @@ def several_lines(differences, clients):
     differences.compare("several header lines", "picks", [], wrong)
 
 
+ATTRIBUTES = {
+    "plain": {"path": "/p", "ttl": "60s"},
+    "session": {"ttl": "0s", "attributes": [{"name": "SameSite", "value": "Lax"}, {"name": "Secure"}]},
+    "long": {"path": "/p", "ttl": "60s", "attributes": [{"name": "HttpOnly"}, {"name": "Domain", "value": "a b, c"}]},
+}
+
+
+def cookies(folder, differences):
+    """The Set-Cookie of a made cookie; its value says the ports of the connection, which differ."""
+    origin, routes, clusters, documents = Origin(), [], [], ""
+    for name, fields in ATTRIBUTES.items():
+        policy = [{"cookie": {"name": "sess", **fields}}]
+        route = {"cluster": cluster_name(name), "timeout": "0s", "hash_policy": policy}
+        routes.append({"match": {"prefix": f"/{name}/"}, "route": route})
+        clusters.append(cluster(cluster_name(name), [origin.address], **KINDS["ring"][0]))
+        documents += service(name, [(origin.address, "v1")])
+        # JSON is YAML.
+        documents += rule(name, f"loadBalancer: {{ consistentHash: {{ httpCookie: {json.dumps(policy[0]['cookie'])} }} }}")
+    with Envoy("envoy-cookie", folder, routes, clusters, ["*"]) as envoy, Outrigger("ours-cookie", folder, documents) as ours:
+        for name in ATTRIBUTES:
+            lines = [KeepAlive(proxy.address).get(f"/{name}/", host=name)[1]["set-cookie"] for proxy in (envoy, ours)]
+            check('sess="' in lines[0], f"{name}: {lines[0]}")
+            differences.compare(f"cookie {name}", "set-cookie", *[re.sub(r'"[0-9a-f]{16}"', '"*"', line) for line in lines])
+    origin.stop()
+    return f"{len(ATTRIBUTES)} made cookies"
+
+
 # The split is random in each proxy: a key is asked for until both subsets were seen, at most this often.
 TRIES = 12
 
@@ -192,4 +221,4 @@ def by_subset(differences, case, envoy, ours, host, groups):
 
 
 if __name__ == "__main__":
-    run("hash_diff", (memberships, split, seed_rules))
+    run("hash_diff", (memberships, cookies, split, seed_rules))

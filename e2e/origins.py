@@ -78,6 +78,10 @@ class Origin:
         behaviour = path[2] if len(path) > 2 else ""
         if behaviour == "status":
             self._send(connection, path[3], b"origin says " + path[3].encode())
+        elif behaviour == "fail":
+            # The origins of these ports do.
+            mine = self.address.rsplit(":", 1)[1] in path[3].split(",")
+            self._send(connection, "500" if mine else "200", b"ok")
         elif behaviour == "close":
             return False
         elif behaviour == "reset":

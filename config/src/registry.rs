@@ -2,7 +2,11 @@
 //!
 //! It is filled from Istio's and Kubernetes' documents today; a control plane can fill the same later.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use crate::{
     compile::Resources,
@@ -17,7 +21,7 @@ use crate::{
     kubernetes::pod::Pod,
     report::Code,
     sink::{Sink, Span},
-    snapshot::{Endpoint, NamedEndpoint, Node, Origin, Target},
+    snapshot::{Endpoint, Node, Origin},
 };
 
 /// All services that are visible to the proxy, in order of the documents.
@@ -41,6 +45,8 @@ pub(crate) struct Service {
     pub(crate) without_pod: usize,
     /// Every name of it stands for those below it too.
     pub(crate) headless: bool,
+    /// Endpoints that are near come first, unless a rule says otherwise.
+    pub(crate) close: bool,
     /// How its endpoints are found.
     pub(crate) resolution: Resolution,
     pub(crate) origin: Origin,
@@ -84,10 +90,21 @@ impl Service {
 
     /// True if routes and limits see no difference.
     fn is_alike(&self, other: &Self) -> bool {
-        let Self { host, meta, addresses, ports, endpoints: _, without_pod: _, headless, resolution, origin } =
-            self;
+        let Self {
+            host,
+            meta,
+            addresses,
+            ports,
+            headless,
+            close,
+            resolution,
+            origin,
+            endpoints: _,
+            without_pod: _,
+        } = self;
         (host, meta, addresses, ports) == (&other.host, &other.meta, &other.addresses, &other.ports)
-            && (headless, resolution, origin) == (&other.headless, &other.resolution, &other.origin)
+            && (headless, close) == (&other.headless, &other.close)
+            && (resolution, origin) == (&other.resolution, &other.origin)
     }
 
     pub(crate) fn port(&self, number: u16) -> Option<&ServicePort> {
@@ -107,28 +124,26 @@ impl Service {
         })
     }
 
-    /// Those of a port that have all labels, names among them.
-    pub(crate) fn targets(&self, port: &ServicePort, labels: &Labels) -> Box<[Target]> {
+    /// Those of a port that have all labels. A name has a stand-in: an endpoint with a `hostname` and no address yet.
+    pub(crate) fn endpoints(&self, port: &ServicePort, labels: &Labels) -> Box<[Arc<Endpoint>]> {
         let selected = self.numbered(port).filter(|(_, workload)| selects(labels, &workload.labels));
-        let targets = selected.map(|(port, Workload { address, weight, labels, .. })| match address {
-            Address::Ip(ip) => {
-                let address = SocketAddr::new(*ip, port);
-                Target::Address(Arc::new(Endpoint {
-                    address,
-                    key: address.to_string().into(),
-                    hostname: "".into(),
-                    weight: *weight,
-                    labels: labels.clone(),
-                }))
-            }
-            Address::Name(name) => Target::Name(NamedEndpoint {
-                name: Arc::clone(name),
-                port,
-                weight: *weight,
-                labels: labels.clone(),
-            }),
+        let endpoints = selected.map(|(number, workload)| {
+            let (ip, hostname) = match &workload.address {
+                Address::Ip(ip) => (*ip, "".into()),
+                Address::Name(name) => (IpAddr::V4(Ipv4Addr::UNSPECIFIED), Arc::clone(name)),
+            };
+            let address = SocketAddr::new(ip, number);
+            Arc::new(Endpoint {
+                address,
+                key: address.to_string().into(),
+                hostname,
+                weight: workload.weight,
+                labels: workload.labels.clone(),
+                locality: workload.locality(),
+                priority: 0,
+            })
         });
-        targets.collect()
+        endpoints.collect()
     }
 }
 
@@ -208,6 +223,7 @@ impl Registry {
                 },
                 without_pod: 0,
                 headless: false,
+                close: false,
                 resolution: entry.resolution.value,
                 origin: entry.meta.origin(host.span),
             };

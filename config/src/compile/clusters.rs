@@ -7,13 +7,18 @@ use std::{
     time::Duration,
 };
 
-use super::{Compiler, policy::layered};
+use super::{
+    Compiler,
+    locality::{Placed, place},
+    policy::layered,
+};
 use crate::{
     fields::Labels,
     istio::{
         PortProtocol,
         connection_pool::ConnectionPool,
         destination_rule::{Blocks, DestinationRule, Subset},
+        locality::LocalitySetting,
         mesh::Mesh,
         service_entry::Resolution,
         sidecar::{Ingress, Sidecar},
@@ -21,8 +26,8 @@ use crate::{
     registry::{self, Registry},
     report::Code,
     snapshot::{
-        Balancer, Cluster, ClusterId, ClusterRef, Discovery, Dns, Endpoint, Limits, Node, Origin, Protocol,
-        Service, Target,
+        Balancer, Cluster, ClusterId, ClusterRef, Discovery, Dns, Endpoint, Limits, NamedEndpoint, Node,
+        Origin, Protocol, Service, Target,
     },
 };
 
@@ -46,7 +51,7 @@ struct Made {
     from: Option<Inputs>,
 }
 
-/// All that a service's cluster is made from beside its name.
+/// All that a service's cluster is made from beside its name and the node, which never changes within one loader.
 #[derive(Debug, Clone)]
 struct Inputs {
     service: Arc<registry::Service>,
@@ -104,9 +109,9 @@ impl Clusters {
     }
 
     /// The first `count` clusters under their ids, for other endpoints of the same services.
-    pub(crate) fn with_endpoints(&self, count: usize, registry: &Registry) -> Self {
+    pub(crate) fn with_endpoints(&self, count: usize, registry: &Registry, node: &Node) -> Self {
         let list = self.list.iter().take(count).map(|made| match &made.from {
-            Some(from) => made.with_endpoints(from, registry),
+            Some(from) => made.with_endpoints(from, registry, node),
             None => made.clone(),
         });
         let kept = |id: &ClusterId| (id.0 as usize) < count;
@@ -131,14 +136,14 @@ pub(crate) fn outbound_name(port: u16, subset: &str, host: &str) -> String {
 }
 
 impl Made {
-    fn with_endpoints(&self, from: &Inputs, registry: &Registry) -> Self {
+    fn with_endpoints(&self, from: &Inputs, registry: &Registry, node: &Node) -> Self {
         let Service { port, subset, .. } = &self.cluster.service;
         let service = registry.shared(&from.service.host).unwrap_or(&from.service);
         if Arc::ptr_eq(service, &from.service) {
             return self.clone();
         }
         let from = Inputs { service: Arc::clone(service), ..from.clone() };
-        let cluster = build(&from, *port, subset);
+        let cluster = build(&from, node, *port, subset);
         Self {
             cluster: cluster.map_or_else(|| Arc::clone(&self.cluster), |new| kept(new, Some(self))),
             from: Some(from),
@@ -153,15 +158,21 @@ fn kept(new: Cluster, old: Option<&Made>) -> Arc<Cluster> {
 
 /// `None` if the service has no such port, or no rule such a subset. It sees nothing but its arguments, so that equal
 /// ones need not be asked again.
-fn build(from: &Inputs, number: u16, subset: &str) -> Option<Cluster> {
+fn build(from: &Inputs, node: &Node, number: u16, subset: &str) -> Option<Cluster> {
     let Inputs { service, mesh, .. } = from;
     let port = service.port(number)?;
     let subset = from.subset(subset)?;
     let blocks = from.blocks(subset, number);
     let name = subset.map_or("", |subset| &subset.name);
     let all = Labels::new();
-    let targets = service.targets(port, subset.map_or(&all, |subset| &subset.labels));
-    let (discovery, endpoints) = discovery(mesh, service.resolution, targets);
+    let endpoints = service.endpoints(port, subset.map_or(&all, |subset| &subset.labels));
+    let own = blocks.load_balancer.as_ref().and_then(|block| block.locality.as_ref());
+    // Endpoints that are near come first even if none is ever found unhealthy: there may be none.
+    let close = (own.is_none() && service.close).then(LocalitySetting::close);
+    let setting = own.or(close.as_ref()).unwrap_or(&mesh.locality);
+    let fails_over = blocks.outlier.is_some() || close.is_some();
+    let Placed { endpoints, weights } = place(endpoints, setting, node, fails_over);
+    let (discovery, endpoints) = discovery(mesh, service.resolution, endpoints);
     let pool = blocks.pool.unwrap_or_default();
     let named = matches!(port.protocol, PortProtocol::Http1 | PortProtocol::Http2);
     let protocol = match port.protocol {
@@ -187,6 +198,9 @@ fn build(from: &Inputs, number: u16, subset: &str) -> Option<Cluster> {
     );
     let cluster = Cluster {
         discovery,
+        localities: weights,
+        warmup: blocks.load_balancer.as_ref().and_then(|block| block.warmup),
+        retry_budget: blocks.retry_budget,
         balancer: blocks.load_balancer.map_or(Balancer::LeastRequest, |block| block.balancer),
         panic_threshold: blocks.outlier.as_ref().map_or(0, |detection| detection.panic_threshold),
         outlier: blocks.outlier.map(|detection| detection.outlier),
@@ -195,28 +209,36 @@ fn build(from: &Inputs, number: u16, subset: &str) -> Option<Cluster> {
     Some(pooled(cluster, &pool))
 }
 
-/// A service by DNS whose endpoints are all written as addresses needs no look-up.
+/// A service by DNS whose endpoints are all written as addresses needs no look-up. Stand-ins become names.
 fn discovery(
     mesh: &Mesh,
     resolution: Resolution,
-    targets: Box<[Target]>,
+    endpoints: Box<[Arc<Endpoint>]>,
 ) -> (Discovery, Box<[Arc<Endpoint>]>) {
-    let is_named = |target: &Target| matches!(target, Target::Name(_));
-    if let Resolution::Dns { first_only } = resolution
-        && targets.iter().any(is_named)
-    {
-        let dns = Dns { targets, first_only, refresh: mesh.dns_refresh };
-        return (Discovery::Dns(Box::new(dns)), Box::default());
+    let is_name = |endpoint: &Arc<Endpoint>| !endpoint.hostname.is_empty();
+    match resolution {
+        Resolution::Dns { first_only } if endpoints.iter().any(is_name) => {
+            let targets = endpoints.into_iter().map(target).collect();
+            let dns = Dns { targets, first_only, refresh: mesh.dns_refresh };
+            (Discovery::Dns(Box::new(dns)), Box::default())
+        }
+        Resolution::None => (Discovery::OriginalDestination, endpoints),
+        _ => (Discovery::Static, endpoints),
     }
-    let endpoints = targets.into_iter().filter_map(|target| match target {
-        Target::Address(endpoint) => Some(endpoint),
-        Target::Name(_) => None,
-    });
-    let discovery = match resolution {
-        Resolution::None => Discovery::OriginalDestination,
-        _ => Discovery::Static,
-    };
-    (discovery, endpoints.collect())
+}
+
+fn target(endpoint: Arc<Endpoint>) -> Target {
+    if endpoint.hostname.is_empty() {
+        return Target::Address(endpoint);
+    }
+    Target::Name(NamedEndpoint {
+        name: Arc::clone(&endpoint.hostname),
+        port: endpoint.address.port(),
+        weight: endpoint.weight,
+        labels: endpoint.labels.clone(),
+        locality: endpoint.locality.clone(),
+        priority: endpoint.priority,
+    })
 }
 
 impl Compiler<'_> {
@@ -240,7 +262,7 @@ impl Compiler<'_> {
         if let Some(old) = old.filter(|old| old.from.as_ref().is_some_and(|known| known.are(&from))) {
             return Some(old.clone());
         }
-        let cluster = kept(build(&from, port, subset)?, old);
+        let cluster = kept(build(&from, self.node, port, subset)?, old);
         Some(Made { cluster, from: Some(from) })
     }
 
@@ -322,6 +344,8 @@ impl Compiler<'_> {
             hostname: "".into(),
             weight: 1,
             labels: node.labels.clone(),
+            locality: node.locality.clone(),
+            priority: 0,
         };
         let of_rule = self.own_pool(owner);
         let pool = pool.or(of_rule.as_ref()).cloned().unwrap_or_default();
@@ -379,8 +403,11 @@ fn bare(
         service,
         discovery: Discovery::Static,
         endpoints,
+        localities: None,
         balancer: Balancer::LeastRequest,
+        warmup: None,
         limits: Limits::default(),
+        retry_budget: None,
         outlier: None,
         panic_threshold: 0,
         protocol,
@@ -390,6 +417,7 @@ fn bare(
         max_connection_duration: None,
         max_concurrent_streams: MAX_STREAMS,
         keepalive: mesh.keepalive,
+        http2_keepalive: None,
         origin,
     }
 }
@@ -404,6 +432,7 @@ fn pooled(cluster: Cluster, pool: &ConnectionPool) -> Cluster {
         max_connection_duration: pool.max_connection_duration,
         max_concurrent_streams: pool.max_concurrent_streams.unwrap_or(cluster.max_concurrent_streams),
         keepalive: pool.keepalive.or(cluster.keepalive),
+        http2_keepalive: pool.http2_keepalive,
         ..cluster
     }
 }

@@ -6,6 +6,7 @@ mod actions;
 mod clusters;
 mod delegates;
 mod hosts;
+mod locality;
 mod mirrors;
 mod plan;
 mod policy;
@@ -154,7 +155,7 @@ pub(crate) fn compile(
     };
     let plan = match alike {
         Some(known) => {
-            compiler.clusters = known.clusters.with_endpoints(known.plan.clusters, &registry);
+            compiler.clusters = known.clusters.with_endpoints(known.plan.clusters, &registry, node);
             compiler.sink.extend(known.plan.findings.iter().cloned());
             known.plan.clone()
         }

@@ -144,10 +144,12 @@ pub(crate) fn layered(rule: Option<&DestinationRule>, subset: Option<&Subset>, p
         load_balancer: over.load_balancer.or(top.load_balancer),
         pool: over.pool.or(top.pool),
         outlier: over.outlier.or(top.outlier),
+        retry_budget: over.retry_budget.or(top.retry_budget),
     }
 }
 
-/// A port's entry replaces its level as a whole: a block that it leaves out is not inherited.
+/// A port's entry replaces its level as a whole: a block that it leaves out is not inherited. It cannot have a retry
+/// budget, and was given that of its level.
 fn level(policy: Option<&Policy>, port: Option<u16>) -> Option<&Blocks> {
     let policy = policy?;
     let entry = policy.ports.iter().find(|(number, _)| Some(*number) == port);

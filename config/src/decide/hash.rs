@@ -106,6 +106,12 @@ fn cookie_hash(
     if let Some(path) = &cookie.path {
         let _ = write!(line, "; Path={path}");
     }
+    for attribute in &cookie.attributes {
+        let _ = match &*attribute.value {
+            "" => write!(line, "; {}", attribute.name),
+            value => write!(line, "; {}={value}", attribute.name),
+        };
+    }
     line.push_str("; HttpOnly");
     // A name or path that no header can carry was refused when the policy was compiled.
     set.extend(HeaderValue::from_str(&line));
@@ -131,6 +137,7 @@ mod tests {
     use http::Method;
 
     use super::*;
+    use crate::snapshot::CookieAttribute;
 
     const SESSION: HeaderName = HeaderName::from_static("x-session-id");
 
@@ -190,7 +197,8 @@ mod tests {
     #[test]
     fn a_missing_cookie_is_made_only_with_a_ttl() {
         let cookie = |ttl| {
-            let cookie = HashCookie { name: "sess".into(), path: Some("/p".into()), ttl };
+            let attributes = Box::default();
+            let cookie = HashCookie { name: "sess".into(), path: Some("/p".into()), ttl, attributes };
             [HashPolicy::Cookie(Box::new(cookie))]
         };
         assert_eq!(hash(&cookie(None), &[], "/"), Hashed::default());
@@ -201,5 +209,21 @@ mod tests {
         assert_eq!(session.cookies, ["sess=\"11b50479a824e41e\"; Path=/p; HttpOnly"]);
         let sent = hash(&cookie(None), &[(COOKIE, "a=b; sess=\"alice\"; sess=bob")], "/");
         assert_eq!(sent, Hashed { key: Some(8332761332120969289), cookies: vec![] });
+    }
+
+    /// Envoy 1.40 says the same; `e2e/hash_diff.py` asks it.
+    #[test]
+    fn the_attributes_of_a_made_cookie_stand_before_http_only() {
+        let attributes = [("SameSite", "Lax"), ("Secure", "")]
+            .map(|(name, value)| CookieAttribute { name: name.into(), value: value.into() });
+        let cookie = HashCookie {
+            name: "sess".into(),
+            path: Some("/p".into()),
+            ttl: Some(Duration::from_secs(60)),
+            attributes: attributes.into(),
+        };
+        let made = hash(&[HashPolicy::Cookie(Box::new(cookie))], &[], "/");
+        let line = "sess=\"11b50479a824e41e\"; Max-Age=60; Path=/p; SameSite=Lax; Secure; HttpOnly";
+        assert_eq!(made.cookies, [line]);
     }
 }

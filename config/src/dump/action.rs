@@ -183,6 +183,10 @@ pub(crate) fn hash(policy: &HashPolicy) -> Value {
             let mut out = object(json!({ "name": &*cookie.name }));
             put(&mut out, "path", cookie.path.as_deref().into());
             put(&mut out, "ttl", cookie.ttl.map_or(Value::Null, duration));
+            let attributes = cookie.attributes.iter();
+            let attributes: Vec<_> =
+                attributes.map(|one| json!({ "name": &*one.name, "value": &*one.value })).collect();
+            put(&mut out, "attributes", Some(attributes).filter(|all| !all.is_empty()).into());
             json!({ "cookie": out })
         }
     }

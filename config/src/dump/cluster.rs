@@ -1,9 +1,11 @@
 //! Clusters and their endpoints.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use serde_json::{Map, Value, json};
 
 use super::{duration, object, put, texts};
-use crate::snapshot::{Balancer, Cluster, Discovery, Endpoint, Protocol, Target};
+use crate::snapshot::{Balancer, Cluster, Discovery, Endpoint, Locality, Protocol, Target};
 
 impl Cluster {
     /// One cluster, its defaults written out.
@@ -40,11 +42,36 @@ impl Cluster {
         if let Discovery::Dns(dns) = &self.discovery {
             put(&mut out, "dns_failure_refresh_rate", duration(dns.refresh));
         }
+        let weights = self.localities.as_deref().map(|weights| {
+            weights
+                .iter()
+                .map(|one| {
+                    json!({
+                        "priority": one.priority,
+                        "locality": one.locality.to_string(),
+                        "weight": one.weight,
+                    })
+                })
+                .collect::<Vec<_>>()
+        });
+        put(&mut out, "locality_weights", weights.into());
+        let warmup = self.warmup.map(|warmup| {
+            json!({
+                "slow_start_window": duration(warmup.window),
+                "min_weight_percent": warmup.least * 100.0,
+                "aggression": warmup.aggression,
+            })
+        });
+        put(&mut out, "slow_start_config", warmup.into());
         let mut limits = Map::new();
         put(&mut limits, "max_connections", limit(self.limits.max_connections));
         put(&mut limits, "max_pending_requests", limit(self.limits.max_pending_requests));
         put(&mut limits, "max_requests", limit(self.limits.max_requests));
         put(&mut limits, "max_retries", limit(self.limits.max_retries));
+        let budget = self.retry_budget.map(|budget| {
+            json!({ "budget_percent": budget.percent, "min_retry_concurrency": budget.min_concurrency })
+        });
+        put(&mut limits, "retry_budget", budget.into());
         put(&mut out, "circuit_breakers", Value::Object(limits));
         put(&mut out, "max_requests_per_connection", self.max_requests_per_connection.map(u32::from).into());
         put(&mut out, "max_connection_duration", self.max_connection_duration.map_or(Value::Null, duration));
@@ -57,6 +84,10 @@ impl Cluster {
             put(&mut inner, "keepalive_interval", keepalive.interval.map_or(Value::Null, duration));
             put(&mut out, "tcp_keepalive", Value::Object(inner));
         }
+        let pings = self
+            .http2_keepalive
+            .map(|pings| json!({ "interval": duration(pings.interval), "timeout": duration(pings.timeout) }));
+        put(&mut out, "connection_keepalive", pings.into());
         if let Some(outlier) = &self.outlier {
             let mut inner = object(json!({
                 "consecutive_5xx": outlier.consecutive_5xx,
@@ -77,23 +108,32 @@ impl Cluster {
 }
 
 fn written(endpoint: &Endpoint) -> Value {
-    json!({
-        "address": &*endpoint.key,
-        "weight": endpoint.weight,
-        "labels": texts(endpoint.labels.iter()),
-    })
+    let Endpoint { key, weight, labels, locality, priority, .. } = endpoint;
+    one(key, *weight, labels, locality, *priority)
 }
 
 /// A name stands where an address would.
 fn target(target: &Target) -> Value {
     match target {
         Target::Address(endpoint) => written(endpoint),
-        Target::Name(named) => json!({
-            "address": format!("{}:{}", named.name, named.port),
-            "weight": named.weight,
-            "labels": texts(named.labels.iter()),
-        }),
+        Target::Name(named) => {
+            let address = format!("{}:{}", named.name, named.port);
+            one(&address, named.weight, &named.labels, &named.locality, named.priority)
+        }
     }
+}
+
+fn one(
+    address: &str,
+    weight: u32,
+    labels: &BTreeMap<Arc<str>, Arc<str>>,
+    locality: &Locality,
+    priority: u32,
+) -> Value {
+    let mut out = object(json!({ "address": address, "weight": weight, "labels": texts(labels.iter()) }));
+    put(&mut out, "locality", Some(locality.to_string()).filter(|_| !locality.is_empty()).into());
+    put(&mut out, "priority", Some(priority).filter(|priority| *priority > 0).into());
+    Value::Object(out)
 }
 
 fn balancer(balancer: &Balancer) -> Value {

@@ -26,6 +26,7 @@ impl Snapshot {
                 "namespace": &*self.node.namespace,
                 "name": &*self.node.name,
                 "labels": texts(self.node.labels.iter()),
+                "locality": self.node.locality.to_string(),
                 "domain": self.node.domain.to_string(),
             },
             "path_normalization": match self.paths {

@@ -2,12 +2,12 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use super::{at_least_1ms, later};
+use super::at_least_1ms;
 use crate::{
-    fields::{Message, Object, Type, warned, yes},
+    fields::{Message, Object, Type, yes},
     report::Code,
     sink::Sink,
-    snapshot::{Keepalive, Limits},
+    snapshot::{Http2Keepalive, Keepalive, Limits},
 };
 
 /// `connectionPool`, defaults not yet applied.
@@ -16,6 +16,7 @@ pub(crate) struct ConnectionPool {
     pub(crate) limits: Limits,
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) keepalive: Option<Keepalive>,
+    pub(crate) http2_keepalive: Option<Http2Keepalive>,
     /// Of HTTP connections. Zero: never.
     pub(crate) idle_timeout: Option<Duration>,
     /// Of raw connections. Zero: never.
@@ -71,11 +72,15 @@ static HTTP_POOL: Message = Message {
         ),
         yes("useClientProtocol", Type::Bool, "the_protocol_follows_the_port"),
         yes("maxConcurrentStreams", Type::Int, "every_connection_pool_field_is_compiled"),
-        warned(
-            "http2KeepAlive",
-            Type::Object(&later::HTTP2_KEEPALIVE),
-            "idle HTTP/2 connections are not pinged",
-        ),
+        yes("http2KeepAlive", Type::Object(&HTTP2_KEEPALIVE), "every_connection_pool_field_is_compiled"),
+    ],
+};
+
+static HTTP2_KEEPALIVE: Message = Message {
+    name: "HTTP2KeepAlive",
+    fields: &[
+        yes("interval", Type::Duration, "every_connection_pool_field_is_compiled"),
+        yes("timeout", Type::Duration, "every_connection_pool_field_is_compiled"),
     ],
 };
 
@@ -102,6 +107,7 @@ pub(crate) fn connection_pool(block: &Object<'_>, sink: &mut Sink) -> Connection
         let streams = limit(&http, "maxConcurrentStreams", sink);
         pool.max_concurrent_streams = Some(streams).filter(|n| *n != u32::MAX);
         pool.idle_timeout = http.duration("idleTimeout").map(|timeout| timeout.value).or(pool.idle_timeout);
+        pool.http2_keepalive = http.object("http2KeepAlive").and_then(|block| http2_keepalive(&block, sink));
         pool.upgrade = http.text("h2UpgradePolicy").and_then(|policy| match policy.value {
             "UPGRADE" => Some(true),
             "DO_NOT_UPGRADE" => Some(false),
@@ -122,6 +128,17 @@ pub(crate) fn keepalive(block: &Object<'_>, sink: &mut Sink) -> Keepalive {
         time: at_least_1ms(block.duration("time"), sink),
         interval: at_least_1ms(block.duration("interval"), sink),
     }
+}
+
+fn http2_keepalive(block: &Object<'_>, sink: &mut Sink) -> Option<Http2Keepalive> {
+    let mut required = |field: &str| {
+        if !block.has(field) {
+            sink.report(Code::MissingField, block.span(), format!("http2KeepAlive needs `{field}`"));
+        }
+        at_least_1ms(block.duration(field), sink)
+    };
+    let (interval, timeout) = (required("interval"), required("timeout"));
+    Some(Http2Keepalive { interval: interval?, timeout: timeout? })
 }
 
 /// Zero is unset, as in Istio; unset is no limit.

@@ -8,12 +8,15 @@ use super::{
     load_balancer::{LOAD_BALANCER, LoadBalancer, load_balancer},
     locality,
     outlier::{OUTLIER, OutlierDetection, outlier},
-    port, selector,
+    port,
+    retry_budget::{RETRY_BUDGET, retry_budget},
+    selector,
 };
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
     report::Code,
     sink::{Sink, Span},
+    snapshot::RetryBudget,
 };
 
 /// One resource; the host is a full name.
@@ -51,6 +54,7 @@ pub(crate) struct Blocks {
     pub(crate) load_balancer: Option<LoadBalancer>,
     pub(crate) pool: Option<ConnectionPool>,
     pub(crate) outlier: Option<OutlierDetection>,
+    pub(crate) retry_budget: Option<RetryBudget>,
 }
 
 const TLS_LATER: &str = "connections to endpoints are plain text";
@@ -95,7 +99,7 @@ pub(crate) static TRAFFIC_POLICY: Message = Message {
         ),
         warned("tunnel", Type::Object(&later::TUNNEL), "tunnels are not built yet"),
         warned("proxyProtocol", Type::Object(&later::PROXY_PROTOCOL), "the PROXY protocol is not built yet"),
-        warned("retryBudget", Type::Object(&later::RETRY_BUDGET), "retries are limited by `maxRetries`"),
+        yes("retryBudget", Type::Object(&RETRY_BUDGET), "a_retry_budget_stands_in_for_max_retries"),
     ],
 };
 
@@ -125,7 +129,7 @@ pub(crate) static DEFAULT_TRAFFIC_POLICY: Message = Message {
         warned("portLevelSettings", Type::List(&Type::Object(&PORT_POLICY)), MESH_WIDE),
         warned("tunnel", Type::Object(&later::TUNNEL), MESH_WIDE),
         warned("proxyProtocol", Type::Object(&later::PROXY_PROTOCOL), MESH_WIDE),
-        warned("retryBudget", Type::Object(&later::RETRY_BUDGET), MESH_WIDE),
+        warned("retryBudget", Type::Object(&RETRY_BUDGET), MESH_WIDE),
     ],
 };
 
@@ -195,6 +199,7 @@ fn traffic_policy(policy: &Object<'_>, sink: &mut Sink) -> Policy {
         let message = "tunnel and proxyProtocol exclude each other";
         sink.report(Code::ExclusiveFields, policy.key_span("proxyProtocol"), message);
     }
+    let budget = policy.object("retryBudget").map(|block| retry_budget(&block, sink));
     let mut ports = Vec::new();
     for entry in policy.objects("portLevelSettings") {
         let number = entry.object("port").and_then(|port| port.int("number"));
@@ -202,17 +207,18 @@ fn traffic_policy(policy: &Object<'_>, sink: &mut Sink) -> Policy {
             None => {
                 sink.report(Code::MissingField, entry.span(), "the entry has no port");
             }
-            Some(number) => ports.extend(port(number, sink).map(|port| (port, blocks(&entry, sink)))),
+            Some(number) => ports.extend(port(number, sink).map(|port| (port, blocks(&entry, budget, sink)))),
         }
         if !["loadBalancer", "connectionPool", "outlierDetection", "tls"].iter().any(|block| entry.has(block))
         {
             sink.report(Code::MissingField, entry.span(), "the entry says nothing of its port");
         }
     }
-    Policy { blocks: blocks(policy, sink), ports }
+    Policy { blocks: blocks(policy, budget, sink), ports }
 }
 
-pub(crate) fn blocks(policy: &Object<'_>, sink: &mut Sink) -> Blocks {
+/// `retry_budget` is that of the whole policy.
+pub(crate) fn blocks(policy: &Object<'_>, retry_budget: Option<RetryBudget>, sink: &mut Sink) -> Blocks {
     if let Some(block) = policy.object("loadBalancer") {
         locality::check(&block, policy.has("outlierDetection"), sink);
     }
@@ -220,5 +226,6 @@ pub(crate) fn blocks(policy: &Object<'_>, sink: &mut Sink) -> Blocks {
         load_balancer: policy.object("loadBalancer").and_then(|block| load_balancer(&block, sink)),
         pool: policy.object("connectionPool").map(|block| connection_pool(&block, sink)),
         outlier: policy.object("outlierDetection").map(|block| outlier(&block, sink)),
+        retry_budget,
     }
 }

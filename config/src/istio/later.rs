@@ -1,6 +1,7 @@
 //! Tables of parts that are not built yet. They are known, so that a misspelt field in them is found today, and the
 //! page on compatibility is complete.
 
+use super::locality::FAILOVER;
 use crate::fields::{Message, Type, later};
 
 pub(super) static CLIENT_TLS: Message = Message {
@@ -40,22 +41,6 @@ pub(super) static SERVER_TLS: Message = Message {
     ],
 };
 
-pub(super) static LOCALITY: Message = Message {
-    name: "LocalityLoadBalancerSetting",
-    fields: &[
-        later("distribute", Type::List(&Type::Object(&DISTRIBUTE))),
-        later("failover", Type::List(&Type::Object(&FAILOVER))),
-        later("failoverPriority", Type::List(&Type::Text)),
-        later("enabled", Type::Bool),
-    ],
-};
-
-static DISTRIBUTE: Message =
-    Message { name: "Distribute", fields: &[later("from", Type::Text), later("to", Type::Map(&Type::Int))] };
-
-static FAILOVER: Message =
-    Message { name: "Failover", fields: &[later("from", Type::Text), later("to", Type::Text)] };
-
 pub(super) static ZONE_AWARE: Message = Message {
     name: "ZoneAwareLoadBalancerSetting",
     fields: &[
@@ -66,15 +51,6 @@ pub(super) static ZONE_AWARE: Message = Message {
     ],
 };
 
-pub(super) static WARMUP: Message = Message {
-    name: "WarmupConfiguration",
-    fields: &[
-        later("duration", Type::Duration),
-        later("minimumPercent", Type::Float),
-        later("aggression", Type::Float),
-    ],
-};
-
 pub(super) static TUNNEL: Message = Message {
     name: "TunnelSettings",
     fields: &[later("protocol", Type::Text), later("targetHost", Type::Text), later("targetPort", Type::Int)],
@@ -82,20 +58,3 @@ pub(super) static TUNNEL: Message = Message {
 
 pub(super) static PROXY_PROTOCOL: Message =
     Message { name: "ProxyProtocol", fields: &[later("version", Type::Enum(&["V1", "V2"]))] };
-
-pub(super) static RETRY_BUDGET: Message = Message {
-    name: "RetryBudget",
-    fields: &[
-        later("percent", Type::Float),
-        later("minRetryConcurrency", Type::Int),
-        later("budgetInterval", Type::Duration),
-    ],
-};
-
-pub(super) static HTTP2_KEEPALIVE: Message = Message {
-    name: "HTTP2KeepAlive",
-    fields: &[later("interval", Type::Duration), later("timeout", Type::Duration)],
-};
-
-pub(super) static COOKIE_ATTRIBUTE: Message =
-    Message { name: "CookieAttribute", fields: &[later("name", Type::Text), later("value", Type::Text)] };

@@ -1,22 +1,26 @@
 //! `LoadBalancerSettings`: the table of a cluster, and the hash key of its routes.
 
-use super::{header_name, later};
+use super::{
+    header_name, later,
+    locality::{LOCALITY, LocalitySetting, locality_setting},
+    warmup::{WARMUP, warmup},
+};
 use crate::{
     fields::{Message, Object, Spanned, Type, warned, yes},
     report::Code,
     sink::{Sink, Span},
-    snapshot::{Balancer, HashCookie, HashPolicy},
+    snapshot::{Balancer, CookieAttribute, HashCookie, HashPolicy, Warmup},
 };
 
 /// `loadBalancer`: the table of the cluster and the hash of the route are two halves of one block.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct LoadBalancer {
     pub(crate) balancer: Balancer,
+    pub(crate) locality: Option<LocalitySetting>,
+    pub(crate) warmup: Option<Warmup>,
     pub(crate) hash: Option<HashPolicy>,
     pub(crate) span: Span,
 }
-
-const LATER: &str = "balancing by locality is not built yet";
 
 pub(crate) static LOAD_BALANCER: Message = Message {
     name: "LoadBalancerSettings",
@@ -34,10 +38,14 @@ pub(crate) static LOAD_BALANCER: Message = Message {
             "every_load_balancer_is_compiled",
         ),
         yes("consistentHash", Type::Object(&CONSISTENT_HASH), "every_load_balancer_is_compiled"),
-        warned("localityLbSetting", Type::Object(&later::LOCALITY), LATER),
-        warned("zoneAwareLbSetting", Type::Object(&later::ZONE_AWARE), LATER),
-        warned("warmup", Type::Object(&later::WARMUP), "new endpoints take their full share at once"),
-        warned("warmupDurationSecs", Type::Duration, "new endpoints take their full share at once"),
+        yes("localityLbSetting", Type::Object(&LOCALITY), "endpoints_of_other_localities_come_after"),
+        warned(
+            "zoneAwareLbSetting",
+            Type::Object(&later::ZONE_AWARE),
+            "endpoints of all zones are used alike, unless `localityLbSetting` says otherwise",
+        ),
+        yes("warmup", Type::Object(&WARMUP), "a_warmup_is_compiled"),
+        yes("warmupDurationSecs", Type::Duration, "deprecated_fields_warn_and_still_count"),
     ],
 };
 
@@ -60,12 +68,15 @@ static COOKIE: Message = Message {
         yes("name", Type::Text, "every_load_balancer_is_compiled"),
         yes("path", Type::Text, "every_load_balancer_is_compiled"),
         yes("ttl", Type::Duration, "every_load_balancer_is_compiled"),
-        warned(
-            "attributes",
-            Type::List(&Type::Object(&later::COOKIE_ATTRIBUTE)),
-            "a generated cookie has Max-Age, Path and HttpOnly",
-        ),
+        yes("attributes", Type::List(&Type::Object(&COOKIE_ATTRIBUTE)), COOKIE_TEST),
     ],
+};
+
+const COOKIE_TEST: &str = "the_attributes_of_a_cookie_are_compiled_in_order";
+
+static COOKIE_ATTRIBUTE: Message = Message {
+    name: "CookieAttribute",
+    fields: &[yes("name", Type::Text, COOKIE_TEST), yes("value", Type::Text, COOKIE_TEST)],
 };
 
 static RING_HASH: Message = Message {
@@ -82,13 +93,21 @@ const MAX_RING: u64 = 8_388_608;
 const MAX_MAGLEV: i64 = 5_000_011;
 
 pub(crate) fn load_balancer(block: &Object<'_>, sink: &mut Sink) -> Option<LoadBalancer> {
+    let locality = block.object("localityLbSetting").map(|setting| locality_setting(&setting));
     if let Some(hash) = block.object("consistentHash") {
         if block.has("simple") {
             let message = "simple and consistentHash exclude each other";
             sink.report(Code::ExclusiveFields, block.key_span("consistentHash"), message);
         }
         let key = hash_policy(&hash, sink);
-        return Some(LoadBalancer { balancer: table(&hash, sink), hash: key, span: hash.span() });
+        warmup(block, false, sink);
+        return Some(LoadBalancer {
+            balancer: table(&hash, sink),
+            locality,
+            warmup: None,
+            hash: key,
+            span: hash.span(),
+        });
     }
     let simple = block.text("simple");
     if let Some(simple) = simple.filter(|simple| simple.value == "LEAST_CONN") {
@@ -106,7 +125,8 @@ pub(crate) fn load_balancer(block: &Object<'_>, sink: &mut Sink) -> Option<LoadB
         }
         _ => Balancer::LeastRequest,
     };
-    Some(LoadBalancer { balancer, hash: None, span: block.span() })
+    let warmup = warmup(block, balancer != Balancer::Random, sink);
+    Some(LoadBalancer { balancer, locality, warmup, hash: None, span: block.span() })
 }
 
 fn hash_policy(hash: &Object<'_>, sink: &mut Sink) -> Option<HashPolicy> {
@@ -148,7 +168,29 @@ fn cookie(cookie: &Object<'_>, sink: &mut Sink) -> Option<HashPolicy> {
         name: name.value.into(),
         path: path.map(|path| path.value.into()),
         ttl: cookie.duration("ttl").map(|ttl| ttl.value),
+        attributes: attributes(cookie, sink),
     })))
+}
+
+fn attributes(cookie: &Object<'_>, sink: &mut Sink) -> Box<[CookieAttribute]> {
+    let mut made: Vec<CookieAttribute> = Vec::new();
+    for entry in cookie.objects("attributes") {
+        let Some(name) = entry.text("name").filter(|name| !name.value.is_empty()) else {
+            sink.report(Code::MissingField, entry.span(), "the attribute has no name");
+            continue;
+        };
+        let value = entry.text("value").unwrap_or(Spanned { value: "", span: entry.span() });
+        let printable = |text: &str| text.bytes().all(|b| (0x20..0x7f).contains(&b) && b != b';');
+        if let Some(text) = [name, value].into_iter().find(|text| !printable(text.value)) {
+            sink.report(Code::InvalidHeader, text.span, format!("`{}` cannot stand in a cookie", text.value));
+        } else if made.iter().any(|other| *other.name == *name.value) {
+            let message = format!("the attribute `{}` stands twice", name.value);
+            sink.report(Code::DuplicateName, name.span, message);
+        } else {
+            made.push(CookieAttribute { name: name.value.into(), value: value.value.into() });
+        }
+    }
+    made.into()
 }
 
 fn table(hash: &Object<'_>, sink: &mut Sink) -> Balancer {

@@ -1,15 +1,93 @@
-//! `localityLbSetting`, `zoneAwareLbSetting` and `warmup`: not built yet, but what Istio rejects in them is rejected.
+//! `LocalityLoadBalancerSetting`, of a destination rule or of the mesh: what it says, and what Istio rejects in it.
 
-use super::at_least_1ms;
 use crate::{
-    fields::{Object, Spanned},
+    fields::{Message, Object, Spanned, Type, yes},
     report::Code,
     sink::Sink,
+    snapshot::Locality,
 };
 
-/// Labels that stand for what `failover` is about.
-const TOPOLOGY: [&str; 3] =
-    ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
+/// How endpoints of other localities are used.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct LocalitySetting {
+    /// `enabled: false` takes none of the rest.
+    pub(crate) disabled: bool,
+    pub(crate) distribute: Vec<Distribute>,
+    /// Regions: from, to.
+    pub(crate) failover: Vec<(Box<str>, Box<str>)>,
+    /// Labels that are to be equal, the most important first, some with the value they are to have.
+    pub(crate) failover_priority: Vec<(Box<str>, Option<Box<str>>)>,
+}
+
+/// One entry of `distribute`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Distribute {
+    /// A pattern.
+    pub(crate) from: Locality,
+    /// Patterns with their percentages.
+    pub(crate) to: Vec<(Locality, u32)>,
+}
+
+impl LocalitySetting {
+    /// What `trafficDistribution: PreferClose` of a service stands for.
+    pub(crate) fn close() -> Self {
+        let labels = ["topology.istio.io/network"].into_iter().chain(Locality::LABELS);
+        Self { failover_priority: labels.map(|label| (label.into(), None)).collect(), ..Self::default() }
+    }
+}
+
+pub(crate) static LOCALITY: Message = Message {
+    name: "LocalityLoadBalancerSetting",
+    fields: &[
+        yes("distribute", Type::List(&Type::Object(&DISTRIBUTE)), "distribute_gives_localities_their_shares"),
+        yes("failover", Type::List(&Type::Object(&FAILOVER)), "failover_says_which_region_comes_next"),
+        yes("failoverPriority", Type::List(&Type::Text), "failover_priority_goes_by_labels"),
+        yes("enabled", Type::Bool, "the_setting_of_the_rule_replaces_that_of_the_mesh"),
+    ],
+};
+
+static DISTRIBUTE: Message = Message {
+    name: "Distribute",
+    fields: &[
+        yes("from", Type::Text, "distribute_gives_localities_their_shares"),
+        yes("to", Type::Map(&Type::Int), "distribute_gives_localities_their_shares"),
+    ],
+};
+
+pub(super) static FAILOVER: Message = Message {
+    name: "Failover",
+    fields: &[
+        yes("from", Type::Text, "failover_says_which_region_comes_next"),
+        yes("to", Type::Text, "failover_says_which_region_comes_next"),
+    ],
+};
+
+/// Reads a setting; what cannot be used in it is the business of the checks.
+pub(super) fn locality_setting(block: &Object<'_>) -> LocalitySetting {
+    let text = |entry: &Object<'_>, field: &str| entry.text(field).map_or("", |text| text.value).to_owned();
+    let distribute = |entry: &Object<'_>| {
+        let weight = |text: &str| text.parse().ok();
+        let to = entry
+            .entries("to")
+            .iter()
+            .filter_map(|pair| Some((Locality::parse(&pair.key), pair.value.text().and_then(weight)?)));
+        Distribute { from: Locality::parse(&text(entry, "from")), to: to.collect() }
+    };
+    let priority = |label: &Spanned<&str>| match label.value.split_once('=') {
+        Some((name, value)) => (name.into(), Some(value.into())),
+        None => (label.value.into(), None),
+    };
+    LocalitySetting {
+        disabled: block.bool("enabled") == Some(false),
+        distribute: block.objects("distribute").iter().map(distribute).collect(),
+        failover: block
+            .objects("failover")
+            .iter()
+            .map(|entry| (text(entry, "from").into(), text(entry, "to").into()))
+            .collect(),
+        failover_priority: block.texts("failoverPriority").iter().map(priority).collect(),
+    }
+}
 
 /// Checks a `loadBalancer`; `ejects` is whether outlier detection stands beside it.
 pub(super) fn check(load_balancer: &Object<'_>, ejects: bool, sink: &mut Sink) {
@@ -20,19 +98,24 @@ pub(super) fn check(load_balancer: &Object<'_>, ejects: bool, sink: &mut Sink) {
         sink.report(Code::ExclusiveFields, zone.span(), message);
     }
     if let Some(locality) = &locality {
-        distribute(locality, sink);
-        if locality.has("distribute") && locality.has("failover") {
-            let message = "distribute and failover exclude each other";
-            sink.report(Code::ExclusiveFields, locality.key_span("failover"), message);
-        }
+        check_setting(locality, ejects, sink);
     }
-    for setting in [locality, zone].into_iter().flatten() {
-        failover(&setting, ejects, sink);
+    if let Some(zone) = &zone {
+        check_failover(zone, ejects, sink);
     }
-    warmup(load_balancer, sink);
 }
 
-fn failover(setting: &Object<'_>, ejects: bool, sink: &mut Sink) {
+/// Checks a setting, of the mesh too.
+pub(super) fn check_setting(setting: &Object<'_>, ejects: bool, sink: &mut Sink) {
+    check_distribute(setting, sink);
+    if setting.has("distribute") && setting.has("failover") {
+        let message = "distribute and failover exclude each other";
+        sink.report(Code::ExclusiveFields, setting.key_span("failover"), message);
+    }
+    check_failover(setting, ejects, sink);
+}
+
+fn check_failover(setting: &Object<'_>, ejects: bool, sink: &mut Sink) {
     let entries = setting.objects("failover");
     let priority = setting.texts("failoverPriority");
     for entry in &entries {
@@ -41,14 +124,18 @@ fn failover(setting: &Object<'_>, ejects: bool, sink: &mut Sink) {
             let message = format!("`{}` is not a region: failover has regions only", region.value);
             sink.report(Code::InvalidValue, region.span, message);
         }
-        if let [Some(from), Some(to)] = ends
-            && from.value == to.value
-        {
-            sink.report(Code::InvalidValue, to.span, format!("`{}` fails over to itself", to.value));
+        match ends {
+            [Some(from), Some(to)] if from.value == to.value => {
+                sink.report(Code::InvalidValue, to.span, format!("`{}` fails over to itself", to.value));
+            }
+            [None, None] => {
+                sink.report(Code::MissingField, entry.span(), "the failover names no region");
+            }
+            _ => {}
         }
     }
     if let Some(label) =
-        priority.iter().find(|label| TOPOLOGY.contains(&label.value)).filter(|_| !entries.is_empty())
+        priority.iter().find(|label| Locality::LABELS.contains(&label.value)).filter(|_| !entries.is_empty())
     {
         let message = format!("`{}` of failoverPriority stands beside failover", label.value);
         sink.report(Code::ExclusiveFields, label.span, message);
@@ -62,10 +149,10 @@ fn failover(setting: &Object<'_>, ejects: bool, sink: &mut Sink) {
     }
 }
 
-fn distribute(locality: &Object<'_>, sink: &mut Sink) {
+fn check_distribute(locality: &Object<'_>, sink: &mut Sink) {
     let entries = locality.objects("distribute");
     let sources: Vec<_> = entries.iter().filter_map(|entry| entry.text("from")).collect();
-    localities(&sources, sink);
+    check_localities(&sources, sink);
     for entry in &entries {
         let mut sum = 0;
         let mut targets = Vec::new();
@@ -81,12 +168,12 @@ fn distribute(locality: &Object<'_>, sink: &mut Sink) {
             let message = format!("the weights of localities add up to {sum}, and not to 100");
             sink.report(Code::InvalidWeights, entry.key_span("to"), message);
         }
-        localities(&targets, sink);
+        check_localities(&targets, sink);
     }
 }
 
 /// `region`, `region/zone`, `region/zone/subzone`, the last part perhaps `*`; none within another.
-fn localities(written: &[Spanned<&str>], sink: &mut Sink) {
+fn check_localities(written: &[Spanned<&str>], sink: &mut Sink) {
     let mut seen: Vec<Vec<&str>> = Vec::new();
     for locality in written {
         let mut parts: Vec<&str> = locality.value.splitn(3, '/').collect();
@@ -102,32 +189,5 @@ fn localities(written: &[Spanned<&str>], sink: &mut Sink) {
             sink.report(Code::DuplicateName, locality.span, message);
         }
         seen.push(parts);
-    }
-}
-
-fn warmup(load_balancer: &Object<'_>, sink: &mut Sink) {
-    if load_balancer.has("warmupDurationSecs") {
-        let span = load_balancer.key_span("warmupDurationSecs");
-        let found = sink.report(Code::Deprecated, span, "`warmupDurationSecs` is deprecated");
-        found.help("write `warmup: { duration: ... }`");
-        at_least_1ms(load_balancer.duration("warmupDurationSecs"), sink);
-    }
-    let Some(warmup) = load_balancer.object("warmup") else { return };
-    if load_balancer.has("warmupDurationSecs") {
-        let message = "warmup and warmupDurationSecs exclude each other";
-        sink.report(Code::ExclusiveFields, load_balancer.key_span("warmup"), message);
-    }
-    if warmup.has("duration") {
-        at_least_1ms(warmup.duration("duration"), sink);
-    } else {
-        sink.report(Code::MissingField, warmup.span(), "warmup needs a duration");
-    }
-    if let Some(percent) =
-        warmup.float("minimumPercent").filter(|percent| !(0.0..=100.0).contains(&percent.value))
-    {
-        sink.report(Code::InvalidValue, percent.span, "minimumPercent is 0 to 100");
-    }
-    if let Some(aggression) = warmup.float("aggression").filter(|aggression| aggression.value <= 0.0) {
-        sink.report(Code::InvalidValue, aggression.span, "aggression is more than 0");
     }
 }

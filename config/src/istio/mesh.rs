@@ -7,6 +7,7 @@ use super::{
     connection_pool::keepalive,
     custom_tags::custom_tags,
     destination_rule::{Blocks, blocks},
+    locality::{LocalitySetting, check_setting, locality_setting},
     log_format::{default_json, default_text, json_format, text_line},
     mesh_fields::MESH_CONFIG,
     providers::{Provider, length, providers, zipkin_propagation},
@@ -43,6 +44,8 @@ pub(crate) struct Mesh {
     pub(crate) dns_refresh: Duration,
     pub(crate) keepalive: Option<Keepalive>,
     pub(crate) retries: Option<Retries>,
+    /// Without it the default is on, with nothing said.
+    pub(crate) locality: LocalitySetting,
     pub(crate) inbound_retries: Retries,
     pub(crate) root_namespace: Box<str>,
     pub(crate) exports: DefaultExports,
@@ -89,6 +92,7 @@ impl Default for Mesh {
             dns_refresh: Duration::from_secs(60),
             keepalive: None,
             retries: None,
+            locality: LocalitySetting::default(),
             inbound_retries: Retries(Some(default_inbound_retry())),
             root_namespace: "istio-system".into(),
             exports: DefaultExports::default(),
@@ -147,6 +151,14 @@ pub(crate) fn read(document: &Node, sink: &mut Sink) -> Mesh {
         dns_refresh: at_least_1ms(config.duration("dnsRefreshRate"), sink).unwrap_or(default.dns_refresh),
         keepalive: config.object("tcpKeepalive").map(|block| keepalive(&block, sink)),
         retries: config.object("defaultHttpRetryPolicy").map(|block| read_retries(&block, sink)),
+        locality: config
+            .object("localityLbSetting")
+            .map(|block| {
+                // Every rule may bring the outlier detection.
+                check_setting(&block, true, sink);
+                locality_setting(&block)
+            })
+            .unwrap_or_default(),
         inbound_retries: config
             .object("defaultInboundHttpRetryPolicy")
             .map_or(default.inbound_retries, |block| read_inbound_retries(&block, sink)),
@@ -160,7 +172,10 @@ pub(crate) fn read(document: &Node, sink: &mut Sink) -> Mesh {
             destination_rules: Exports::of(&config.texts("defaultDestinationRuleExportTo"), ".", true, sink),
         },
         upgrade: config.text("h2UpgradePolicy").is_some_and(|policy| policy.value == "UPGRADE"),
-        policy: config.object("defaultTrafficPolicy").map(|block| blocks(&block, sink)).unwrap_or_default(),
+        policy: config
+            .object("defaultTrafficPolicy")
+            .map(|block| blocks(&block, None, sink))
+            .unwrap_or_default(),
         paths: config.object("pathNormalization").map(|block| paths(&block)).unwrap_or_default(),
     }
 }

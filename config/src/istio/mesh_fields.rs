@@ -4,6 +4,7 @@ use super::{
     connection_pool::KEEPALIVE,
     custom_tags::CUSTOM_TAG,
     destination_rule::DEFAULT_TRAFFIC_POLICY,
+    locality::LOCALITY,
     provider_fields::{OTLP_ONLY, PROVIDER, ZIPKIN},
     retries::{HTTP_RETRY, INBOUND_RETRY},
     sidecar::OUTBOUND,
@@ -39,7 +40,11 @@ pub(crate) static MESH_CONFIG: Message = Message {
             Type::Object(&DEFAULT_TRAFFIC_POLICY),
             "the_default_traffic_policy_is_the_lowest_layer",
         ),
-        warned("localityLbSetting", Type::Any, "balancing by locality is not built yet"),
+        yes(
+            "localityLbSetting",
+            Type::Object(&LOCALITY),
+            "the_setting_of_the_rule_replaces_that_of_the_mesh",
+        ),
         yes(
             "h2UpgradePolicy",
             Type::Enum(&["DO_NOT_UPGRADE", "UPGRADE"]),

@@ -14,7 +14,7 @@ pub(crate) mod http_match;
 pub(crate) mod imports;
 mod later;
 pub(crate) mod load_balancer;
-mod locality;
+pub(crate) mod locality;
 pub(crate) mod log_format;
 pub(crate) mod mesh;
 pub(crate) mod mesh_fields;
@@ -26,6 +26,7 @@ mod provider_fields;
 pub(crate) mod providers;
 pub(crate) mod redirect;
 pub(crate) mod retries;
+pub(crate) mod retry_budget;
 pub(crate) mod rewrite;
 pub(crate) mod service_entry;
 mod service_entry_checks;
@@ -36,6 +37,7 @@ pub(crate) mod telemetry;
 pub(crate) mod telemetry_fields;
 pub(crate) mod tls_route;
 pub(crate) mod virtual_service;
+mod warmup;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 

@@ -10,6 +10,7 @@ use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
     report::Code,
     sink::{Sink, Span},
+    snapshot::Locality,
 };
 
 /// One resource.
@@ -36,6 +37,7 @@ impl ServiceEntry {
             ports: BTreeMap::new(),
             labels: Labels::new(),
             weight: 1,
+            locality: None,
             span: host.span,
         };
         Workload { ports: served_by(&self.ports, &workload), ..workload }
@@ -89,7 +91,17 @@ pub(crate) struct Workload {
     pub(crate) ports: BTreeMap<Arc<str>, u16>,
     pub(crate) labels: Labels,
     pub(crate) weight: u32,
+    /// As written.
+    pub(crate) locality: Option<Locality>,
     pub(crate) span: Span,
+}
+
+impl Workload {
+    /// The field, else the label of Istio.
+    pub(crate) fn locality(&self) -> Locality {
+        let label = || self.labels.get("istio-locality").map(|value| Locality::of_label(value));
+        self.locality.clone().or_else(label).unwrap_or_default()
+    }
 }
 
 pub(crate) static SERVICE_ENTRY: Message = Message {
@@ -123,7 +135,7 @@ pub(crate) static WORKLOAD_ENTRY: Message = Message {
         yes("labels", Type::Map(&Type::Text), "the_seed_compiles"),
         yes("weight", Type::Int, "endpoint_weights_are_kept"),
         warned("network", Type::Text, "all endpoints are taken to be reachable"),
-        warned("locality", Type::Text, "balancing by locality is not built yet"),
+        yes("locality", Type::Text, "endpoints_have_localities"),
         warned("serviceAccount", Type::Text, "connections to endpoints are plain text"),
     ],
 };
@@ -260,7 +272,15 @@ fn workload(entry: &Object<'_>, named: bool, sink: &mut Sink) -> Option<Workload
         })
     });
     check_labels(entry.entries("labels"), sink);
-    Some(Workload { address, ports, labels: entry.labels("labels"), weight, span: entry.span() })
+    let locality = entry.text("locality").filter(|text| !text.value.is_empty());
+    Some(Workload {
+        address,
+        ports,
+        labels: entry.labels("labels"),
+        weight,
+        locality: locality.map(|text| Locality::parse(text.value)),
+        span: entry.span(),
+    })
 }
 
 /// The address of an endpoint; `None` after a report.

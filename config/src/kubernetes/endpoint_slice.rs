@@ -33,10 +33,11 @@ pub(crate) struct SliceEndpoint {
     pub(crate) ready: bool,
     /// Namespace and name.
     pub(crate) pod: Option<(Option<Box<str>>, Box<str>)>,
+    pub(crate) zone: Option<Arc<str>>,
     pub(crate) span: Span,
 }
 
-const LOCALITY: &str = "balancing by locality is not built yet";
+const LOCALITY: &str = "endpoints are told apart by their zone";
 const ENVELOPE: &str = "the envelope of the resource";
 
 pub(crate) static ENDPOINT_SLICE: Message = Message {
@@ -67,7 +68,7 @@ static ENDPOINT: Message = Message {
         yes("targetRef", Type::Object(&TARGET), "labels_of_endpoints_are_those_of_their_pods"),
         moot("hostname", "part of a DNS name"),
         moot("nodeName", LOCALITY),
-        moot("zone", LOCALITY),
+        yes("zone", Type::Text, "endpoints_of_slices_have_the_zone_of_the_slice"),
         moot("hints", LOCALITY),
         moot("deprecatedTopology", LOCALITY),
     ],
@@ -154,6 +155,7 @@ fn endpoint(entry: &Object<'_>, sink: &mut Sink) -> SliceEndpoint {
         pod: pod.and_then(|pod| {
             Some((pod.text("namespace").map(|text| text.value.into()), pod.text("name")?.value.into()))
         }),
+        zone: entry.text("zone").filter(|zone| !zone.value.is_empty()).map(|zone| zone.value.into()),
         span: entry.span(),
     }
 }

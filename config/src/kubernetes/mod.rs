@@ -26,6 +26,7 @@ use crate::{
     registry::{self, View, leave_names_out},
     report::Code,
     sink::Sink,
+    snapshot::{self, Locality},
     yaml::Node,
 };
 
@@ -62,7 +63,7 @@ impl Cluster {
                 continue;
             }
             let slices = slices.get(&service.key()).map(Vec::as_slice).unwrap_or_default();
-            out.push(registered(service, slices, &pods, workloads, sink));
+            out.push(registered(service, slices, &pods, workloads, view.node, sink));
         }
         out
     }
@@ -122,6 +123,7 @@ fn alias(service: &Service, name: &Spanned<Address>) -> registry::Service {
         ports: ports.iter().map(|port| (port.name.clone(), port.number)).collect(),
         labels: Labels::new(),
         weight: 1,
+        locality: None,
         span: name.span,
     };
     registry::Service {
@@ -131,6 +133,7 @@ fn alias(service: &Service, name: &Spanned<Address>) -> registry::Service {
         ports,
         endpoints: [endpoint].into(),
         without_pod: 0,
+        close: service.close,
         headless: false,
         resolution: Resolution::Dns { first_only: false },
         origin: service.meta.origin(service.meta.span),
@@ -142,6 +145,7 @@ fn registered(
     slices: &[&EndpointSlice],
     pods: &Pods<'_>,
     workloads: &[Arc<(Meta, Workload)>],
+    node: &snapshot::Node,
     sink: &mut Sink,
 ) -> registry::Service {
     let mut endpoints = Vec::new();
@@ -150,6 +154,7 @@ fn registered(
     for slice in slices.iter().filter(|slice| service.family.is_none_or(|family| family == slice.family)) {
         for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.ready) {
             let pod = pods.of_endpoint(endpoint, &slice.meta.namespace);
+            let locality = locality(endpoint, pod, node);
             for address in endpoint.addresses.iter().copied() {
                 // While slices are rebuilt, an endpoint stands in two of them.
                 if !seen.insert((address, &slice.ports)) {
@@ -161,6 +166,7 @@ fn registered(
                     ports: slice.ports.clone(),
                     labels: pod.map(|pod| pod.meta.labels.clone()).unwrap_or_default(),
                     weight: 1,
+                    locality: Some(locality.clone()).filter(|locality| !locality.is_empty()),
                     span: endpoint.span,
                 });
             }
@@ -183,9 +189,19 @@ fn registered(
         endpoints: endpoints.into(),
         without_pod,
         headless: service.headless,
+        close: service.close,
         resolution: Resolution::Static,
         origin: service.meta.origin(service.meta.span),
     }
+}
+
+/// A slice knows no more than the zone. Its region is known where it is the proxy's own zone.
+fn locality(endpoint: &SliceEndpoint, pod: Option<&Pod>, node: &snapshot::Node) -> Locality {
+    let labelled = pod.map(Pod::locality).unwrap_or_default();
+    let Some(zone) = endpoint.zone.as_ref().filter(|_| labelled.is_empty()) else { return labelled };
+    let here = *zone == node.locality.zone;
+    let region = if here { Arc::clone(&node.locality.region) } else { Arc::default() };
+    Locality { region, zone: Arc::clone(zone), sub_zone: Arc::default() }
 }
 
 /// Pods by name and by address.

@@ -8,6 +8,7 @@ use crate::{
         Meta,
         service_entry::{Address, Workload},
     },
+    snapshot::Locality,
     yaml::Node,
 };
 
@@ -48,7 +49,13 @@ impl Pod {
             ports: BTreeMap::new(),
             labels: self.meta.labels.clone(),
             weight: 1,
+            locality: Some(self.locality()).filter(|locality| !locality.is_empty()),
             span: self.meta.span,
         })
+    }
+
+    /// By its labels, among them those that Kubernetes may copy from the node.
+    pub(crate) fn locality(&self) -> Locality {
+        Locality::of_labels(&self.meta.labels)
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use super::annotation;
 use crate::{
-    fields::{Labels, Message, Object, Spanned, Type, moot, warned, yes},
+    fields::{Labels, Message, Object, Spanned, Type, moot, yes},
     istio::{
         Exports, Meta, PortProtocol, port, protocol_of, selects,
         service_entry::{Address, ServicePort, Workload, address_of},
@@ -30,6 +30,8 @@ pub(crate) struct Service {
     /// The first of `ipFamilies`: Istio's sidecars are not dual-stack by default.
     pub(crate) family: Option<Family>,
     pub(crate) exports: Exports,
+    /// `trafficDistribution`: endpoints that are near come first.
+    pub(crate) close: bool,
 }
 
 /// One entry of `ports`.
@@ -71,7 +73,7 @@ pub(crate) static SERVICE: Message = Message {
         yes("externalName", Type::Text, "an_alias_is_looked_up"),
         yes("type", Type::Text, "an_alias_is_looked_up"),
         moot("publishNotReadyAddresses", "Kubernetes lists such endpoints as ready"),
-        warned("trafficDistribution", Type::Text, "balancing by locality is not built yet"),
+        yes("trafficDistribution", Type::Text, "a_kubernetes_service_prefers_what_is_close"),
         moot("internalTrafficPolicy", "`Cluster` is what is done; `Local` is a warning"),
         moot("sessionAffinity", "Istio ignores it: write a consistentHash"),
         moot("sessionAffinityConfig", "Istio ignores it: write a consistentHash"),
@@ -113,6 +115,13 @@ pub(crate) fn read(document: &Node, spec: &Object<'_>, meta: Meta, sink: &mut Si
         let found = sink.report(Code::NotHonoured, policy.span, "endpoints are not told apart by their node");
         found.label("endpoints of all nodes are used");
     }
+    let distribution = spec.text("trafficDistribution");
+    if let Some(distribution) = distribution.filter(|text| text.value == "PreferSameNode") {
+        let message = "endpoints are not told apart by their node";
+        let found = sink.report(Code::NotHonoured, distribution.span, message);
+        found.label("this does as `PreferSameZone`");
+    }
+    let close = ["PreferClose", "PreferSameZone", "PreferSameNode"];
     let mut ports: Vec<_> =
         spec.objects("ports").iter().filter_map(|entry| service_port(entry, sink)).collect();
     // A number may serve TCP and UDP: what can be carried is found first.
@@ -130,6 +139,7 @@ pub(crate) fn read(document: &Node, spec: &Object<'_>, meta: Meta, sink: &mut Si
         selector: Some(spec.labels("selector")).filter(|labels| !labels.is_empty()),
         family: spec.texts("ipFamilies").first().and_then(|family| Family::read(family.value)),
         exports: Exports::of(&exports.unwrap_or_default(), &meta.namespace, true, sink),
+        close: distribution.is_some_and(|text| close.contains(&text.value)),
         meta,
     })
 }

@@ -76,6 +76,7 @@ codes! {
     CookieWithoutTtl 211 Warning "" "a hash cookie is never made"
     FailoverWithoutOutlier 212 Warning "IST0133" "failover without outlier detection has no effect"
     SourceIpHash 213 Note "" "a hash of the source address chooses one endpoint for all"
+    IneffectivePolicy 230 Warning "" "a part of the traffic policy has no effect"
     NotResolved 301 Warning "" "the service's endpoints cannot be resolved yet"
     InvalidEndpoint 302 Error "IST0106" "the endpoint cannot be used"
     DuplicateService 303 Warning "" "a host is defined by two services"

@@ -65,6 +65,7 @@ const PAGES: &[(&str, &str)] = &[
     page!("0211"),
     page!("0212"),
     page!("0213"),
+    page!("0230"),
     page!("0301"),
     page!("0302"),
     page!("0303"),

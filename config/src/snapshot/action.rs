@@ -235,4 +235,15 @@ pub struct HashCookie {
     pub path: Option<Box<str>>,
     /// `Max-Age` of a generated cookie; zero is a session cookie; `None` never generates one.
     pub ttl: Option<Duration>,
+    /// What else a generated cookie says, in order.
+    pub attributes: Box<[CookieAttribute]>,
+}
+
+/// One of `httpCookie.attributes`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CookieAttribute {
+    /// `SameSite`
+    pub name: Box<str>,
+    /// `Lax`; empty for an attribute that is a name alone, such as `Secure`.
+    pub value: Box<str>,
 }

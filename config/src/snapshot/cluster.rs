@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
-use super::origin::Origin;
+use super::{locality::Locality, origin::Origin};
 
 /// Index of a [`Cluster`] in its snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClusterId(pub u32);
 
 /// A group of endpoints that are balanced, limited and watched together.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Cluster {
     /// `outbound|port|subset|host`: users see it in logs and metrics, and state is keyed by it.
     pub name: Arc<str>,
@@ -20,10 +20,16 @@ pub struct Cluster {
     /// In order of the documents (the order counts for ring hash). None where names are looked up: while the proxy runs,
     /// they are made from the targets of [`Dns`].
     pub endpoints: Box<[Arc<Endpoint>]>,
+    /// Shares of the localities within their priorities, if they are balanced by it.
+    pub localities: Option<Box<[LocalityWeight]>>,
     /// Balancing policy.
     pub balancer: Balancer,
+    /// New endpoints get less at first; with [`Balancer::RoundRobin`] and [`Balancer::LeastRequest`] alone.
+    pub warmup: Option<Warmup>,
     /// Circuit breakers.
     pub limits: Limits,
+    /// Stands in for `max_retries`, if there is one.
+    pub retry_budget: Option<RetryBudget>,
     /// Outlier detection, if on.
     pub outlier: Option<Outlier>,
     /// Below this share of healthy endpoints (percent, 0-100) all of them are used; 0 is never.
@@ -42,6 +48,8 @@ pub struct Cluster {
     pub max_concurrent_streams: u32,
     /// TCP keepalive of its connections.
     pub keepalive: Option<Keepalive>,
+    /// PINGs on its HTTP/2 connections.
+    pub http2_keepalive: Option<Http2Keepalive>,
     /// The service, or the subset of the `DestinationRule`.
     pub origin: Origin,
 }
@@ -113,6 +121,10 @@ pub struct NamedEndpoint {
     pub weight: u32,
     /// Labels of each address.
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
+    /// Where each address is.
+    pub locality: Locality,
+    /// Of each address, as of an [`Endpoint`].
+    pub priority: u32,
 }
 
 /// One address that serves a cluster.
@@ -128,6 +140,21 @@ pub struct Endpoint {
     pub weight: u32,
     /// Labels, by which subsets select and metrics name the workload.
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
+    /// Where it runs.
+    pub locality: Locality,
+    /// 0 is used first; there is no gap between the priorities of a cluster.
+    pub priority: u32,
+}
+
+/// The share of one locality.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalityWeight {
+    /// Of its endpoints.
+    pub priority: u32,
+    /// Which one.
+    pub locality: Locality,
+    /// In proportion to the others of the priority.
+    pub weight: u32,
 }
 
 /// Istio `DestinationRule.trafficPolicy.loadBalancer`.
@@ -153,6 +180,26 @@ pub enum Balancer {
     },
 }
 
+/// Istio `loadBalancer.warmup`: while an endpoint is younger than the window its weight is less.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Warmup {
+    /// How long it lasts.
+    pub window: Duration,
+    /// The least share of its weight (0-1).
+    pub least: f64,
+    /// 1 is a straight line; more begins steeper.
+    pub aggression: f64,
+}
+
+impl Warmup {
+    /// The share of its weight that an endpoint of this age gets (Envoy `applySlowStartFactor`).
+    #[must_use]
+    pub fn share(&self, age: Duration) -> f64 {
+        let age = age.max(Duration::from_millis(1)).as_secs_f64() / self.window.as_secs_f64();
+        if age >= 1.0 { 1.0 } else { age.powf(1.0 / self.aggression).max(self.least) }
+    }
+}
+
 /// Circuit breakers of a cluster, shared by the workers. `u32::MAX` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -174,6 +221,24 @@ impl Default for Limits {
             max_requests: u32::MAX,
             max_retries: u32::MAX,
         }
+    }
+}
+
+/// Istio `DestinationRule.trafficPolicy.retryBudget`: how many retries may be under way, by what else is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RetryBudget {
+    /// Share of the active and pending requests (0-100).
+    pub percent: f64,
+    /// At least so many.
+    pub min_concurrency: u32,
+}
+
+impl RetryBudget {
+    /// The limit while `requests` are active or pending, rounded down as Envoy does.
+    #[must_use]
+    pub fn limit(&self, requests: u64) -> u32 {
+        let share = self.percent / 100.0 * requests as f64;
+        (share as u32).max(self.min_concurrency)
     }
 }
 
@@ -218,4 +283,13 @@ pub struct Keepalive {
     pub time: Option<Duration>,
     /// Time between probes.
     pub interval: Option<Duration>,
+}
+
+/// HTTP/2 PINGs (Istio `connectionPool.http.http2KeepAlive`), with requests under way or without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Http2Keepalive {
+    /// Silence after which a PING is sent.
+    pub interval: Duration,
+    /// The connection is given up if nothing comes back for so long.
+    pub timeout: Duration,
 }

@@ -8,6 +8,7 @@ mod action;
 mod cluster;
 mod destination;
 mod filter;
+mod locality;
 mod origin;
 mod route;
 mod settings;
@@ -16,15 +17,16 @@ mod tcp;
 use std::{collections::BTreeMap, fmt, ops::Index, sync::Arc};
 
 pub use action::{
-    Action, ClusterRef, DirectResponse, Forward, HashCookie, HashPolicy, HeaderOps, Mirror, PathRewrite,
-    Redirect, RedirectScheme, RetryOn, RetryPolicy, WeightedCluster,
+    Action, ClusterRef, CookieAttribute, DirectResponse, Forward, HashCookie, HashPolicy, HeaderOps, Mirror,
+    PathRewrite, Redirect, RedirectScheme, RetryOn, RetryPolicy, WeightedCluster,
 };
 pub use cluster::{
-    Balancer, Cluster, ClusterId, Discovery, Dns, Endpoint, Keepalive, Limits, NamedEndpoint, Outlier,
-    Protocol, Service, Target,
+    Balancer, Cluster, ClusterId, Discovery, Dns, Endpoint, Http2Keepalive, Keepalive, Limits,
+    LocalityWeight, NamedEndpoint, Outlier, Protocol, RetryBudget, Service, Target, Warmup,
 };
 pub use destination::{Destination, OtlpProtocol, TelemetryDefaults};
 pub use filter::{AbortStatus, Cors, Fault, FaultAbort, FaultDelay, Share};
+pub use locality::Locality;
 pub use origin::Origin;
 pub use route::{
     Affixes, Carried, Direction, HeaderKey, HeaderMatch, HostMap, Listener, PathMatch, QueryMatch, Route,
@@ -116,6 +118,8 @@ pub struct Node {
     pub mesh: Arc<str>,
     /// Labels of the pod.
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
+    /// Where it runs, empty if unknown.
+    pub locality: Locality,
     /// The DNS suffix of the cluster's services.
     pub domain: ClusterDomain,
 }

@@ -3,13 +3,14 @@
 use outrigger_config::compatibility::compatibility_markdown;
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/compatibility.md");
-const TESTS: [&str; 17] = [
+const TESTS: [&str; 18] = [
     include_str!("access_logs.rs"),
     include_str!("actions.rs"),
     include_str!("delegates.rs"),
     include_str!("filters.rs"),
     include_str!("hosts.rs"),
     include_str!("kubernetes.rs"),
+    include_str!("locality.rs"),
     include_str!("matching.rs"),
     include_str!("mesh.rs"),
     include_str!("names.rs"),

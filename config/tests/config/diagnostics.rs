@@ -148,6 +148,8 @@ fn what_istio_rejects_is_rejected() {
     let pool = |fields: &str| rule(&format!("  trafficPolicy: {{ connectionPool: {fields} }}"));
     let hash =
         |fields: &str| rule(&format!("  trafficPolicy: {{ loadBalancer: {{ consistentHash: {fields} }} }}"));
+    let balancer = |fields: &str| rule(&format!("  trafficPolicy: {{ loadBalancer: {fields} }}"));
+    let locality = |fields: &str| balancer(&format!("{{ localityLbSetting: {fields} }}"));
     let outlier = |fields: &str| rule(&format!("  trafficPolicy: {{ outlierDetection: {fields} }}"));
     let hosts = |list: &str| on_route("").replace("hosts: [reviews]", &format!("hosts: {list}"));
     let rejected = [
@@ -256,6 +258,9 @@ fn what_istio_rejects_is_rejected() {
         (hash("{}"), Code::MissingField),
         (hash("{ httpHeaderName: a, useSourceIp: true }"), Code::ExclusiveFields),
         (hash("{ httpCookie: { name: '' } }"), Code::MissingField),
+        (hash("{ httpCookie: { name: a, attributes: [{ value: Lax }] } }"), Code::MissingField),
+        (hash("{ httpCookie: { name: a, attributes: [{ name: A }, { name: A }] } }"), Code::DuplicateName),
+        (hash("{ httpCookie: { name: a, attributes: [{ name: A, value: 'b; C' }] } }"), Code::InvalidHeader),
         (hash("{ useSourceIp: true, maglev: {} }"), Code::InvalidValue),
         (hash("{ useSourceIp: true, maglev: { tableSize: 65536 } }"), Code::InvalidValue),
         (hash("{ useSourceIp: true, maglev: { tableSize: 5000011 } }"), Code::InvalidValue),
@@ -263,7 +268,17 @@ fn what_istio_rejects_is_rejected() {
         (hash("{ useSourceIp: true, ringHash: { minimumRingSize: 9000000 } }"), Code::InvalidValue),
         (pool("{}"), Code::MissingField),
         (pool("{ tcp: { maxConnections: -1 } }"), Code::InvalidValue),
+        (pool("{ http: { http2KeepAlive: { interval: 1s } } }"), Code::MissingField),
+        (pool("{ http: { http2KeepAlive: { interval: 0s, timeout: 1s } } }"), Code::InvalidValue),
         (pool("{ http: { h2UpgradePolicy: UPGRADE, useClientProtocol: true } }"), Code::ExclusiveFields),
+        (locality("{ distribute: [{ from: a, to: { a: 50, a/b: 50 } }] }"), Code::DuplicateName),
+        (locality("{ distribute: [{ from: 'a/*/b', to: { a: 100 } }] }"), Code::InvalidValue),
+        (locality("{ distribute: [{ from: 'a//b', to: { a: 100 } }] }"), Code::InvalidValue),
+        (locality("{ failover: [{}] }"), Code::MissingField),
+        (locality("{ failover: [{ from: a, to: b/c }] }"), Code::InvalidValue),
+        (locality("{ failover: [{ from: 'a*', to: b }] }"), Code::InvalidValue),
+        (rule("  trafficPolicy: { retryBudget: { percent: 101 } }"), Code::InvalidValue),
+        (rule("  trafficPolicy: { retryBudget: { minRetryConcurrency: -1 } }"), Code::InvalidValue),
         (outlier("{ maxEjectionPercent: 101 }"), Code::InvalidValue),
         (outlier("{ minHealthPercent: -1 }"), Code::InvalidValue),
         (outlier("{ consecutive5xxErrors: -1 }"), Code::InvalidValue),

@@ -3,10 +3,10 @@
 use outrigger_config::{
     decide::{ConnectionView, decide_tcp},
     report::Code,
-    snapshot::{Carried, ClusterRef, Discovery, Protocol, Snapshot, Target},
+    snapshot::{Carried, ClusterRef, Discovery, Locality, Protocol, Snapshot, Target},
 };
 
-use crate::support::{Request, cluster, codes, findings, loaded, snapshot, table};
+use crate::support::{Request, cluster, codes, findings, loaded, options, snapshot, table, try_load};
 
 pub(crate) const SERVICE: &str = "apiVersion: v1
 kind: Service
@@ -335,4 +335,44 @@ fn of_two_definitions_that_of_kubernetes_is_used() {
 fn a_node_local_service_says_that_all_nodes_are_used() {
     let local = mesh().replace("internalTrafficPolicy: Cluster", "internalTrafficPolicy: Local");
     assert_eq!(codes(&findings(&[&local])), [Code::NotHonoured]);
+}
+
+/// Address, locality and priority of the endpoints, as a proxy in zone-a of region r sees them.
+fn places(text: &str) -> Vec<String> {
+    let mut options = options();
+    options.node.locality = Locality::parse("r/zone-a");
+    let snapshot = try_load(&[text], &options).unwrap_or_else(|report| panic!("{report}")).snapshot;
+    let endpoints = &cluster(&snapshot, &format!("outbound|80||{HOST}")).endpoints;
+    endpoints.iter().map(|one| format!("{} {} {}", one.key, one.locality, one.priority)).collect()
+}
+
+#[test]
+fn endpoints_of_slices_have_the_zone_of_the_slice() {
+    assert_eq!(places(&mesh()), ["10.1.0.1:8080 r/zone-a 0", "10.1.0.3:8080  0"], "the region of the proxy");
+    let elsewhere = mesh().replace("zone: zone-a", "zone: zone-b");
+    assert_eq!(places(&elsewhere)[0], "10.1.0.1:8080 /zone-b 0", "of which nobody knows the region");
+    let labelled =
+        mesh().replace("version: v1", "topology.kubernetes.io/region: q, topology.kubernetes.io/zone: y");
+    assert_eq!(places(&labelled)[0], "10.1.0.1:8080 q/y 0", "the pod says it");
+    let istio = mesh().replace("version: v1", "istio-locality: q.y.x, topology.kubernetes.io/zone: z");
+    assert_eq!(places(&istio)[0], "10.1.0.1:8080 q/y/x 0");
+}
+
+#[test]
+fn a_kubernetes_service_prefers_what_is_close() {
+    let close = |value: &str| {
+        mesh().replace("  type: ClusterIP", &format!("  type: ClusterIP\n  trafficDistribution: {value}"))
+    };
+    let prefers = ["10.1.0.1:8080 r/zone-a 0", "10.1.0.3:8080  1"];
+    for value in ["PreferClose", "PreferSameZone"] {
+        assert_eq!(places(&close(value)), prefers, "without outlier detection");
+        assert_eq!(codes(&findings(&[&close(value)])), codes(&findings(&[&mesh()])));
+    }
+    let node = findings(&[&close("PreferSameNode")]);
+    assert!(codes(&node).contains(&Code::NotHonoured), "{node}");
+    let rule = format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{ name: web }}\nspec:\n  \
+         host: {HOST}\n  trafficPolicy: {{ loadBalancer: {{ localityLbSetting: {{ enabled: false }} }} }}\n"
+    );
+    assert_eq!(places(&(close("PreferClose") + &rule))[1], "10.1.0.3:8080  0", "a rule says otherwise");
 }

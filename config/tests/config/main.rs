@@ -15,6 +15,7 @@ mod filters;
 mod hosts;
 mod kubernetes;
 mod lints;
+mod locality;
 mod matching;
 mod mesh;
 mod names;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use outrigger_config::{
     report::Code,
-    snapshot::{Balancer, Cluster, HashCookie, HashPolicy, Outlier, Protocol, Snapshot},
+    snapshot::{Balancer, Cluster, HashCookie, HashPolicy, Outlier, Protocol, Snapshot, Warmup},
 };
 
 use crate::support::{
@@ -26,7 +26,12 @@ fn every_load_balancer_is_compiled() {
     let x = || Some(HashPolicy::Header("x".parse().unwrap()));
     let cookie = |path: Option<&str>, ttl| {
         let path = path.map(Into::into);
-        Some(HashPolicy::Cookie(Box::new(HashCookie { name: "c".into(), path, ttl })))
+        Some(HashPolicy::Cookie(Box::new(HashCookie {
+            name: "c".into(),
+            path,
+            ttl,
+            attributes: Box::default(),
+        })))
     };
     for (block, balancer, hash) in [
         ("{ simple: UNSPECIFIED }", Balancer::LeastRequest, None),
@@ -62,14 +67,82 @@ fn every_load_balancer_is_compiled() {
 }
 
 #[test]
+fn the_attributes_of_a_cookie_are_compiled_in_order() {
+    let attributes = "[{ name: SameSite, value: Lax }, { name: Secure }]";
+    let snapshot = with_policy(&format!(
+        "{{ loadBalancer: {{ consistentHash: {{ httpCookie: {{ name: c, ttl: 0s, attributes: {attributes} }} }} }} }}"
+    ));
+    let Some(HashPolicy::Cookie(cookie)) = first_forward(&snapshot).hash.first() else { panic!("a cookie") };
+    let made: Vec<_> = cookie.attributes.iter().map(|one| (&*one.name, &*one.value)).collect();
+    assert_eq!(made, [("SameSite", "Lax"), ("Secure", "")]);
+}
+
+#[test]
 fn every_connection_pool_field_is_compiled() {
     let snapshot = with_policy(
         "{ connectionPool: { tcp: { maxConnections: 1, connectTimeout: 2s, maxConnectionDuration: 3s, \
          idleTimeout: 4s, tcpKeepalive: { probes: 5, time: 6s, interval: 7s } }, http: { \
          http1MaxPendingRequests: 8, http2MaxRequests: 9, maxRequestsPerConnection: 10, maxRetries: 11, \
-         idleTimeout: 12s, maxConcurrentStreams: 13 } } }",
+         idleTimeout: 12s, maxConcurrentStreams: 13, http2KeepAlive: { interval: 14s, timeout: 15s } } } }",
     );
     insta::assert_json_snapshot!("connection_pool", whole(&snapshot, 8080).to_json());
+}
+
+#[test]
+fn a_warmup_is_compiled() {
+    let warmup = |balancer: &str| {
+        let warmup = whole(&with_policy(&format!("{{ loadBalancer: {balancer} }}")), 8080).warmup.unwrap();
+        (warmup.window.as_secs(), warmup.least, warmup.aggression)
+    };
+    assert_eq!(warmup("{ warmup: { duration: 20s } }"), (20, 0.1, 1.0));
+    assert_eq!(
+        warmup("{ simple: ROUND_ROBIN, warmup: { duration: 8s, minimumPercent: 25, aggression: 2.5 } }"),
+        (8, 0.25, 2.5)
+    );
+    let random = with_policy("{ loadBalancer: { simple: RANDOM, warmup: { duration: 20s } } }");
+    assert_eq!(whole(&random, 8080).warmup, None);
+}
+
+/// As measured with Envoy: a window of 8 s.
+#[test]
+fn a_warming_endpoint_gets_a_share_by_its_age() {
+    let share = |aggression, seconds| {
+        let warmup = Warmup { window: Duration::from_secs(8), least: 0.1, aggression };
+        warmup.share(Duration::from_secs_f64(seconds))
+    };
+    for (aggression, seconds, expected) in [
+        (1.0, 0.0, 0.1),
+        (1.0, 0.8, 0.1),
+        (1.0, 4.25, 0.53),
+        (1.0, 8.0, 1.0),
+        (1.0, 99.0, 1.0),
+        (2.0, 2.25, 0.53),
+    ] {
+        let found = share(aggression, seconds);
+        assert!((found - expected).abs() < 0.005, "{aggression} {seconds}: {found}");
+    }
+}
+
+#[test]
+fn a_retry_budget_stands_in_for_max_retries() {
+    let budget = |block: &str| {
+        let budget = whole(&with_policy(&format!("{{ retryBudget: {block} }}")), 8080).retry_budget.unwrap();
+        (budget.percent, budget.min_concurrency)
+    };
+    assert_eq!(budget("{}"), (20.0, 3));
+    assert_eq!(budget("{ percent: 12.5, minRetryConcurrency: 7 }"), (12.5, 7));
+    assert_eq!(budget("{ percent: 0, minRetryConcurrency: 0 }"), (0.0, 3), "zero is unset");
+    let ported = rule(
+        "  trafficPolicy: { retryBudget: {}, portLevelSettings: [{ port: { number: 9090 }, \
+         connectionPool: { http: { maxRetries: 1 } } }] }\n  subsets: [{ name: v1, labels: { version: v1 }, \
+         trafficPolicy: { retryBudget: { percent: 1 } } }, { name: v2, labels: { version: v2 } }]",
+    );
+    let snapshot = snapshot(&[MESH, &ported]);
+    let percent = |port, subset: &str| {
+        cluster(&snapshot, &outbound(port, subset, REVIEWS)).retry_budget.map(|budget| budget.percent)
+    };
+    assert_eq!(percent(9090, ""), Some(20.0), "a port inherits it, unlike a block");
+    assert_eq!((percent(8080, "v1"), percent(8080, "v2")), (Some(1.0), Some(20.0)));
 }
 
 #[test]
@@ -136,6 +209,9 @@ fn deprecated_fields_warn_and_still_count() {
     assert_eq!(of("{ consecutiveErrors: 7 }"), (7, 0));
     assert_eq!(of("{ consecutiveErrors: 7, consecutive5xxErrors: 3 }"), (3, 0));
     assert_eq!(of("{ consecutiveErrors: 7, consecutiveGatewayErrors: 2 }"), (5, 2));
+    let warmup = loaded(&[MESH, &rule("  trafficPolicy: { loadBalancer: { warmupDurationSecs: 9s } }")]);
+    assert_eq!(codes(&warmup.warnings), [Code::Deprecated]);
+    assert_eq!(whole(&warmup.snapshot, 8080).warmup.unwrap().window, Duration::from_secs(9));
     let ring = loaded(&[
         MESH,
         &rule(

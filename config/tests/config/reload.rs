@@ -3,16 +3,23 @@
 use std::sync::Arc;
 
 use outrigger_config::{
-    Loader, Source,
+    LoadOptions, Loader, Source,
     report::Report,
-    snapshot::{Cluster, Snapshot, TelemetryDefaults},
+    snapshot::{Cluster, Locality, Snapshot, TelemetryDefaults},
 };
 use proptest::prelude::*;
 
 use crate::support::{MESH, RATINGS, REVIEWS, cluster, options, outbound, rule, rules, source, try_load};
 
+/// A proxy that knows where it runs.
+fn here() -> LoadOptions {
+    let mut options = options();
+    options.node.locality = Locality::parse("r/z");
+    options
+}
+
 fn loader() -> Loader {
-    Loader::new(options().node, TelemetryDefaults::default())
+    Loader::new(here().node, TelemetryDefaults::default())
 }
 
 /// All that a load says, and the report where it fails.
@@ -53,7 +60,7 @@ spec:
 apiVersion: networking.istio.io/v1
 kind: WorkloadEntry
 metadata: { name: one, labels: { app: picked } }
-spec: { address: 10.9.0.1, weight: 3 }
+spec: { address: 10.9.0.1, weight: 3, locality: r/z/s }
 ---
 apiVersion: telemetry.istio.io/v1
 kind: Telemetry
@@ -68,12 +75,17 @@ data:
   mesh: |
     connectTimeout: 3s
     accessLogFile: /dev/stdout
+    localityLbSetting: { failover: [{ from: r, to: q }] }
 "#;
     const INSIDE: &str = r#"
 apiVersion: v1
 kind: Service
 metadata: { name: inside }
-spec: { clusterIP: 10.0.5.1, selector: { app: inside }, ports: [{ name: http, port: 8080 }] }
+spec:
+  clusterIP: 10.0.5.1
+  selector: { app: inside }
+  trafficDistribution: PreferClose
+  ports: [{ name: http, port: 8080 }]
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -81,7 +93,7 @@ metadata: { name: inside-a, labels: { kubernetes.io/service-name: inside } }
 addressType: IPv4
 endpoints:
 - { addresses: [10.1.5.1], targetRef: { kind: Pod, name: inside-1 } }
-- { addresses: [10.1.5.2] }
+- { addresses: [10.1.5.2], zone: z }
 ports: [{ name: http, port: 8080 }]
 ---
 apiVersion: v1
@@ -129,9 +141,11 @@ kind: EnvoyFilter
 metadata: { name: other }
 spec: { workloadSelector: { labels: { app: other } } }
 "#;
-    let policy = "  trafficPolicy:\n    loadBalancer: { consistentHash: { httpHeaderName: x-id } }\n    \
+    let policy = "  trafficPolicy:\n    loadBalancer:\n      consistentHash: { httpHeaderName: x-id }\n      \
+        localityLbSetting: { failoverPriority: [version] }\n    retryBudget: { percent: 30 }\n    \
         outlierDetection: { consecutive5xxErrors: 3, maxEjectionPercent: 10 }\n  \
-        subsets:\n  - { name: v1, labels: { version: v1 } }\n  - { name: v2, labels: { version: v2 } }";
+        subsets:\n  - { name: v1, labels: { version: v1 } }\n  - name: v2\n    labels: { version: v2 }\n    \
+        trafficPolicy: { loadBalancer: { warmup: { duration: 9s } } }";
     let http = "  - match: [{ uri: { prefix: /a } }]\n    route:\n    - { destination: { host: reviews, subset: v1 }, weight: 4 }\n    \
         - { destination: { host: reviews, subset: v2 }, weight: 6 }\n  - route: [{ destination: { host: reviews, subset: v3 } }]";
     let raw = "  - { port: { number: 5432, name: tcp, protocol: TCP }, bind: 127.0.0.1, captureMode: NONE, hosts: ['*/*'] }";
@@ -141,7 +155,7 @@ spec: { workloadSelector: { labels: { app: other } } }
 }
 
 /// What is changed in a file: a line out, a line doubled, a word replaced.
-const WORDS: [(&str, &str); 12] = [
+const WORDS: [(&str, &str); 17] = [
     ("v1", "v2"),
     ("127.0.0.1", "127.0.0.9"),
     ("8080", "9090"),
@@ -153,6 +167,11 @@ const WORDS: [(&str, &str); 12] = [
     ("spec:", "spec: {"),
     ("hosts:", "host:"),
     ("STATIC", "NONE"),
+    ("locality: r/z", "locality: q/z"),
+    ("zone: z", "zone: y"),
+    ("PreferClose", "PreferFar"),
+    ("percent: 30", "percent: 40"),
+    ("duration: 9s", "duration: 8s"),
     ("10.", "10.200.0.1, ports: { http: 81 } }\n  - { address: 10."),
 ];
 
@@ -162,7 +181,7 @@ proptest! {
     #[test]
     fn a_loader_says_the_same_whatever_it_has_seen(
         edits in prop::collection::vec(
-            (0..4_usize, any::<prop::sample::Index>(), 0_usize..14, any::<bool>()),
+            (0..files().len(), any::<prop::sample::Index>(), 0..WORDS.len() + 2, any::<bool>()),
             1..6,
         ),
     ) {
@@ -190,7 +209,7 @@ proptest! {
             let named: Vec<&str> = texts.iter().map(String::as_str).collect();
             let sources: Vec<Source> =
                 named.iter().enumerate().map(|(index, text)| source(&format!("{index}.yaml"), text)).collect();
-            prop_assert_eq!(told(loader.load(&sources, None)), told(try_load(&named, &options())));
+            prop_assert_eq!(told(loader.load(&sources, None)), told(try_load(&named, &here())));
             if !keep {
                 texts = before;
             }
@@ -263,6 +282,18 @@ fn a_changed_workload_rebuilds_the_cluster_that_selects_it() {
     let (before, after) = edited(&[(3, "address: 10.9.0.1", "address: 10.9.0.2")]);
     assert_eq!(rebuilt(&before, &after), [outbound(8080, "", "*.picked.example.com")]);
     assert!(Arc::ptr_eq(&before.route_tables, &after.route_tables));
+}
+
+#[test]
+fn an_endpoint_that_moves_rebuilds_its_cluster() {
+    for (file, from, to, name) in [
+        (3, "locality: r/z/s", "locality: q", outbound(8080, "", "*.picked.example.com")),
+        (4, "zone: z", "zone: y", outbound(8080, "", "inside.observability.svc.cluster.local")),
+        (4, "PreferClose", "PreferFar", outbound(8080, "", "inside.observability.svc.cluster.local")),
+    ] {
+        let (before, after) = edited(&[(file, from, to)]);
+        assert_eq!(rebuilt(&before, &after), [name], "{to}");
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, fmt::Write as _, sync::Arc, time::SystemTime};
 
+use outrigger_config::snapshot::Locality;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
@@ -90,11 +91,11 @@ fn cluster_lines(cluster: &ClusterState, page: &mut String) -> std::fmt::Result 
             ("hostname", &*host.endpoint.hostname),
             ("health_flags", if host.is_ejected() { "/failed_outlier_check" } else { "healthy" }),
             ("weight", itoa::Buffer::new().format(host.endpoint.weight)),
-            ("region", ""),
-            ("zone", ""),
-            ("sub_zone", ""),
+            ("region", &*host.endpoint.locality.region),
+            ("zone", &*host.endpoint.locality.zone),
+            ("sub_zone", &*host.endpoint.locality.sub_zone),
             ("canary", "false"),
-            ("priority", "0"),
+            ("priority", itoa::Buffer::new().format(host.endpoint.priority)),
             ("success_rate", "-1"),
             ("local_origin_success_rate", "-1"),
         ] {
@@ -155,7 +156,10 @@ fn host_json(host: &Host) -> Value {
         status.insert("hostname".to_owned(), (*host.endpoint.hostname).into());
     }
     status.insert("weight".to_owned(), host.endpoint.weight.into());
-    status.insert("locality".to_owned(), json!({}));
+    status.insert("locality".to_owned(), locality(&host.endpoint.locality));
+    if host.endpoint.priority > 0 {
+        status.insert("priority".to_owned(), host.endpoint.priority.into());
+    }
     status.insert("ejections".to_owned(), report.times.into());
     let health = match report.now {
         Some(ejection) => {
@@ -169,13 +173,21 @@ fn host_json(host: &Host) -> Value {
     Value::Object(status)
 }
 
+/// Without what is empty, as protobuf writes it.
+pub(super) fn locality(locality: &Locality) -> Value {
+    let Locality { region, zone, sub_zone } = locality;
+    let parts = [("region", region), ("zone", zone), ("sub_zone", sub_zone)];
+    let known = parts.into_iter().filter(|(_, part)| !part.is_empty());
+    Value::Object(known.map(|(name, part)| (name.to_owned(), (&**part).into())).collect())
+}
+
 fn limits(cluster: &ClusterState) -> [(&'static str, u32); 4] {
     let breaker = &cluster.breaker;
     [
         ("max_connections", breaker.connections.limit()),
         ("max_pending_requests", breaker.pending.limit()),
         ("max_requests", breaker.requests.limit()),
-        ("max_retries", breaker.retries.limit()),
+        ("max_retries", cluster.max_retries()),
     ]
 }
 
@@ -185,5 +197,18 @@ fn until(ejection: &Ejection) -> String {
     match jiff::Timestamp::try_from(SystemTime::now() + left) {
         Ok(time) => format!("{time:.3}"),
         Err(_) => "-".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_locality_is_written_without_what_is_empty() {
+        assert_eq!(locality(&Locality::default()), json!({}));
+        let whole = json!({ "region": "r", "zone": "z", "sub_zone": "s" });
+        assert_eq!(locality(&Locality::parse("r/z/s")), whole);
+        assert_eq!(locality(&Locality::parse("r")), json!({ "region": "r" }));
     }
 }

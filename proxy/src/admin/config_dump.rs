@@ -4,6 +4,7 @@
 use outrigger_config::snapshot::Snapshot;
 use serde_json::{Map, Value, json};
 
+use super::clusters::locality;
 use crate::app::ConfigStatus;
 
 pub(super) fn dump(snapshot: &Snapshot, status: &ConfigStatus) -> Value {
@@ -60,6 +61,7 @@ fn node(snapshot: &Snapshot) -> Value {
     json!({
         "id": node.id(),
         "cluster": format!("{}.{}", node.workload, node.namespace),
+        "locality": locality(&node.locality),
         "metadata": {
             "NAME": *node.name,
             "NAMESPACE": *node.namespace,

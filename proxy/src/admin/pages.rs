@@ -256,6 +256,7 @@ fn stat_name(sample: &Sample) -> String {
 fn dotted(stat: &str) -> Cow<'_, str> {
     for (group, named) in [
         ("circuit_breakers_default_", "circuit_breakers.default."),
+        ("http2_", "http2."),
         ("outlier_detection_", "outlier_detection."),
         ("fault_", "fault."),
         ("cors_", "cors."),
@@ -298,6 +299,7 @@ mod tests {
         for (name, expected) in [
             ("circuit_breakers_default_rq_pending_open", "circuit_breakers.default.rq_pending_open"),
             ("outlier_detection_ejections_active", "outlier_detection.ejections_active"),
+            ("http2_keepalive_timeout", "http2.keepalive_timeout"),
             ("upstream_cx_total", "upstream_cx_total"),
         ] {
             let name = format!("envoy_cluster_{name}").into();

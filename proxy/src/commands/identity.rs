@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use clap::Args;
-use outrigger_config::snapshot::{ClusterDomain, Node};
+use outrigger_config::snapshot::{ClusterDomain, Locality, Node};
 
 /// Flags that the proxy and its tools share.
 #[derive(Debug, Clone, Default, Args)]
@@ -14,6 +14,10 @@ pub(super) struct IdentityArgs {
     /// Labels of the workload, by which resources select it.
     #[arg(long, env = "OUTRIGGER_LABELS", value_name = "K=V,...", value_delimiter = ',', value_parser = label)]
     labels: Vec<(Arc<str>, Arc<str>)>,
+    /// Where the workload runs [default: its label `istio-locality`, else its labels `topology.kubernetes.io/region`,
+    /// `topology.kubernetes.io/zone` and `topology.istio.io/subzone`].
+    #[arg(long, env = "OUTRIGGER_LOCALITY", value_name = "REGION/ZONE/SUBZONE")]
+    locality: Option<String>,
     /// Domain of the cluster, or `NS.svc.DOMAIN` as in Istio [default: ISTIO_META_DNS_DOMAIN, else `cluster.local`].
     #[arg(long, env = "OUTRIGGER_DOMAIN", value_name = "DOMAIN")]
     domain: Option<String>,
@@ -36,7 +40,9 @@ impl IdentityArgs {
         labels
             .extend(environment("ISTIO_METAJSON_LABELS").map(|json| json_labels(&json)).unwrap_or_default());
         labels.extend(self.labels.iter().cloned());
+        let locality = self.locality.as_deref().map_or_else(|| Locality::of_labels(&labels), Locality::parse);
         Node {
+            locality,
             namespace: namespace.unwrap_or_else(|| "default".to_owned()).into(),
             name: text("POD_NAME"),
             address: text("INSTANCE_IP"),
@@ -92,7 +98,7 @@ mod tests {
                 _ => return None,
             })
         };
-        let args = IdentityArgs { namespace: None, labels: vec![label("tier=flag").unwrap()], domain: None };
+        let args = IdentityArgs { labels: vec![label("tier=flag").unwrap()], ..IdentityArgs::default() };
         let node = args.resolve(environment, &file);
         let labels: Vec<_> = node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         assert_eq!(labels, ["app=json", "tier=flag", "version=v\"1", "zone=a"]);
@@ -107,6 +113,20 @@ mod tests {
         };
         let node = args.resolve(environment, &file);
         assert_eq!((&*node.namespace, &*node.domain.to_string()), ("flag", "flag.local"));
+    }
+
+    #[test]
+    fn the_flag_says_the_locality_else_the_labels_do() {
+        let node = |locality: Option<&str>, labels: &[&str]| {
+            let labels = labels.iter().map(|text| label(text).unwrap()).collect();
+            let args = IdentityArgs { locality: locality.map(Into::into), labels, ..IdentityArgs::default() };
+            args.resolve(|_| None, Path::new("")).locality.to_string()
+        };
+        let kubernetes = ["topology.kubernetes.io/region=r", "topology.kubernetes.io/zone=z"];
+        assert_eq!(node(None, &[]), "");
+        assert_eq!(node(None, &kubernetes), "r/z");
+        assert_eq!(node(None, &[kubernetes[0], "istio-locality=a.b.c"]), "a/b/c");
+        assert_eq!(node(Some("x/y/z"), &["istio-locality=a.b.c"]), "x/y/z");
     }
 
     #[test]

@@ -16,7 +16,8 @@ use flate2::{Compression, write::GzEncoder};
 use http::{HeaderMap, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use outrigger_config::snapshot::{
-    Balancer, Cluster, Destination, Discovery, Endpoint, Limits, Origin, OtlpProtocol, Protocol, Service,
+    Balancer, Cluster, Destination, Discovery, Endpoint, Limits, Locality, Origin, OtlpProtocol, Protocol,
+    Service,
 };
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -228,6 +229,8 @@ fn outside(to: &Destination, addresses: &[SocketAddr]) -> Cluster {
             hostname: "".into(),
             weight: 1,
             labels: BTreeMap::new(),
+            locality: Locality::default(),
+            priority: 0,
         })
     };
     Cluster {
@@ -241,8 +244,11 @@ fn outside(to: &Destination, addresses: &[SocketAddr]) -> Cluster {
         },
         discovery: Discovery::Static,
         endpoints: addresses.iter().map(endpoint).collect(),
+        localities: None,
         balancer: Balancer::RoundRobin,
+        warmup: None,
         limits: Limits::default(),
+        retry_budget: None,
         outlier: None,
         panic_threshold: 0,
         protocol: Protocol::Http2,
@@ -252,6 +258,7 @@ fn outside(to: &Destination, addresses: &[SocketAddr]) -> Cluster {
         max_connection_duration: None,
         max_concurrent_streams: 100,
         keepalive: None,
+        http2_keepalive: None,
         origin: Origin { resource: Arc::clone(&to.name), file: "".into(), line: 0 },
     }
 }

@@ -321,14 +321,18 @@ fn pick(cluster: &Arc<ClusterState>, key: Option<u64>, rng: &mut SmallRng, seede
         (Balancer::Maglev { .. }, Some(_)) => ("Maglev", true),
         (Balancer::Maglev { .. }, None) => ("Maglev without a key, so by chance", false),
     };
-    let picked = if seeded || by_key || set.candidates.len() <= 1 {
-        let host = Balancers::new().choose(cluster, &set, key, &[], rng);
-        host.map_or(Picked::Nobody, |host| Picked::One(Arc::clone(&host.endpoint.key)))
+    let mut panic = set.groups.iter().any(|group| group.panic);
+    let picked = if seeded || by_key || set.takers() <= 1 {
+        let chosen = Balancers::new().choose(cluster, &set, key, &[], rng);
+        chosen.map_or(Picked::Nobody, |(group, host)| {
+            panic = group.panic;
+            Picked::One(Arc::clone(&host.endpoint.key))
+        })
     } else {
         Picked::Open
     };
     let endpoints = set.all.iter().map(|host| standing(host)).collect();
-    Pick { picked, how, panic: set.panic, endpoints }
+    Pick { picked, how, panic, endpoints }
 }
 
 fn standing(host: &Host) -> Standing {

@@ -6,8 +6,8 @@ use http::{HeaderMap, HeaderValue, Method, Version};
 use outrigger_config::{
     format::Format,
     snapshot::{
-        self, AccessLog, Balancer, Cluster, Direction, Discovery, Endpoint, LogEncoding, LogSink, Node,
-        Observation, Origin, PathNormalization, Protocol, Service, Snapshot,
+        self, AccessLog, Balancer, Cluster, Direction, Discovery, Endpoint, Locality, LogEncoding, LogSink,
+        Node, Observation, Origin, PathNormalization, Protocol, Service, Snapshot,
     },
 };
 
@@ -39,6 +39,8 @@ pub(super) fn cluster() -> Arc<Cluster> {
         hostname: "".into(),
         weight: 1,
         labels: text(&[("app", "otlp"), ("version", "v1.0.0")]),
+        locality: Locality::default(),
+        priority: 0,
     };
     Arc::new(Cluster {
         name: "outbound|4317|v1|otlp.obs.svc.cluster.local".into(),
@@ -51,8 +53,11 @@ pub(super) fn cluster() -> Arc<Cluster> {
         },
         discovery: Discovery::Static,
         endpoints: [Arc::new(endpoint)].into(),
+        localities: None,
         balancer: Balancer::LeastRequest,
+        warmup: None,
         limits: snapshot::Limits::default(),
+        retry_budget: None,
         outlier: None,
         panic_threshold: 0,
         protocol: Protocol::Http2,
@@ -62,6 +67,7 @@ pub(super) fn cluster() -> Arc<Cluster> {
         max_connection_duration: None,
         max_concurrent_streams: 1,
         keepalive: None,
+        http2_keepalive: None,
         origin: origin(),
     })
 }

@@ -21,7 +21,7 @@ pub enum Overflow {
     /// `http2MaxRequests`: too many requests are active.
     #[error("too many active requests")]
     Requests,
-    /// `maxRetries`: too many retries are under way.
+    /// `maxRetries` or `retryBudget`: too many retries are under way.
     #[error("too many retries")]
     Retries,
 }
@@ -85,7 +85,10 @@ impl Resource {
     }
 
     fn try_take(&self) -> bool {
-        let limit = self.limit();
+        self.try_take_within(self.limit())
+    }
+
+    fn try_take_within(&self, limit: u32) -> bool {
         self.used.fetch_update(Relaxed, Relaxed, |used| (used < limit).then(|| used + 1)).is_ok()
     }
 
@@ -195,7 +198,7 @@ pub struct RetryPermit(Arc<ClusterState>);
 
 impl RetryPermit {
     pub(super) fn acquire(cluster: &Arc<ClusterState>) -> Result<Self, Overflow> {
-        if !cluster.breaker.retries.try_take() {
+        if !cluster.breaker.retries.try_take_within(cluster.max_retries()) {
             cluster.stats.upstream_rq_retry_overflow.inc();
             return Err(Overflow::Retries);
         }
@@ -211,6 +214,8 @@ impl Drop for RetryPermit {
 
 #[cfg(test)]
 mod tests {
+    use outrigger_config::snapshot::RetryBudget;
+
     use super::*;
     use crate::upstream::testing::{ClusterBuilder, state};
 
@@ -259,6 +264,25 @@ mod tests {
         assert_eq!((cluster.stats.upstream_cx_overflow.get(), cluster.breaker.connections.used()), (2, 2));
         drop((one, two));
         assert_eq!((cluster.breaker.connections.used(), host.stats().cx_active.get()), (0, 0));
+    }
+
+    #[test]
+    fn a_retry_budget_is_a_share_of_what_is_active_and_pending() {
+        let budget = RetryBudget { percent: 20.0, min_concurrency: 3 };
+        let cluster = state(ClusterBuilder::new(1).with(|c| c.retry_budget = Some(budget)));
+        let host = cluster.hosts().all[0].clone();
+        let mut retries: Vec<_> = (0..3).map(|_| cluster.acquire_retry().unwrap()).collect();
+        assert_eq!(cluster.acquire_retry().unwrap_err(), Overflow::Retries, "the least is 3");
+        assert_eq!(cluster.stats.upstream_rq_retry_overflow.get(), 1);
+        let active: Vec<_> = (0..10).map(|_| cluster.acquire_request(&host).unwrap()).collect();
+        let pending: Vec<_> = (0..9).map(|_| PendingPermit::acquire(&cluster).unwrap()).collect();
+        assert!(cluster.acquire_retry().is_err(), "20 % of 19 is 3");
+        let one_more = cluster.acquire_request(&host).unwrap();
+        retries.push(cluster.acquire_retry().unwrap());
+        drop((active, pending, one_more));
+        assert!(cluster.acquire_retry().is_err());
+        retries.truncate(2);
+        assert!(cluster.acquire_retry().is_ok());
     }
 
     #[test]

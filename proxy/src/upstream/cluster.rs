@@ -10,8 +10,7 @@ use outrigger_config::snapshot::{Cluster, Outlier, Protocol};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    Breaker, ClusterStats, Host, HostSet, Outcome, Overflow, RequestPermit, RetryPermit, balance::Picker,
-    stats::Kind,
+    Breaker, ClusterStats, Host, HostSet, Outcome, Overflow, RequestPermit, RetryPermit, stats::Kind,
 };
 
 /// The state of a cluster that outlives the snapshots which describe it.
@@ -118,7 +117,7 @@ impl ClusterState {
             if host.is_removed() || !host.health().eject(reason, set.all.len(), policy, &self.stats, now) {
                 continue;
             }
-            if set.picker.is_table() {
+            if set.is_table() {
                 self.stale.store(true, Relaxed);
                 self.wake.notify_one();
             } else {
@@ -135,10 +134,18 @@ impl ClusterState {
         RequestPermit::acquire(self, host)
     }
 
+    /// How many retries may be under way now.
+    pub fn max_retries(&self) -> u32 {
+        let breaker = &self.breaker;
+        self.config.load().retry_budget.map_or(breaker.retries.limit(), |budget| {
+            budget.limit(u64::from(breaker.requests.used()) + u64::from(breaker.pending.used()))
+        })
+    }
+
     /// Admits a retry.
     ///
     /// # Errors
-    /// At `maxRetries`; it is counted.
+    /// At `maxRetries`, or what the budget allows; it is counted.
     pub fn acquire_retry(self: &Arc<Self>) -> Result<RetryPermit, Overflow> {
         RetryPermit::acquire(self)
     }
@@ -195,8 +202,10 @@ impl ClusterState {
         self.breaker.set_limits(&config.limits);
         let same_hosts =
             hosts.len() == old.all.len() && hosts.iter().zip(old.all.iter()).all(|(a, b)| Arc::ptr_eq(a, b));
-        let same_policy =
-            before.balancer == config.balancer && before.panic_threshold == config.panic_threshold;
+        let same_policy = before.balancer == config.balancer
+            && before.warmup == config.warmup
+            && before.localities == config.localities
+            && before.panic_threshold == config.panic_threshold;
         self.config.store(config.clone());
         if !same_hosts || !same_policy || acquitted {
             self.rebuild(config, hosts.into());
@@ -247,7 +256,7 @@ impl ClusterState {
 
     fn rebuild(&self, config: &Cluster, all: Arc<[Arc<Host>]>) {
         self.stale.store(false, Relaxed);
-        let used = self.hosts.load().picker.is_used();
+        let used = self.hosts.load().is_used();
         self.hosts.store(Arc::new(HostSet::new(config, all, &self.stats, used)));
     }
 
@@ -258,27 +267,4 @@ impl ClusterState {
 
 fn interval(config: &Cluster) -> Option<std::time::Duration> {
     config.outlier.as_ref().map(|outlier| outlier.interval)
-}
-
-impl HostSet {
-    /// Healthy hosts only; in panic all of them. Envoy compares healthy percent < threshold. `used` says that requests
-    /// have asked for the set before.
-    fn new(config: &Cluster, all: Arc<[Arc<Host>]>, stats: &ClusterStats, used: bool) -> Self {
-        static VERSION: AtomicU64 = AtomicU64::new(0);
-        let healthy: Vec<_> = all.iter().filter(|host| !host.is_ejected()).cloned().collect();
-        let share = 100.0 * healthy.len() as f64 / all.len() as f64;
-        let panic = share < f64::from(config.panic_threshold);
-        stats.membership_total.set(all.len() as u64);
-        stats.membership_healthy.set(healthy.len() as u64);
-        let healthy_count = healthy.len();
-        let candidates: Arc<[Arc<Host>]> = if panic { all.clone() } else { healthy.into() };
-        Self {
-            version: VERSION.fetch_add(1, Relaxed),
-            picker: Picker::new(&config.balancer, &candidates, used),
-            candidates,
-            all,
-            healthy: healthy_count,
-            panic,
-        }
-    }
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use outrigger_config::snapshot::Endpoint;
+use tokio::time::Instant;
 
 use super::{
     HostStats,
@@ -40,6 +41,7 @@ struct HostState {
     stats: HostStats,
     health: Health,
     removed: AtomicBool,
+    added: Instant,
 }
 
 impl Host {
@@ -49,6 +51,7 @@ impl Host {
             stats: HostStats::default(),
             health: Health::default(),
             removed: AtomicBool::new(false),
+            added: Instant::now(),
         };
         Self { endpoint, state: Arc::new(state) }
     }
@@ -66,6 +69,11 @@ impl Host {
     /// Where to connect.
     pub fn address(&self) -> SocketAddr {
         self.endpoint.address
+    }
+
+    /// Since when the cluster has it; an ejection is no new beginning.
+    pub(super) fn added(&self) -> Instant {
+        self.state.added
     }
 
     /// Its counters.

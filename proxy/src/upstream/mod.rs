@@ -28,7 +28,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use balance::{Balancers, HostSet};
+pub use balance::{Balancers, Group, HostSet};
 pub use breaker::{Breaker, ConnectionPermit, Overflow, PendingPermit, RequestPermit, Resource, RetryPermit};
 pub use cluster::ClusterState;
 pub(crate) use connect::transport_failure;

@@ -32,7 +32,7 @@ fn the_last_of_the_consecutive_errors_ejects_at_once() {
     let cluster = cluster(2, outlier(3));
     assert!(!report(&cluster, &[BAD, BAD]));
     assert!(report(&cluster, &[BAD]));
-    assert_eq!(cluster.hosts().candidates.len(), 1);
+    assert_eq!(cluster.hosts().groups[0].candidates.len(), 1);
     assert_eq!((cluster.stats.membership_total.get(), cluster.stats.membership_healthy.get()), (2, 1));
     let report = host(&cluster, 0).ejection();
     assert_eq!((report.now.unwrap().reason, report.times), (Reason::Consecutive5xx, 1));
@@ -227,7 +227,7 @@ fn the_count_is_zero_on_return() {
     let host = host(&cluster, 0);
     assert!(report(&cluster, &[BAD, BAD, BAD]), "the third is counted while ejected");
     returns(&cluster, &host);
-    assert_eq!(cluster.hosts().candidates.len(), 1);
+    assert_eq!(cluster.hosts().groups[0].candidates.len(), 1);
     assert!(!report(&cluster, &[BAD]));
     assert!(report(&cluster, &[BAD]));
 }
@@ -250,7 +250,7 @@ fn workers_that_report_at_once_cannot_pass_the_maximum() {
         }
     });
     assert_eq!(cluster.hosts().all.iter().filter(|host| host.is_ejected()).count(), 4);
-    assert_eq!(cluster.hosts().candidates.len(), 4);
+    assert_eq!(cluster.hosts().groups[0].candidates.len(), 4);
 }
 
 #[tokio::test(start_paused = true)]

@@ -117,6 +117,7 @@ statistics! {
         Counter upstream_cx_none_healthy,
         Counter upstream_cx_overflow,
         Counter upstream_cx_protocol_error,
+        Counter http2_keepalive_timeout,
         Counter retry_or_shadow_abandoned,
         Counter update_attempt,
         Counter update_success,

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use outrigger_config::snapshot::{
-    Balancer, Cluster, Discovery, Endpoint, Limits, Node, Observation, Origin, Outlier, PathNormalization,
-    Protocol, Service, Snapshot, Version,
+    Balancer, Cluster, Discovery, Endpoint, Limits, Locality, Node, Observation, Origin, Outlier,
+    PathNormalization, Protocol, Service, Snapshot, Version,
 };
 use tokio::{sync::Notify, time::Instant};
 
@@ -29,8 +29,11 @@ impl ClusterBuilder {
             },
             discovery: Discovery::Static,
             endpoints: Box::default(),
+            localities: None,
             balancer: Balancer::RoundRobin,
+            warmup: None,
             limits: Limits::default(),
+            retry_budget: None,
             outlier: None,
             panic_threshold: 0,
             protocol: Protocol::Http1,
@@ -40,6 +43,7 @@ impl ClusterBuilder {
             max_connection_duration: None,
             max_concurrent_streams: i32::MAX as u32,
             keepalive: None,
+            http2_keepalive: None,
             origin: Origin { resource: "ServiceEntry test".into(), file: "test.yaml".into(), line: 1 },
         })
         .endpoints(endpoints.iter().map(|(address, weight)| (address.as_str(), *weight)))
@@ -97,6 +101,8 @@ pub(super) fn endpoint(address: &str, weight: u32) -> Arc<Endpoint> {
         hostname: "".into(),
         weight,
         labels: BTreeMap::new(),
+        locality: Locality::default(),
+        priority: 0,
     })
 }
 

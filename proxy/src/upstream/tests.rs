@@ -37,7 +37,7 @@ fn a_reload_keeps_ejections_counters_and_permits() {
     let set = after.hosts();
     assert_eq!((set.all[0].id(), set.all[0].endpoint.weight), (host.id(), 5));
     assert!(set.all[0].is_ejected() && set.all[0].ejection() == host.ejection());
-    assert_eq!(set.candidates.len(), 2);
+    assert_eq!(set.groups[0].candidates.len(), 2);
     assert_eq!((set.all[0].stats().rq_error.get(), set.all[0].active()), (1, 1));
     assert_eq!(after.stats.outlier_detection_ejections_active.get(), 1);
     assert!(after.acquire_request(&host).is_err(), "the new limit counts the old request");
@@ -49,7 +49,7 @@ fn a_reload_keeps_ejections_counters_and_permits() {
     {
         upstreams.sweep(tick);
     }
-    assert_eq!(after.hosts().candidates.len(), 3);
+    assert_eq!(after.hosts().groups[0].candidates.len(), 3);
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn detection_that_is_switched_off_lets_all_return() {
     let host = ejected(&upstreams);
     let published = upstreams.publish(snapshot([ClusterBuilder::new(3)]));
     assert!(!host.is_ejected());
-    assert_eq!(published.cluster(FIRST).hosts().candidates.len(), 3);
+    assert_eq!(published.cluster(FIRST).hosts().groups[0].candidates.len(), 3);
     assert_eq!(upstreams.next_sweep(), None);
 }
 
@@ -162,7 +162,7 @@ fn clusters_of_one_address_do_not_share_health() {
     let published = upstreams.publish(snapshot([named("v1"), named("all")]));
     let (one, all) = (published.cluster(FIRST), published.cluster(ClusterId(1)));
     one.report(&one.hosts().all[0].clone(), Outcome::Reset, Instant::now());
-    assert_eq!((one.hosts().candidates.len(), all.hosts().candidates.len()), (1, 2));
+    assert_eq!((one.hosts().groups[0].candidates.len(), all.hosts().groups[0].candidates.len()), (1, 2));
     let names: Vec<_> = upstreams.clusters().iter().map(|cluster| cluster.name.to_string()).collect();
     assert_eq!(names, ["all", "v1"]);
 }
@@ -185,7 +185,7 @@ async fn the_control_thread_rebuilds_tables() {
     let published = upstreams.publish(snapshot([ClusterBuilder::new(3).balancer(ring).outlier(outlier(1))]));
     let cluster = published.cluster(FIRST);
     cluster.report(&cluster.hosts().all[0].clone(), Outcome::Status(500), Instant::now());
-    assert_eq!(cluster.hosts().candidates.len(), 3, "not on the worker");
+    assert_eq!(cluster.hosts().groups[0].candidates.len(), 3, "not on the worker");
     tokio::select! {
         never = upstreams.maintain() => match never {},
         () = async {
@@ -194,5 +194,5 @@ async fn the_control_thread_rebuilds_tables() {
             }
         } => {}
     }
-    assert_eq!(cluster.hosts().candidates.len(), 2);
+    assert_eq!(cluster.hosts().groups[0].candidates.len(), 2);
 }

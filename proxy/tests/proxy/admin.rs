@@ -60,6 +60,8 @@ async fn clusters_lists_limits_and_hosts_as_envoy_does() {
         (Some(origin.address()), "rq_active", "0"),
         (Some(origin.address()), "health_flags", "healthy"),
         (Some(origin.address()), "weight", "1"),
+        (Some(origin.address()), "region", ""),
+        (Some(origin.address()), "priority", "0"),
     ] {
         assert_eq!(proxy.cluster(name, host, key).await.as_deref(), Some(value), "{key}");
     }

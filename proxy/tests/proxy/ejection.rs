@@ -202,3 +202,37 @@ async fn ejection_survives_a_reload() {
         assert_eq!(proxy.get("web", "/").await.text(), "good");
     }
 }
+
+#[tokio::test]
+async fn another_priority_takes_over_from_one_that_is_ejected() {
+    let (near, broken) = fickle().await;
+    let far = Origin::named("far").await;
+    let outlier = "consecutive5xxErrors: 1, interval: 100ms, baseEjectionTime: 1s, maxEjectionPercent: 100";
+    let policy = format!(
+        "loadBalancer: {{ localityLbSetting: {{ failoverPriority: ['version=v2'] }} }}\n\
+         outlierDetection: {{ {outlier} }}"
+    );
+    let endpoints = [(far.address(), "v1"), (near.address(), "v2")];
+    let proxy = Mesh::new().http("web", &endpoints).policy(&policy).routes(NO_RETRY).start().await;
+    for (host, priority) in [(&near, "0"), (&far, "1")] {
+        let shown = proxy.cluster(WEB, Some(host.address()), "priority").await;
+        assert_eq!(shown.as_deref(), Some(priority));
+    }
+    let mut client = Client::http1(proxy.http()).await;
+    for _ in 0..10 {
+        client.send(client::get("web", "/", &[])).await;
+    }
+    assert_eq!((near.hits(), far.hits()), (10, 0));
+    broken.store(true, Ordering::SeqCst);
+    assert_eq!(client.send(client::get("web", "/", &[])).await.status, 500);
+    broken.store(false, Ordering::SeqCst);
+    assert_eq!(client.send(client::get("web", "/", &[])).await.status, 200);
+    assert_eq!((near.hits(), far.hits()), (11, 1), "at once");
+    eventually("the first priority takes all again", async || {
+        (flags(&proxy, near.address()).await == "healthy").then_some(())
+    })
+    .await;
+    let before = far.hits();
+    client.send(client::get("web", "/", &[])).await;
+    assert_eq!((near.hits(), far.hits()), (12, before));
+}

@@ -22,9 +22,9 @@ use outrigger_config::{
     format::Format,
     snapshot::{
         AccessLog, Action, Balancer, Carried, Cluster, ClusterId, ClusterRef, DirectResponse, Direction,
-        Discovery, Endpoint, Forward, HeaderOps, HostMap, Limits, Listener, LogEncoding, LogSink, Node,
-        Observation, Origin, PathMatch, PathNormalization, Protocol, RetryOn, RetryPolicy, Route, RouteMatch,
-        RouteTable, RouteTableId, Service, Snapshot, Version, VirtualHost, WeightedCluster,
+        Discovery, Endpoint, Forward, HeaderOps, HostMap, Limits, Listener, Locality, LogEncoding, LogSink,
+        Node, Observation, Origin, PathMatch, PathNormalization, Protocol, RetryOn, RetryPolicy, Route,
+        RouteMatch, RouteTable, RouteTableId, Service, Snapshot, Version, VirtualHost, WeightedCluster,
     },
 };
 use tokio::{
@@ -291,7 +291,15 @@ fn made_here() -> Origin {
 fn cluster(name: &str, protocol: Protocol, addresses: &[SocketAddr]) -> Cluster {
     let endpoint = |address: &SocketAddr| {
         let key = address.to_string().into();
-        Arc::new(Endpoint { address: *address, key, hostname: "".into(), weight: 1, labels: BTreeMap::new() })
+        Arc::new(Endpoint {
+            address: *address,
+            key,
+            hostname: "".into(),
+            weight: 1,
+            labels: BTreeMap::new(),
+            locality: Locality::default(),
+            priority: 0,
+        })
     };
     Cluster {
         name: name.into(),
@@ -304,8 +312,11 @@ fn cluster(name: &str, protocol: Protocol, addresses: &[SocketAddr]) -> Cluster 
         },
         discovery: Discovery::Static,
         endpoints: addresses.iter().map(endpoint).collect(),
+        localities: None,
         balancer: Balancer::RoundRobin,
+        warmup: None,
         limits: Limits::default(),
+        retry_budget: None,
         outlier: None,
         panic_threshold: 0,
         protocol,
@@ -315,6 +326,7 @@ fn cluster(name: &str, protocol: Protocol, addresses: &[SocketAddr]) -> Cluster 
         max_connection_duration: None,
         max_concurrent_streams: 1024,
         keepalive: None,
+        http2_keepalive: None,
         origin: made_here(),
     }
 }

@@ -48,7 +48,7 @@ impl Edf {
 /// How often a host comes: in proportion to weight / load.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Share {
-    pub(super) weight: u32,
+    pub(super) weight: u64,
     pub(super) load: u64,
 }
 

@@ -19,19 +19,18 @@ struct Filler {
 }
 
 impl Maglev {
-    /// `hosts` are key and weight; `size` is a prime number.
-    pub(super) fn new(hosts: &[(&str, u32)], size: u64) -> Self {
+    /// `hosts` are key and share; `size` is a prime number.
+    pub(super) fn new(hosts: &[(&str, f64)], size: u64) -> Self {
         if hosts.is_empty() || size < 2 {
             return Self { table: Box::default() };
         }
-        let total: f64 = hosts.iter().map(|(_, weight)| f64::from(*weight)).sum();
         let mut sorted: Vec<_> = hosts.iter().enumerate().collect();
         sorted.sort_by_key(|(_, (key, _))| *key);
         let mut fillers: Vec<Filler> = sorted
             .into_iter()
-            .map(|(index, (key, weight))| Filler {
+            .map(|(index, (key, share))| Filler {
                 host: index as u32,
-                weight: f64::from(*weight) / total,
+                weight: *share,
                 target: 0.0,
                 offset: XxHash64::oneshot(0, key.as_bytes()) % size,
                 skip: XxHash64::oneshot(1, key.as_bytes()) % (size - 1) + 1,

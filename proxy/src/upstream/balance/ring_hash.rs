@@ -10,17 +10,15 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// `hosts` are key and weight in order of the endpoints. At least `minimum` points, so many that the lightest host
+    /// `hosts` are key and share in order of the endpoints. At least `minimum` points, so many that the lightest host
     /// has a whole number of them, but at most `maximum`.
-    pub(super) fn new(hosts: &[(&str, u32)], minimum: u64, maximum: u64) -> Self {
-        let total: f64 = hosts.iter().map(|(_, weight)| f64::from(*weight)).sum();
-        let shares: Vec<f64> = hosts.iter().map(|(_, weight)| f64::from(*weight) / total).collect();
+    pub(super) fn new(hosts: &[(&str, f64)], minimum: u64, maximum: u64) -> Self {
         let scale = Self::size(hosts, minimum, maximum);
 
         let mut points = Vec::with_capacity(scale as usize + 1);
         let (mut current, mut target) = (0.0, 0.0);
         let mut name = String::new();
-        for (index, ((key, _), share)) in hosts.iter().zip(&shares).enumerate() {
+        for (index, (key, share)) in hosts.iter().enumerate() {
             name.clear();
             name.push_str(key);
             name.push('_');
@@ -41,9 +39,8 @@ impl Ring {
     }
 
     /// How many points there will be, about.
-    pub(super) fn size(hosts: &[(&str, u32)], minimum: u64, maximum: u64) -> f64 {
-        let total: f64 = hosts.iter().map(|(_, weight)| f64::from(*weight)).sum();
-        let least = hosts.iter().map(|(_, weight)| f64::from(*weight) / total).fold(1.0, f64::min);
+    pub(super) fn size(hosts: &[(&str, f64)], minimum: u64, maximum: u64) -> f64 {
+        let least = hosts.iter().map(|(_, share)| *share).fold(1.0, f64::min);
         ((least * minimum as f64).ceil() / least).min(maximum as f64)
     }
 

@@ -1,6 +1,6 @@
 //! The balancers against published vectors, naive models and what was observed with Envoy.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use outrigger_config::snapshot::Balancer;
 use proptest::prelude::*;
@@ -31,6 +31,10 @@ fn hosts(case: &Value) -> Vec<(&str, u32)> {
     hosts.iter().map(|host| (host[0].as_str().unwrap(), host[1].as_u64().unwrap() as u32)).collect()
 }
 
+fn shares_of<'k>(hosts: &[(&'k str, u32)]) -> Vec<(&'k str, f64)> {
+    super::shares(hosts.iter().copied())
+}
+
 fn xxh64(key: &str) -> u64 {
     XxHash64::oneshot(0, key.as_bytes())
 }
@@ -49,7 +53,7 @@ fn rings_are_as_published() {
     assert_eq!(cases.len(), 6);
     for case in cases {
         let hosts = hosts(case);
-        let ring = Ring::new(&hosts, number(&case["minimum_ring_size"]), 8_388_608);
+        let ring = Ring::new(&shares_of(&hosts), number(&case["minimum_ring_size"]), 8_388_608);
         let name = |index: usize| hosts[index].0;
         let points = ring.points();
         assert_eq!(points.len() as u64, number(&case["entries"]));
@@ -79,7 +83,7 @@ fn maglev_tables_are_as_published() {
     assert_eq!(cases.len(), 6);
     for case in cases {
         let hosts = hosts(case);
-        let maglev = Maglev::new(&hosts, number(&case["table_size"]));
+        let maglev = Maglev::new(&shares_of(&hosts), number(&case["table_size"]));
         let name = |index: usize| hosts[index].0;
         for (slot, host) in case["first8"].as_array().unwrap().iter().enumerate() {
             assert_eq!(name(maglev.table()[slot] as usize), host.as_str().unwrap());
@@ -105,7 +109,7 @@ fn maglev_tables_are_as_published() {
 fn rings_are_those_of_envoys_own_tests() {
     let names: Vec<String> = (90..=95).map(|port| format!("127.0.0.1:{port}")).collect();
     let equal: Vec<(&str, u32)> = names.iter().map(|name| (name.as_str(), 1)).collect();
-    let ring = Ring::new(&equal, 12, 8_388_608);
+    let ring = Ring::new(&shares_of(&equal), 12, 8_388_608);
     let expected = [
         (833_437_586_790_550_860, 94),
         (928_266_305_478_181_108, 92),
@@ -127,7 +131,7 @@ fn rings_are_those_of_envoys_own_tests() {
     assert_eq!(ring.pick(u64::MAX, 1), 2);
 
     let weighted: Vec<(&str, u32)> = names.iter().take(3).map(String::as_str).zip(1..).collect();
-    let ring = Ring::new(&weighted, 6, 6);
+    let ring = Ring::new(&shares_of(&weighted), 6, 6);
     let expected = [
         (928_266_305_478_181_108, 92),
         (4_443_673_547_860_492_590, 92),
@@ -145,10 +149,10 @@ fn maglev_tables_are_those_of_envoys_own_tests() {
     let names: Vec<String> = (90..=95).map(|port| format!("127.0.0.1:{port}")).collect();
     let equal: Vec<(&str, u32)> = names.iter().map(|name| (name.as_str(), 1)).collect();
     let ports = |maglev: &Maglev| maglev.table().iter().map(|host| host + 90).collect::<Vec<_>>();
-    assert_eq!(ports(&Maglev::new(&equal, 7)), [92, 94, 90, 91, 95, 90, 93]);
+    assert_eq!(ports(&Maglev::new(&shares_of(&equal), 7)), [92, 94, 90, 91, 95, 90, 93]);
     let weighted: Vec<(&str, u32)> = names.iter().take(2).map(String::as_str).zip(1..).collect();
     assert_eq!(
-        ports(&Maglev::new(&weighted, 17)),
+        ports(&Maglev::new(&shares_of(&weighted), 17)),
         [91, 90, 90, 91, 90, 91, 91, 90, 91, 91, 91, 91, 91, 90, 91, 90, 91]
     );
 }
@@ -265,7 +269,7 @@ fn a_host_to_avoid_is_picked_again_five_times_at_most() {
 }
 
 fn ring(set: &HostSet) -> Option<&Ring> {
-    match &set.picker {
+    match &set.groups[0].picker {
         Picker::Ring { made, .. } => made.get(),
         _ => None,
     }
@@ -318,15 +322,15 @@ fn tables_hold_healthy_hosts_only() {
         }
         assert!(!before.contains(&all[2].id()));
         cluster.refresh();
-        assert_eq!(cluster.hosts().candidates.len(), 3);
+        assert_eq!(cluster.hosts().groups[0].candidates.len(), 3);
         let without = [&all[0], &all[1], &all[3]].map(|host| (&*host.endpoint.key, 1));
         let names: Vec<_> = match balancer {
             Balancer::Maglev { table_size } => {
-                let table = Maglev::new(&without, table_size);
+                let table = Maglev::new(&shares_of(&without), table_size);
                 (0..500).map(|n| without[table.pick(key(n), 0)].0).collect()
             }
             _ => {
-                let table = Ring::new(&without, 1024, 8_388_608);
+                let table = Ring::new(&shares_of(&without), 1024, 8_388_608);
                 (0..500).map(|n| without[table.pick(key(n), 0)].0).collect()
             }
         };
@@ -348,9 +352,9 @@ fn panic_uses_all_hosts_strictly_below_the_threshold() {
         cluster
     };
     let at = build(50);
-    assert_eq!((at.hosts().panic, at.hosts().candidates.len()), (false, 2));
+    assert_eq!((at.hosts().groups[0].panic, at.hosts().groups[0].candidates.len()), (false, 2));
     let below = build(51);
-    assert_eq!((below.hosts().panic, below.hosts().candidates.len()), (true, 4));
+    assert_eq!((below.hosts().groups[0].panic, below.hosts().groups[0].candidates.len()), (true, 4));
     assert_eq!(picks(&below, 8).len(), 8);
     assert_eq!((below.stats.lb_healthy_panic.get(), at.stats.lb_healthy_panic.get()), (8, 0));
 }
@@ -431,7 +435,7 @@ proptest! {
     #[test]
     fn maglev_agrees_with_the_naive_model(hosts in some_hosts(), size in prop::sample::select(vec![101_u64, 251, 509])) {
         let borrowed: Vec<_> = hosts.iter().map(|(name, weight)| (name.as_str(), *weight)).collect();
-        let maglev = Maglev::new(&borrowed, size);
+        let maglev = Maglev::new(&shares_of(&borrowed), size);
         let names: Vec<_> = maglev.table().iter().map(|index| hosts[*index as usize].0.clone()).collect();
         prop_assert_eq!(names, naive_maglev(&hosts, size));
     }
@@ -439,7 +443,7 @@ proptest! {
     #[test]
     fn ring_agrees_with_the_naive_model(hosts in some_hosts(), minimum in 1_u64..300, hashes in prop::collection::vec(any::<u64>(), 20)) {
         let borrowed: Vec<_> = hosts.iter().map(|(name, weight)| (name.as_str(), *weight)).collect();
-        let ring = Ring::new(&borrowed, minimum, 8_388_608);
+        let ring = Ring::new(&shares_of(&borrowed), minimum, 8_388_608);
         prop_assert!(ring.points().len() as u64 >= minimum);
         for hash in hashes {
             prop_assert_eq!(ring.pick(hash, 0), naive_ring(&ring, hash));
@@ -461,7 +465,7 @@ proptest! {
     #[test]
     fn a_schedule_is_fair_over_whole_cycles(weights in prop::collection::vec(1_u32..10, 2..6)) {
         let total: u32 = weights.iter().sum();
-        let share = |i: usize| Share { weight: weights[i], load: 1 };
+        let share = |i: usize| Share { weight: weights[i].into(), load: 1 };
         let mut edf = edf::Edf::new(weights.len(), share);
         let mut counts = vec![0; weights.len()];
         for _ in 0..total * 20 {
@@ -471,4 +475,48 @@ proptest! {
             prop_assert_eq!(*count, weight * 20);
         }
     }
+}
+
+/// A window of 100 s, a tenth at least.
+fn warming(balancer: &Balancer) -> ClusterBuilder {
+    let warmup = Warmup { window: Duration::from_secs(100), least: 0.1, aggression: 1.0 };
+    ClusterBuilder::new(2).balancer(balancer.clone()).with(|c| c.warmup = Some(warmup))
+}
+
+fn counts(cluster: &Arc<ClusterState>, in_all: usize) -> Vec<usize> {
+    let picks = picks(cluster, in_all);
+    (0..cluster.hosts().all.len()).map(|host| picks.iter().filter(|pick| **pick == host).count()).collect()
+}
+
+/// As observed with Envoy, with either balancer.
+#[tokio::test(start_paused = true)]
+async fn a_new_host_warms_up() {
+    for balancer in [Balancer::RoundRobin, Balancer::LeastRequest] {
+        let cluster = state(warming(&balancer));
+        assert_eq!(counts(&cluster, 200), [100, 100], "the first ones are as new as each other");
+        tokio::time::advance(Duration::from_secs(101)).await;
+        let mut three = warming(&balancer).0;
+        three.endpoints = ClusterBuilder::new(3).0.endpoints;
+        cluster.update(&Arc::new(three), Instant::now());
+        // Of 2.1, of 2.5 and of 3.
+        for (expected, seconds) in [(95, 50), (400, 50), (667, 0)] {
+            let third = counts(&cluster, 2_000)[2];
+            assert!(third.abs_diff(expected) <= 4, "{balancer:?}: {third} and not {expected}");
+            tokio::time::advance(Duration::from_secs(seconds)).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_returns_from_an_ejection_is_not_new() {
+    let cluster = state(warming(&Balancer::RoundRobin).outlier(outlier(1)));
+    tokio::time::advance(Duration::from_secs(101)).await;
+    let host = cluster.hosts().all[0].clone();
+    cluster.report(&host, Outcome::Status(503), Instant::now());
+    assert_eq!(counts(&cluster, 10), [0, 10]);
+    while host.is_ejected() {
+        tokio::time::advance(Duration::from_millis(500)).await;
+        cluster.sweep(Instant::now());
+    }
+    assert_eq!(counts(&cluster, 10), [5, 5]);
 }

@@ -153,5 +153,7 @@ fn endpoint(named: &NamedEndpoint, address: SocketAddr) -> Endpoint {
         hostname: Arc::clone(&named.name),
         weight: named.weight,
         labels: named.labels.clone(),
+        locality: named.locality.clone(),
+        priority: named.priority,
     }
 }

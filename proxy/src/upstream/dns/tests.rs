@@ -15,7 +15,14 @@ const B: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
 const DEADLINE: Duration = Duration::from_secs(10);
 
 fn named(name: &str) -> Target {
-    Target::Name(NamedEndpoint { name: name.into(), port: 8080, weight: 3, labels: Default::default() })
+    Target::Name(NamedEndpoint {
+        name: name.into(),
+        port: 8080,
+        weight: 3,
+        labels: Default::default(),
+        locality: Default::default(),
+        priority: 0,
+    })
 }
 
 /// A cluster of a name; beside it stands an endpoint that is written as an address, but in round robin.

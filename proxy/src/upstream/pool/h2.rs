@@ -4,6 +4,7 @@ use std::{cell::Cell, pin::Pin, rc::Rc, sync::Arc, task::Poll};
 
 use hyper::{client::conn::http2, rt::Executor};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use outrigger_config::snapshot::Http2Keepalive;
 use tokio::task::spawn_local;
 
 use super::{
@@ -39,8 +40,16 @@ pub(super) async fn handshake<B: Payload>(
     cluster: &Arc<ClusterState>,
     socket: Socket,
     life: Rc<Life>,
+    keepalive: Option<Http2Keepalive>,
 ) -> Result<(Rc<H2Connection<B>>, Driver<B>), PoolError> {
-    let (sender, connection) = http2::Builder::new(LocalExecutor)
+    let mut builder = http2::Builder::new(LocalExecutor);
+    if let Some(pings) = keepalive {
+        builder
+            .keep_alive_interval(pings.interval)
+            .keep_alive_timeout(pings.timeout)
+            .keep_alive_while_idle(true);
+    }
+    let (sender, connection) = builder
         .timer(TokioTimer::new())
         .adaptive_window(false)
         .initial_stream_window_size(STREAM_WINDOW)
@@ -69,9 +78,13 @@ impl<B: Payload> Driver<B> {
     pub(super) async fn settled(&mut self) -> Option<()> {
         std::future::poll_fn(|cx| {
             if let Poll::Ready(result) = Pin::new(&mut self.connection).poll(cx) {
+                let silent = result.as_ref().is_err_and(hyper::Error::is_timeout);
+                if silent {
+                    self.cluster.stats.http2_keepalive_timeout.inc();
+                }
                 let failure = result.err().map(|error| ResetReason::of_h2(&error));
-                // After GOAWAY the end is ours, as that of garbage is.
-                self.life.ended_here.set(failure != Some(ResetReason::ConnectionTermination));
+                // After GOAWAY the end is ours, as that of garbage and of silence is.
+                self.life.ended_here.set(silent || failure != Some(ResetReason::ConnectionTermination));
                 self.life.failure.set(failure);
                 return Poll::Ready(None);
             }

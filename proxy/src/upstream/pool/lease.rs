@@ -169,7 +169,7 @@ impl<B: Payload> Flight<B> {
             }
             (Some(Connection::H2(connection)), ResetReason::ConnectionTermination) => {
                 stats.upstream_rq_pending_failure_eject.inc();
-                connection.life.count_cut(true, stats);
+                connection.life.count_cut(connection.life.ended_by_peer(), stats);
             }
             (Some(Connection::H2(_)), ResetReason::RemoteReset) => stats.upstream_rq_rx_reset.inc(),
             (Some(Connection::H2(_)), ResetReason::LocalReset | ResetReason::ProtocolError) => {

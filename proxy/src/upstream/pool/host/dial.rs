@@ -71,7 +71,7 @@ impl<B: Payload> HostPool<B> {
                 self.state.borrow_mut().idle.push(connection);
             }
             Wire::Http2 => {
-                let shaken = h2::handshake(&self.cluster, socket, life).await;
+                let shaken = h2::handshake(&self.cluster, socket, life, config.http2_keepalive).await;
                 let (connection, mut driver) = shaken.inspect_err(|_| self.count_end(true))?;
                 // The peer's settings are part of it: a request on a connection that never gets to speak would wait for
                 // ever, and all others behind it.

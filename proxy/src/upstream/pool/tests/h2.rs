@@ -4,6 +4,7 @@ use std::{collections::VecDeque, num::NonZeroU32};
 
 use ::h2::{Reason, RecvStream, server, server::SendResponse};
 use http::{HeaderMap, Response};
+use outrigger_config::snapshot::Http2Keepalive;
 
 use super::*;
 
@@ -363,4 +364,68 @@ async fn an_idle_shared_connection_is_closed_at_its_deadline() {
     tokio::join!(exchange(&pools, &cluster, H2), async { answer(&mut streams.next().await, "ok") });
     until("closed", || cluster.breaker.connections.used() == 0).await;
     assert_eq!(cluster.stats.upstream_cx_idle_timeout.get(), 1);
+}
+
+/// An HTTP/2 origin by hand that answers this many PINGs and no request, and says how many came.
+async fn pinged(answers: usize) -> (Origin, Rc<Cell<usize>>) {
+    let pings = Rc::new(Cell::new(0));
+    let count = pings.clone();
+    let origin = Origin::start(move |_, mut stream| {
+        let count = count.clone();
+        async move {
+            stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+            stream.read_exact(&mut [0; 24]).await.unwrap();
+            let mut head = [0; 9];
+            while stream.read_exact(&mut head).await.is_ok() {
+                let [high, middle, low, kind, flags, ..] = head;
+                let mut payload =
+                    vec![0; usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low)];
+                stream.read_exact(&mut payload).await.unwrap();
+                if kind == 6 && flags == 0 {
+                    count.set(count.get() + 1);
+                    if count.get() <= answers {
+                        stream.write_all(&[0, 0, 8, 6, 1, 0, 0, 0, 0]).await.unwrap();
+                        stream.write_all(&payload).await.unwrap();
+                    }
+                }
+            }
+        }
+    })
+    .await;
+    (origin, pings)
+}
+
+fn pings(c: ClusterBuilder) -> ClusterBuilder {
+    let keepalive =
+        Http2Keepalive { interval: Duration::from_millis(20), timeout: Duration::from_millis(50) };
+    c.with(|c| c.http2_keepalive = Some(keepalive))
+}
+
+/// As Envoy: termination for the request, ended here, and counted.
+#[tokio::test(flavor = "local")]
+async fn a_shared_connection_is_pinged_and_given_up_when_nothing_comes_back() {
+    let (origin, came) = pinged(3).await;
+    let cluster = origin.cluster(pings);
+    let pools = Pools::new();
+    // Busy.
+    let Err(SendError::Reset(reason)) = send(&pools, &cluster).await else { panic!("no reset") };
+    assert_eq!(reason, ResetReason::ConnectionTermination);
+    assert_eq!(came.get(), 4, "three were answered");
+    all_given_back(&cluster, 0).await;
+    assert_eq!((cluster.stats.http2_keepalive_timeout.get(), ends(&cluster)), (1, [1, 1, 0, 0]));
+    // Idle.
+    drop(lease(&pools, &cluster, H2).await);
+    until("given up", || cluster.breaker.connections.used() == 0).await;
+    assert_eq!((cluster.stats.http2_keepalive_timeout.get(), ends(&cluster)), (2, [2, 1, 0, 0]));
+    assert_eq!(came.get(), 5);
+}
+
+#[tokio::test(flavor = "local")]
+async fn an_idle_shared_connection_that_answers_its_pings_stays() {
+    let (origin, came) = pinged(usize::MAX).await;
+    let cluster = origin.cluster(pings);
+    let pools = Pools::<Plain>::new();
+    drop(lease(&pools, &cluster, H2).await);
+    until("six pings", || came.get() >= 6).await;
+    assert_eq!((cluster.breaker.connections.used(), cluster.stats.http2_keepalive_timeout.get()), (1, 0));
 }
