@@ -91,11 +91,10 @@ async fn round_robin_uses_the_first_address_of_the_latest_answer() {
     server.set("web.test", &[A, B], 1);
     let upstreams = resolving(&server).await;
     let snapshot = cluster(true, "web.test");
-    upstreams.prepare(&snapshot, Duration::ZERO).await;
+    upstreams.prepare(&snapshot, DEADLINE).await;
     upstreams.publish(snapshot);
     let state = upstreams.cluster("outbound|80||test").unwrap();
-    assert!(addresses(&state).is_empty(), "nothing was asked yet");
-    until(|| addresses(&state) == ["10.1.0.1:8080"]).await;
+    assert_eq!(addresses(&state), ["10.1.0.1:8080"]);
     server.set("web.test", &[B, A], 1);
     until(|| addresses(&state) == ["10.1.0.2:8080"]).await;
 }
