@@ -13,7 +13,7 @@ from differences import run
 from envoy import Envoy, cluster, ejects
 from origins import Origin
 from processes import wait_for
-from sidecar import Outrigger, cluster_name, rule, service, sidecar
+from sidecar import PORT, Outrigger, cluster_name, rule, service, sidecar
 from stats import stat
 
 WINDOW = 4
@@ -129,7 +129,7 @@ def warmups(folder, differences):
         theirs = Timeline(envoy, addresses).run(lambda: [endpoints(folder, number, addresses) for number in range(len(CASES))])
     with Outrigger("outrigger", folder, documents(addresses[:2])) as ours:
         path = os.path.join(folder, "outrigger.yaml")
-        own = Timeline(ours, addresses).run(lambda: write(path, sidecar() + documents(addresses)))
+        own = Timeline(ours, addresses).run(lambda: write(path, sidecar([(PORT, "HTTP")]) + documents(addresses)))
     for (number, event), count in theirs.items():
         near = abs(count - own[number, event]) <= TOLERANCE
         differences.compare(f"{CASES[number]}", event, count, count if near else own[number, event])
