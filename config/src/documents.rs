@@ -8,11 +8,11 @@ use std::{collections::HashMap, hash::Hash, sync::Arc};
 
 use crate::{
     Source,
-    compile::Resources,
     decide::xxh64,
     istio::Meta,
     read::{Document, Page, Role, read},
     report::Code,
+    resources::Resources,
     sink::Sink,
     snapshot::Node,
     split::{Stretch, split},

@@ -22,6 +22,7 @@ mod loader;
 mod read;
 mod registry;
 pub mod report;
+mod resources;
 mod sink;
 pub mod snapshot;
 mod split;

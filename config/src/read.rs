@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use crate::{
-    compile::Resources,
     fields::did_you_mean,
     istio::{
         self, Meta, destination_rule, envoy_filter, mesh,
@@ -14,6 +13,7 @@ use crate::{
     kubernetes::{endpoint_slice, pod, service},
     lint,
     report::Code,
+    resources::Resources,
     sink::{Finding, Sink, Span},
     snapshot,
     yaml::{self, Base, Node},

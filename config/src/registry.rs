@@ -9,7 +9,6 @@ use std::{
 };
 
 use crate::{
-    compile::Resources,
     fields::{Labels, Spanned},
     istio::{
         Exports, Meta, covers,
@@ -20,6 +19,7 @@ use crate::{
     },
     kubernetes::pod::Pod,
     report::Code,
+    resources::Resources,
     sink::{Sink, Span},
     snapshot::{Endpoint, Node, Origin},
 };

@@ -9,7 +9,7 @@ mod shadow;
 
 pub(crate) use shadow::shadow;
 
-use crate::{compile::Resources, sink::Sink};
+use crate::{resources::Resources, sink::Sink};
 
 /// Reports the traps in everything that was read.
 pub(crate) fn lint(resources: &Resources, sink: &mut Sink) {
