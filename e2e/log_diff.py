@@ -222,10 +222,16 @@ def pools(differences, envoy, ours):
             statuses = []
             for number in range(1, 4):
                 statuses.append(exchange(proxy.address, request(f"/{name}/ok")).status)
-                wait_for(f"{counter} of {proxy.name}", lambda: stats(proxy.admin, cluster_name(name))[counter] == number)
+                wait_for(f"{counter} of {proxy.name}", lambda: ended(proxy, name, counter) == [number, 0])
             now = stats(proxy.admin, cluster_name(name))
             found.append([statuses] + [now[one] for one in ("upstream_cx_total", "upstream_cx_destroy_local", "upstream_cx_active")])
         differences.compare(name, "connections", *found)
+
+
+def ended(proxy, name, counter):
+    """A connection is counted as over a moment after the reason is."""
+    now = stats(proxy.admin, cluster_name(name))
+    return [now[counter], now["upstream_cx_active"]]
 
 
 if __name__ == "__main__":
