@@ -3,17 +3,17 @@
 
 use std::{fmt, net::SocketAddr};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{
-    Draws, Pick, Picked, Place, json as shown, place,
+    Bucket, Draws, Split, Verdict, json as shown,
     text::{Lines, direction},
     words::quoted,
 };
 use crate::{
     decide::{ConnectionView, Peers, range, split_tcp, tcp_route, xxh64},
     dump::{object, put, tcp::takes},
-    snapshot::{Carried, Listener, Snapshot, TcpCluster, TcpRoute, TcpRoutes},
+    snapshot::{Carried, Listener, Snapshot, TcpRoute, TcpRoutes},
 };
 
 /// The way of one connection.
@@ -27,29 +27,12 @@ pub struct ConnectionExplanation<'s> {
     pub server_name: Option<String>,
     /// The route that takes it.
     pub route: &'s TcpRoute,
-    /// What was drawn for the split, below the sum of the weights.
-    pub drawn: Option<u64>,
-    /// Every destination with its share.
-    pub shares: Vec<ConnectionShare<'s>>,
+    /// Its destinations.
+    pub split: Split<'s>,
     /// The key for ring hash and Maglev.
     pub key: Option<u64>,
     snapshot: &'s Snapshot,
     routes: &'s TcpRoutes,
-}
-
-/// One destination of a split.
-#[derive(Debug)]
-pub struct ConnectionShare<'s> {
-    /// The weight.
-    pub entry: &'s TcpCluster,
-    /// The first draw that hits it.
-    pub from: u64,
-    /// Whether the connection goes there; without a draw it is open, but for a lone one.
-    pub taken: bool,
-    /// The cluster.
-    pub place: Place<'s>,
-    /// The endpoint, as far as it is known. Whoever has the balancers fills it in.
-    pub pick: Option<Pick>,
 }
 
 /// Decides, and says why; it draws as the data path does. `None` if the listener carries requests.
@@ -64,37 +47,16 @@ pub fn explain_connection<'s>(
     let Carried::Tcp(routes) = &listener.carried else { return None };
     let server_name = server_name.filter(|_| routes.by_server_name);
     let route = tcp_route(routes, ConnectionView { destination: peers.local.ip(), server_name })?;
-    let mut drawn = None;
-    let taken = match &mut draws {
-        Some(draws) => split_tcp(route, || {
-            let draw = draws();
-            drawn = draw.checked_rem(route.total_weight);
-            draw
-        }),
-        None => match &*route.clusters {
-            [only] => Some(only),
-            _ => None,
-        },
-    };
-    let mut from = 0;
-    let shares = route.clusters.iter().map(|entry| {
-        let start = from;
-        from += u64::from(entry.weight);
-        ConnectionShare {
-            entry,
-            from: start,
-            taken: taken.is_some_and(|taken| std::ptr::eq(taken, entry)),
-            place: place(snapshot, &entry.cluster),
-            pick: None,
-        }
+    let shares = route.clusters.iter().map(|entry| (&entry.cluster, entry.weight));
+    let split = Split::new(snapshot, route.total_weight, shares, &mut draws, |draw| {
+        split_tcp(route, draw).map(|entry| &entry.cluster)
     });
     Some(ConnectionExplanation {
         listener,
         destination: peers.local,
         server_name: server_name.map(str::to_owned),
         route,
-        drawn,
-        shares: shares.collect(),
+        split,
         key: route.hash_source_ip.then(|| xxh64(peers.remote.ip().to_string().as_bytes(), 0)),
         snapshot,
         routes,
@@ -102,33 +64,26 @@ pub fn explain_connection<'s>(
 }
 
 impl<'s> ConnectionExplanation<'s> {
-    /// The destination, if it is settled.
-    #[must_use]
-    pub fn taken(&self) -> Option<&ConnectionShare<'s>> {
-        self.shares.iter().find(|share| share.taken)
-    }
-
     /// The flag with which it is closed, if it is.
     #[must_use]
     pub fn flag(&self) -> Option<&'static str> {
-        let share = self.taken()?;
-        match (&share.place, share.pick.as_ref().map(|pick| &pick.picked)) {
-            (Place::Missing { .. }, _) => Some("NC"),
-            (Place::Known(_), Some(Picked::Nobody)) => Some("UH"),
-            (Place::Known(_), _) => None,
+        match self.split.taken()?.verdict() {
+            Verdict::NoCluster(_) => Some("NC"),
+            Verdict::NoEndpoint(_) => Some("UH"),
+            _ => None,
         }
     }
 
     /// Where it ends.
     #[must_use]
     pub fn outcome(&self) -> String {
-        let Some(share) = self.taken() else { return "one of several clusters, by weight".to_owned() };
-        let name = share.place.name();
-        match (self.flag(), share.pick.as_ref().map(|pick| &pick.picked)) {
-            (Some("NC"), _) => format!("closed, flag NC: there is no cluster {name}"),
-            (Some(flag), _) => format!("closed, flag {flag}: {name} has no endpoint to pick"),
-            (None, Some(Picked::One(address))) => format!("{address} of {name}"),
-            (None, _) => name.to_owned(),
+        match self.split.taken().map(Bucket::verdict) {
+            None => "one of several clusters, by weight".to_owned(),
+            Some(Verdict::NoCluster(name)) => format!("closed, flag NC: there is no cluster {name}"),
+            Some(Verdict::NoEndpoint(name)) => format!("closed, flag UH: {name} has no endpoint to pick"),
+            Some(Verdict::Forward { cluster, endpoint: Some(address) }) => format!("{address} of {cluster}"),
+            Some(Verdict::Forward { cluster, endpoint: None }) => cluster.to_owned(),
+            Some(other) => other.to_string(),
         }
     }
 
@@ -145,20 +100,21 @@ impl<'s> ConnectionExplanation<'s> {
         put(&mut connection, "server_name", self.server_name.as_deref().into());
         let mut outcome = object(json!({ "text": self.outcome() }));
         put(&mut outcome, "flag", self.flag().into());
-        if let Some(share) = self.taken().filter(|_| self.flag().is_none()) {
-            put(&mut outcome, "cluster", share.place.name().into());
-            if let Some(Picked::One(address)) = share.pick.as_ref().map(|pick| &pick.picked) {
-                put(&mut outcome, "endpoint", (**address).into());
-            }
+        if let Some(Verdict::Forward { cluster, endpoint }) = self.split.taken().map(Bucket::verdict) {
+            put(&mut outcome, "cluster", cluster.into());
+            put(&mut outcome, "endpoint", endpoint.into());
         }
         let routes = self.each().map(|(at, route, taken)| {
             let mut out = object(self.snapshot.tcp_route(self.routes, at, route));
             out.insert("origin".to_owned(), shown::origin(&route.origin));
             out.insert("taken".to_owned(), taken.into());
             if taken {
-                put(&mut out, "drawn", self.drawn.into());
+                put(&mut out, "drawn", self.split.drawn.into());
                 put(&mut out, "hash_key", self.key.map(|key| key.to_string()).into());
-                out.insert("destinations".to_owned(), self.shares.iter().map(share).collect());
+                out.insert(
+                    "destinations".to_owned(),
+                    self.split.buckets.iter().map(|bucket| Value::Object(shown::bucket(bucket))).collect(),
+                );
             }
             Value::Object(out)
         });
@@ -169,17 +125,6 @@ impl<'s> ConnectionExplanation<'s> {
             "routes": routes.collect::<Vec<_>>(),
         })
     }
-}
-
-fn share(share: &ConnectionShare<'_>) -> Value {
-    let mut out: Map<String, Value> = object(json!({
-        "weight": share.entry.weight,
-        "draws": [share.from, share.from + u64::from(share.entry.weight)],
-        "taken": share.taken,
-    }));
-    shown::place(&share.place, &mut out);
-    put(&mut out, "balancing", share.pick.as_ref().map(shown::picked).into());
-    Value::Object(out)
 }
 
 impl fmt::Display for ConnectionExplanation<'_> {
@@ -214,21 +159,11 @@ impl fmt::Display for ConnectionExplanation<'_> {
             out.line("route", &format!("takes {}", takes(self.routes, at)))?;
             out.place(&route.origin)?;
         }
-        if let Some(drawn) = self.drawn {
-            out.line("drawn", &format!("{drawn} of {}", self.route.total_weight))?;
-        }
+        out.drawn(&self.split)?;
         if let Some(key) = self.key {
             out.line("hash key", &format!("{key}, of the client's address"))?;
         }
-        for share in &self.shares {
-            let weight = (self.shares.len() > 1).then_some((
-                share.entry.weight,
-                self.route.total_weight,
-                share.from,
-                share.taken,
-            ));
-            out.destination(&share.place, weight, share.pick.as_ref())?;
-        }
+        out.destinations(&self.split)?;
         let idle = self.route.idle_timeout.map_or_else(|| "none".to_owned(), |idle| format!("{idle:?}"));
         out.line("idle timeout", &idle)?;
         for (at, route, _) in self.each().filter(|(.., taken)| !taken) {

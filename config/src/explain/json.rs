@@ -129,8 +129,14 @@ fn taken(taken: &Taken<'_>) -> Value {
 fn forwarded(trace: &ForwardTrace<'_>) -> Value {
     let policy = trace.forward;
     let mut out = object(json!({ "total_weight": policy.total_weight }));
-    put(&mut out, "drawn", trace.drawn.into());
-    put(&mut out, "destinations", trace.buckets.iter().map(bucket).collect());
+    put(&mut out, "drawn", trace.split.drawn.into());
+    let destinations = policy.clusters.iter().zip(&trace.split.buckets).map(|(entry, of_split)| {
+        let mut out = bucket(of_split);
+        put(&mut out, "request_headers", operations(&entry.request_headers));
+        put(&mut out, "response_headers", operations(&entry.response_headers));
+        Value::Object(out)
+    });
+    put(&mut out, "destinations", destinations.collect());
     put(&mut out, "hash", trace.hash.iter().map(hashed).collect());
     // A JSON number may lose digits of it.
     put(&mut out, "hash_key", trace.key.map(|key| key.to_string()).into());
@@ -158,20 +164,18 @@ pub(super) fn place(place: &Place<'_>, out: &mut Map<String, Value>) {
     }
 }
 
-fn bucket(bucket: &Bucket<'_>) -> Value {
+pub(super) fn bucket(bucket: &Bucket<'_>) -> Map<String, Value> {
     let mut out = object(json!({
-        "weight": bucket.entry.weight,
-        "draws": [bucket.from, bucket.from + u64::from(bucket.entry.weight)],
+        "weight": bucket.weight,
+        "draws": [bucket.from, bucket.from + u64::from(bucket.weight)],
         "taken": bucket.taken,
     }));
     place(&bucket.place, &mut out);
-    put(&mut out, "request_headers", operations(&bucket.entry.request_headers));
-    put(&mut out, "response_headers", operations(&bucket.entry.response_headers));
     put(&mut out, "balancing", bucket.pick.as_ref().map(picked).into());
-    Value::Object(out)
+    out
 }
 
-pub(super) fn picked(pick: &Pick) -> Value {
+fn picked(pick: &Pick) -> Value {
     let endpoints = pick.endpoints.iter().map(|standing| {
         let mut out = object(json!({
             "address": &*standing.address,

@@ -5,14 +5,16 @@
 
 mod connection;
 mod json;
+mod split;
 mod text;
 mod trace;
 mod words;
 
-pub use connection::{ConnectionExplanation, ConnectionShare, explain_connection};
+pub use connection::{ConnectionExplanation, explain_connection};
+pub use split::{Bucket, Split};
 pub use trace::{
-    ActionTrace, Asked, Bucket, Check, CorsTrace, Explanation, FaultTrace, ForwardTrace, HashTrace,
-    HostTrace, MirrorTrace, Pick, Picked, Place, RouteTrace, Standing, Taken, Verdict,
+    ActionTrace, Asked, Check, CorsTrace, Explanation, FaultTrace, ForwardTrace, HashTrace, HostTrace,
+    MirrorTrace, Pick, Picked, Place, RouteTrace, Standing, Taken, Verdict,
 };
 
 use crate::{
@@ -113,28 +115,10 @@ fn forwarded<'s>(
     peers: Peers,
     draws: &mut Draws<'_>,
 ) -> ForwardTrace<'s> {
-    let mut drawn = None;
-    let taken = match draws {
-        Some(draws) => split(forward, || {
-            let draw = draws();
-            drawn = draw.checked_rem(forward.total_weight);
-            draw
-        }),
-        None => forward.lone(),
-    };
-    let mut from = 0;
-    let buckets = forward.clusters.iter().map(|entry| {
-        let start = from;
-        from += u64::from(entry.weight);
-        Bucket {
-            entry,
-            from: start,
-            taken: taken.is_some_and(|taken| std::ptr::eq(taken, entry)),
-            place: place(snapshot, &entry.cluster),
-            pick: None,
-        }
+    let shares = forward.clusters.iter().map(|entry| (&entry.cluster, entry.weight));
+    let split = Split::new(snapshot, forward.total_weight, shares, draws, |draw| {
+        split(forward, draw).map(|entry| &entry.cluster)
     });
-    let buckets = buckets.collect();
     let mut key = None;
     let hash = forward.hash.iter().map(|policy| {
         let mut cookies = Vec::new();
@@ -146,8 +130,7 @@ fn forwarded<'s>(
     let hash = hash.collect();
     ForwardTrace {
         forward,
-        drawn,
-        buckets,
+        split,
         hash,
         key,
         timeout: forward.timeout,

@@ -3,7 +3,7 @@
 use std::{fmt, fmt::Write as _, time::Duration};
 
 use super::{
-    ActionTrace, Explanation, ForwardTrace, Pick, Picked, Place, RouteTrace, Taken,
+    ActionTrace, Explanation, ForwardTrace, Pick, Picked, Place, RouteTrace, Split, Taken,
     words::{self, quoted},
 };
 use crate::{
@@ -127,9 +127,7 @@ impl Lines<'_, '_> {
     }
 
     fn forward(&mut self, trace: &ForwardTrace<'_>, taken: &Taken<'_>) -> fmt::Result {
-        if let Some(drawn) = trace.drawn {
-            self.line("drawn", &format!("{drawn} of {}", trace.forward.total_weight))?;
-        }
+        self.drawn(&trace.split)?;
         for hash in &trace.hash {
             let (subject, absent) = match hash.policy {
                 HashPolicy::Header(name) => (format!("header `{name}`"), "absent"),
@@ -148,11 +146,7 @@ impl Lines<'_, '_> {
         if let Some(key) = trace.key {
             self.line("hash key", &key.to_string())?;
         }
-        for bucket in &trace.buckets {
-            let several = trace.buckets.len() > 1;
-            let weight = (bucket.entry.weight, trace.forward.total_weight, bucket.from, bucket.taken);
-            self.destination(&bucket.place, several.then_some(weight), bucket.pick.as_ref())?;
-        }
+        self.destinations(&trace.split)?;
         let limits: Vec<_> = [("all tries", trace.timeout), ("one try", trace.per_try_timeout)]
             .into_iter()
             .filter_map(|(what, limit): (_, Option<Duration>)| Some(format!("{what} {:?}", limit?)))
@@ -178,12 +172,13 @@ impl Lines<'_, '_> {
             self.line("path", &format!("{new}: {}", path(rewrite)))?;
         }
         let route = taken.trace.route;
-        for bucket in trace.buckets.iter().filter(|bucket| bucket.taken) {
-            self.operations("request", "destination", &bucket.entry.request_headers)?;
+        let destination = trace.destination();
+        if let Some(entry) = destination {
+            self.operations("request", "destination", &entry.request_headers)?;
         }
         self.operations("request", "route", &route.request_headers)?;
-        for bucket in trace.buckets.iter().filter(|bucket| bucket.taken) {
-            self.operations("response", "destination", &bucket.entry.response_headers)?;
+        if let Some(entry) = destination {
+            self.operations("response", "destination", &entry.response_headers)?;
         }
         self.operations("response", "route", &route.response_headers)?;
         for mirror in &trace.mirrors {
@@ -196,23 +191,32 @@ impl Lines<'_, '_> {
         Ok(())
     }
 
-    /// Of several: the weight, the sum of all, the first draw that hits it, and whether it is taken.
-    pub(super) fn destination(
-        &mut self,
-        place: &Place<'_>,
-        of_several: Option<(u32, u64, u64, bool)>,
-        pick: Option<&Pick>,
-    ) -> fmt::Result {
-        let name = place.name();
-        match of_several {
-            None => self.line("cluster", name)?,
-            Some((weight, total, from, taken)) => {
-                let mark = if taken { ", taken" } else { "" };
-                let last = from + u64::from(weight);
-                let weight = format!("{weight} of {total}");
-                self.line("cluster", &format!("{name} (weight {weight}, draws {from}..{last}{mark})"))?;
-            }
+    pub(super) fn drawn(&mut self, split: &Split<'_>) -> fmt::Result {
+        match split.drawn {
+            Some(drawn) => self.line("drawn", &format!("{drawn} of {}", split.total)),
+            None => Ok(()),
         }
+    }
+
+    pub(super) fn destinations(&mut self, split: &Split<'_>) -> fmt::Result {
+        for bucket in &split.buckets {
+            let name = bucket.place.name();
+            match &*split.buckets {
+                [_] => self.line("cluster", name)?,
+                _ => {
+                    let mark = if bucket.taken { ", taken" } else { "" };
+                    let (weight, total, from) = (bucket.weight, split.total, bucket.from);
+                    let last = from + u64::from(weight);
+                    let text = format!("{name} (weight {weight} of {total}, draws {from}..{last}{mark})");
+                    self.line("cluster", &text)?;
+                }
+            }
+            self.destination(&bucket.place, bucket.pick.as_ref())?;
+        }
+        Ok(())
+    }
+
+    fn destination(&mut self, place: &Place<'_>, pick: Option<&Pick>) -> fmt::Result {
         self.target(place)?;
         if let Place::Known(cluster) = place
             && cluster.discovery == Discovery::OriginalDestination

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use http::StatusCode;
 
+use super::Split;
 use crate::{
     decide::Domain,
     snapshot::{
@@ -130,10 +131,8 @@ pub enum ActionTrace<'s> {
 pub struct ForwardTrace<'s> {
     /// The policy.
     pub forward: &'s Forward,
-    /// What was drawn for the split, below the sum of the weights.
-    pub drawn: Option<u64>,
-    /// Every destination with its share.
-    pub buckets: Vec<Bucket<'s>>,
+    /// Its destinations.
+    pub split: Split<'s>,
     /// Each hash policy and its part of the key.
     pub hash: Vec<HashTrace<'s>>,
     /// The key for ring hash and Maglev.
@@ -146,21 +145,6 @@ pub struct ForwardTrace<'s> {
     pub new_path: Option<String>,
     /// Copies, and whether they were drawn.
     pub mirrors: Vec<MirrorTrace<'s>>,
-}
-
-/// One destination of a split.
-#[derive(Debug)]
-pub struct Bucket<'s> {
-    /// Weight and header operations.
-    pub entry: &'s WeightedCluster,
-    /// The first draw that hits it.
-    pub from: u64,
-    /// Whether the request goes there; without a draw it is open, but for a lone one.
-    pub taken: bool,
-    /// The cluster.
-    pub place: Place<'s>,
-    /// The endpoint, as far as it is known. Whoever has the balancers fills it in.
-    pub pick: Option<Pick>,
 }
 
 /// A cluster, or why there is none.
@@ -280,7 +264,7 @@ impl Explanation<'_> {
         match &taken.action {
             ActionTrace::Direct(response) => Verdict::Answer(response.status),
             ActionTrace::Redirect { redirect, .. } => Verdict::Redirect(redirect.status),
-            ActionTrace::Forward(forward) => match forward.taken() {
+            ActionTrace::Forward(forward) => match forward.split.taken() {
                 Some(bucket) => bucket.verdict(),
                 None => Verdict::Split,
             },
@@ -307,24 +291,10 @@ impl CorsTrace<'_> {
 }
 
 impl<'s> ForwardTrace<'s> {
-    /// The destination, if it is settled.
-    #[must_use]
-    pub fn taken(&self) -> Option<&Bucket<'s>> {
-        self.buckets.iter().find(|bucket| bucket.taken)
-    }
-}
-
-impl Bucket<'_> {
-    fn verdict(&self) -> Verdict<'_> {
-        let cluster = match &self.place {
-            Place::Known(cluster) => &*cluster.name,
-            Place::Missing { name, .. } => return Verdict::NoCluster(name),
-        };
-        match self.pick.as_ref().map(|pick| &pick.picked) {
-            Some(Picked::Nobody) => Verdict::NoEndpoint(cluster),
-            Some(Picked::One(address)) => Verdict::Forward { cluster, endpoint: Some(address) },
-            Some(Picked::Open) | None => Verdict::Forward { cluster, endpoint: None },
-        }
+    /// The destination with its header operations, if it is settled.
+    pub(super) fn destination(&self) -> Option<&'s WeightedCluster> {
+        let at = self.split.buckets.iter().position(|bucket| bucket.taken)?;
+        self.forward.clusters.get(at)
     }
 }
 

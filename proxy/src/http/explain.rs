@@ -11,7 +11,7 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, header::HOST};
 use outrigger_config::{
     decide::Peers,
-    explain::{ConnectionExplanation, Explanation, ForwardTrace, Pick, Picked, Standing, explain_connection},
+    explain::{ConnectionExplanation, Explanation, Pick, Picked, Split, Standing, explain_connection},
     snapshot::{Balancer, Cluster, ClusterRef, Discovery, Listener, Snapshot},
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng};
@@ -157,7 +157,7 @@ pub(crate) fn explain<'p>(
     if let Some(forward) = explanation.forward_mut() {
         let limits = timeout::limits(forward.forward, &parts.headers, is_grpc(&parts.headers));
         (forward.timeout, forward.per_try_timeout) = (limits.overall, limits.per_try);
-        picks(published, forward, known, &mut rng, seeded);
+        picks(published, &mut forward.split, forward.key, known, &mut rng, seeded);
     }
     Ok(Explained::Decided(Box::new(explanation)))
 }
@@ -220,14 +220,7 @@ fn connection<'p>(
     let draws = seeded.then_some(&mut draws as &mut dyn FnMut() -> u64);
     let peers = Peers { remote: question.client, local };
     let mut explanation = explain_connection(&published.snapshot, listener, name, peers, draws)?;
-    let (open, key) = (explanation.taken().is_none(), explanation.key);
-    for share in explanation.shares.iter_mut().filter(|share| open || share.taken) {
-        if let ClusterRef::Known(id) = share.entry.cluster
-            && known(&published.snapshot[id])
-        {
-            share.pick = Some(pick(published.cluster(id), key, &mut rng, seeded));
-        }
-    }
+    picks(published, &mut explanation.split, explanation.key, known, &mut rng, seeded);
     Some(explanation)
 }
 
@@ -294,18 +287,17 @@ fn request(question: &Question) -> Result<Request<()>, Unanswerable> {
 /// The endpoint of the destination that is taken, or of every one while that is open.
 fn picks(
     published: &Published,
-    forward: &mut ForwardTrace<'_>,
+    split: &mut Split<'_>,
+    key: Option<u64>,
     known: impl Fn(&Cluster) -> bool,
     rng: &mut SmallRng,
     seeded: bool,
 ) {
-    let open = forward.taken().is_none();
-    let key = forward.key;
-    for bucket in forward.buckets.iter_mut().filter(|bucket| open || bucket.taken) {
-        if let ClusterRef::Known(id) = bucket.entry.cluster
-            && known(&published.snapshot[id])
+    for bucket in split.possible_mut() {
+        if let ClusterRef::Known(id) = bucket.cluster
+            && known(&published.snapshot[*id])
         {
-            bucket.pick = Some(pick(published.cluster(id), key, rng, seeded));
+            bucket.pick = Some(pick(published.cluster(*id), key, rng, seeded));
         }
     }
 }

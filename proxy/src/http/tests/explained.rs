@@ -100,8 +100,8 @@ fn agrees(published: &Published, asked: &Asked, seed: u64) {
             let ActionTrace::Forward(trace) = &explanation.taken.as_ref().unwrap().action else {
                 panic!("{explanation}");
             };
-            let bucket = trace.taken().unwrap();
-            assert!(std::ptr::eq(bucket.entry, destination));
+            let bucket = trace.split.taken().unwrap();
+            assert!(std::ptr::eq(bucket.cluster, &destination.cluster));
             let peers = Peers { remote: question.client, local: listener.bind };
             let hashed = hash_key(&forward.hash, &view, peers);
             assert_eq!(trace.key, hashed.key);
@@ -187,7 +187,7 @@ fn open(explanation: &Explanation<'_>, line: &str) -> bool {
     let words: Vec<_> = line.split(' ').collect();
     let (status, flag, endpoint, cluster) = (words[0], words[1], words[3], words[4]);
     let ActionTrace::Forward(trace) = &explanation.taken.as_ref().unwrap().action else { return false };
-    trace.buckets.iter().filter(|bucket| bucket.entry.weight > 0).any(|bucket| {
+    trace.split.buckets.iter().filter(|bucket| bucket.weight > 0).any(|bucket| {
         match (&bucket.place, &bucket.pick) {
             (Place::Missing { .. }, _) => (status, flag) == ("503", "NC"),
             (Place::Known(known), Some(Pick { picked, endpoints, .. })) => {
