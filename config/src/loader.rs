@@ -34,6 +34,12 @@ impl Loader {
         self
     }
 
+    /// One for the same proxy that has read nothing yet.
+    #[must_use]
+    pub fn afresh(&self) -> Self {
+        Self::new(self.node.clone(), self.telemetry.clone()).allow_envoy_filters(self.allow_envoy_filters)
+    }
+
     /// Reads and compiles everything. `mesh` is a file with a `MeshConfig` of its own; it wins over the ConfigMap `istio`.
     ///
     /// # Errors

@@ -12,7 +12,6 @@ use arc_swap::ArcSwap;
 use outrigger_config::{
     Loaded, Loader,
     report::{Diagnostic, Report, Severity},
-    snapshot::{Node, TelemetryDefaults},
 };
 use tokio::{
     runtime::Builder,
@@ -48,8 +47,8 @@ const OTHER_FILES: usize = 64;
 /// What the control thread owns while the process runs.
 #[derive(Debug)]
 struct Process {
-    node: Node,
-    telemetry: TelemetryDefaults,
+    /// Has read nothing: for the next load after one that panicked.
+    unread: Loader,
     /// What the last load leaves for the next; away while that one runs, and gone if it fails to return.
     loader: Option<Loader>,
     watcher: Watcher,
@@ -102,8 +101,9 @@ impl Process {
     async fn start(options: Options, control: Control) -> Result<Self, StartError> {
         let sources = Sources::new(options.config, options.mesh_config);
         let documents = sources.read()?;
-        let mut loader = Loader::new(options.node.clone(), options.otel.defaults.clone())
+        let unread = Loader::new(options.node.clone(), options.otel.defaults.clone())
             .allow_envoy_filters(options.allow_envoy_filters);
+        let mut loader = unread.afresh();
         let loaded = documents.compile(&mut loader).map_err(StartError::Config)?;
         warn_of(&loaded.warnings);
         let snapshot = Arc::new(loaded.snapshot);
@@ -198,8 +198,7 @@ impl Process {
         tokio::spawn(async move { sweeping.maintain().await });
 
         Ok(Self {
-            node: options.node,
-            telemetry: options.otel.defaults,
+            unread,
             loader: Some(loader),
             watcher: Watcher::new(sources, &documents),
             retry_at: None,
@@ -308,7 +307,7 @@ impl Process {
     ) -> Result<Loaded, (String, String)> {
         let documents = documents.map_err(|error| (error.to_string(), error.to_string()))?;
         let known = self.loader.take();
-        let mut loader = known.unwrap_or_else(|| Loader::new(self.node.clone(), self.telemetry.clone()));
+        let mut loader = known.unwrap_or_else(|| self.unread.afresh());
         let compiling = tokio::task::spawn_blocking(move || (documents.compile(&mut loader), loader));
         match compiling.await {
             Ok((result, loader)) => {
