@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Version};
 use http_body_util::BodyExt;
 use outrigger_config::snapshot::{ClusterRef, Direction, Mirror, Propagation};
 use rand::Rng;
-use tokio::task::spawn_local;
+use tokio::{task::spawn_local, time::timeout};
 
 use super::{
     client::ConnInfo,
@@ -31,6 +31,8 @@ use crate::{
 
 /// What a client may still send for the copies alone, once the request itself has failed.
 const REST: usize = 1 << 20;
+/// How long it may take to do so: its connection is not closed before.
+const REST_TIME: Duration = Duration::from_secs(1);
 
 /// What the copies of a request differ in from the request itself.
 #[derive(Debug)]
@@ -106,7 +108,7 @@ impl Copies {
             self.recalled.set(true);
         }
         let Some(mut rest) = self.upload.rest() else { return };
-        spawn_local(async move {
+        spawn_local(timeout(REST_TIME, async move {
             let mut left = REST;
             while self.upload.is_copied()
                 && let Some(Ok(frame)) = rest.frame().await
@@ -116,7 +118,7 @@ impl Copies {
                     None => return,
                 }
             }
-        });
+        }));
     }
 }
 

@@ -127,6 +127,23 @@ async fn a_request_that_reaches_nobody_is_copied_with_its_body() {
 }
 
 #[tokio::test]
+async fn a_client_that_stops_sending_is_let_go_though_a_copy_waits_for_the_rest() {
+    let (refused, shadow) = (Origin::refused().await, Origin::named("shadow").await);
+    let proxy = Mesh::new()
+        .http("web", &[(refused, "v1")])
+        .http("shadow", &[(shadow.address(), "v1")])
+        .routes(&format!("- route: [{{ destination: {{ host: web }} }}]\n  {MIRROR}"))
+        .start()
+        .await;
+    let mut client = Socket::connect(proxy.http()).await;
+    client.send("POST / HTTP/1.1\r\nhost: web\r\ncontent-length: 10\r\n\r\nhalf").await;
+    let answer = soon("the end of the connection", client.rest()).await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    settled(&proxy).await;
+    assert_eq!(shadow.hits(), 0, "no request was complete");
+}
+
+#[tokio::test]
 async fn what_no_host_takes_is_not_copied() {
     let shadow = Origin::named("shadow").await;
     let rule = format!("- route: [{{ destination: {{ host: web }} }}]\n  {MIRROR}");
