@@ -8,7 +8,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use outrigger_config::snapshot::{Balancer, Cluster, Locality, LocalityWeight};
+use outrigger_config::snapshot::{Balancer, Cluster, LocalityWeight};
 
 use super::{
     Picker,
@@ -204,17 +204,17 @@ const UNIT: f64 = 1_000_000.0;
 
 /// The share of each host: that of its locality among those that have hosts, divided by weight.
 fn weighted_shares(hosts: &[Arc<Host>], localities: &[&LocalityWeight]) -> Box<[f64]> {
-    let weight_in = |locality: &Locality| -> f64 {
-        let here = hosts.iter().filter(|host| host.endpoint.locality == *locality);
-        here.map(|host| f64::from(host.endpoint.weight)).sum()
-    };
-    let present = localities.iter().filter(|one| weight_in(&one.locality) > 0.0);
-    let total: f64 = present.map(|one| f64::from(one.weight)).sum();
+    let here = localities.iter().map(|one| {
+        let hosts = hosts.iter().filter(|host| host.endpoint.locality == one.locality);
+        (*one, hosts.map(|host| f64::from(host.endpoint.weight)).sum::<f64>())
+    });
+    let here: Vec<_> = here.filter(|(_, weight)| *weight > 0.0).collect();
+    let total: f64 = here.iter().map(|(one, _)| f64::from(one.weight)).sum();
     let share = |host: &Arc<Host>| {
-        let locality = &host.endpoint.locality;
-        let own =
-            localities.iter().find(|one| one.locality == *locality).map_or(0.0, |one| f64::from(one.weight));
-        f64::from(host.endpoint.weight) * (own / total) / weight_in(locality)
+        let own = here.iter().find(|(one, _)| one.locality == host.endpoint.locality);
+        own.map_or(0.0, |(one, here)| {
+            f64::from(host.endpoint.weight) * (f64::from(one.weight) / total) / here
+        })
     };
     hosts.iter().map(share).collect()
 }
