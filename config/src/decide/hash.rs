@@ -1,6 +1,9 @@
 //! The key for ring hash and Maglev: Envoy `hash_policy` over XXH64, bit for bit.
 
-use std::{fmt::Write as _, net::SocketAddr};
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, SocketAddr},
+};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
@@ -35,6 +38,12 @@ pub fn xxh64(bytes: &[u8], seed: u64) -> u64 {
     XxHash64::oneshot(seed, bytes)
 }
 
+/// The key of a client's address, without its port.
+#[must_use]
+pub fn source_key(address: IpAddr) -> u64 {
+    xxh64(address.to_string().as_bytes(), 0)
+}
+
 /// Combines all policies: `key = rotl(key, 1) ^ next`, in their order; a policy that yields nothing is passed over.
 #[must_use]
 pub fn hash_key(policies: &[HashPolicy], request: &RequestView<'_>, peers: Peers) -> Hashed {
@@ -61,7 +70,7 @@ pub(crate) fn policy_hash(
         HashPolicy::Header(name) if *name == HOST => Some(xxh64(request.authority.as_bytes(), 0)),
         HashPolicy::Header(name) => header_hash(request.headers, name),
         HashPolicy::Cookie(cookie) => cookie_hash(cookie, request.headers, peers, cookies),
-        HashPolicy::SourceIp => Some(xxh64(peers.remote.ip().to_string().as_bytes(), 0)),
+        HashPolicy::SourceIp => Some(source_key(peers.remote.ip())),
         HashPolicy::Query(key) => {
             let value = request.query().and_then(|query| query_value(Some(query), key));
             value.map(|value| xxh64(value.as_bytes(), 0))

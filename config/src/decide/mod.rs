@@ -14,7 +14,7 @@ mod tcp;
 use http::{HeaderMap, Method};
 
 pub use cors::{CrossOrigin, cross_origin};
-pub use hash::{Hashed, Peers, hash_key, xxh64};
+pub use hash::{Hashed, Peers, hash_key, source_key, xxh64};
 pub(crate) use hash::{combined, cookie_value, policy_hash};
 pub use hosts::Domain;
 pub(crate) use hosts::without_port;

@@ -6,10 +6,7 @@ use super::{
     Change, Diff, Field,
     traffic::{Group, Traffic},
 };
-use crate::{
-    dump::{object, put},
-    snapshot::Origin,
-};
+use crate::dump::{object, origin, put};
 
 impl Diff {
     /// A list of changes.
@@ -20,18 +17,13 @@ impl Diff {
 }
 
 fn change(change: &Change) -> Value {
-    let origin = |origin: &Option<Origin>| {
-        origin.as_ref().map(
-            |origin| json!({ "resource": &*origin.resource, "file": &*origin.file, "line": origin.line }),
-        )
-    };
     let mut out = object(json!({
         "kind": change.kind.as_str(),
         "part": change.part.as_str(),
         "name": change.name,
     }));
-    put(&mut out, "old", origin(&change.old).into());
-    put(&mut out, "new", origin(&change.new).into());
+    put(&mut out, "old", change.old.as_ref().map(origin).into());
+    put(&mut out, "new", change.new.as_ref().map(origin).into());
     put(&mut out, "fields", change.fields.iter().map(field).collect());
     Value::Object(out)
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{
     decide::{RequestView, first_match, virtual_host},
-    snapshot::{Action, ClusterRef, Listener, Snapshot},
+    snapshot::{Action, Listener, Snapshot},
 };
 
 /// Groups that are shown.
@@ -90,10 +90,7 @@ impl Recorded {
             Action::Forward(forward) => {
                 let mut shares: Vec<(String, f64)> = Vec::new();
                 for entry in forward.clusters.iter().filter(|entry| entry.weight > 0) {
-                    let name = match &entry.cluster {
-                        ClusterRef::Known(id) => snapshot[*id].name.to_string(),
-                        ClusterRef::Missing(name) => format!("{name} (missing)"),
-                    };
+                    let name = snapshot.name_of(&entry.cluster);
                     let share = f64::from(entry.weight) / forward.total_weight as f64;
                     match shares.iter_mut().find(|(known, _)| *known == name) {
                         Some((_, sum)) => *sum += share,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::snapshot::{Carried, Direction, Listener, PathNormalization, Snapshot};
+use crate::snapshot::{Carried, Direction, Listener, Origin, PathNormalization, Snapshot};
 use observation::{destination, observation};
 use route::domains;
 
@@ -95,4 +95,9 @@ fn texts<'a>(
 
 pub(crate) fn duration(duration: Duration) -> Value {
     format!("{duration:?}").into()
+}
+
+/// Where something is written, for scripts.
+pub(crate) fn origin(origin: &Origin) -> Value {
+    json!({ "resource": &*origin.resource, "file": &*origin.file, "line": origin.line })
 }

@@ -11,8 +11,8 @@ use super::{
     words::quoted,
 };
 use crate::{
-    decide::{ConnectionView, Peers, range, split_tcp, tcp_route, xxh64},
-    dump::{object, put, tcp::takes},
+    decide::{ConnectionView, Peers, range, source_key, split_tcp, tcp_route},
+    dump::{object, origin, put, tcp::takes},
     snapshot::{Carried, Listener, Snapshot, TcpRoute, TcpRoutes},
 };
 
@@ -57,7 +57,7 @@ pub fn explain_connection<'s>(
         server_name: server_name.map(str::to_owned),
         route,
         split,
-        key: route.hash_source_ip.then(|| xxh64(peers.remote.ip().to_string().as_bytes(), 0)),
+        key: route.hash_source_ip.then(|| source_key(peers.remote.ip())),
         snapshot,
         routes,
     })
@@ -106,7 +106,7 @@ impl<'s> ConnectionExplanation<'s> {
         }
         let routes = self.each().map(|(at, route, taken)| {
             let mut out = object(self.snapshot.tcp_route(self.routes, at, route));
-            out.insert("origin".to_owned(), shown::origin(&route.origin));
+            out.insert("origin".to_owned(), origin(&route.origin));
             out.insert("taken".to_owned(), taken.into());
             if taken {
                 put(&mut out, "drawn", self.split.drawn.into());
@@ -121,7 +121,7 @@ impl<'s> ConnectionExplanation<'s> {
         json!({
             "connection": connection,
             "outcome": outcome,
-            "listener": { "name": &*self.listener.name, "origin": shown::origin(&self.listener.origin) },
+            "listener": { "name": &*self.listener.name, "origin": origin(&self.listener.origin) },
             "routes": routes.collect::<Vec<_>>(),
         })
     }

@@ -10,9 +10,9 @@ use crate::{
     decide::Domain,
     dump::{
         action::{cors, fault, hash, operations, percent, redirect, retry, rewrite},
-        duration, object, put,
+        duration, object, origin, put,
     },
-    snapshot::{Discovery, Origin},
+    snapshot::Discovery,
 };
 
 impl Explanation<'_> {
@@ -49,10 +49,6 @@ impl Explanation<'_> {
         put(&mut out, "route", self.taken.as_ref().map(taken).into());
         Value::Object(out)
     }
-}
-
-pub(super) fn origin(origin: &Origin) -> Value {
-    json!({ "resource": &*origin.resource, "file": &*origin.file, "line": origin.line })
 }
 
 fn verdict(verdict: &Verdict<'_>) -> Value {

@@ -16,7 +16,7 @@ mod tests;
 use std::{rc::Rc, sync::Arc, time::Duration};
 
 use outrigger_config::{
-    decide::{ConnectionView, decide_tcp, xxh64},
+    decide::{ConnectionView, decide_tcp, source_key},
     snapshot::{Carried, ClusterRef, Snapshot, TcpRoutes},
 };
 use rand::Rng;
@@ -78,7 +78,7 @@ pub(crate) async fn serve(accepted: Accepted, published: Arc<Published>, worker:
             ClusterRef::Missing(_) => None,
         },
         idle_timeout: route.idle_timeout,
-        key: route.hash_source_ip.then(|| xxh64(peer.ip().to_string().as_bytes(), 0)),
+        key: route.hash_source_ip.then(|| source_key(peer.ip())),
     });
     record.connection = Some(RawConnection::new(server_name));
     let mut connection = Connection { worker: Rc::clone(&worker), record: Some(Box::new(record)) };
