@@ -40,7 +40,6 @@ struct Key {
 #[derive(Debug)]
 pub(crate) struct File<'t> {
     pub(crate) name: &'t Arc<str>,
-    pub(crate) text: &'t str,
     pub(crate) pages: Vec<(Page<'t>, Arc<Document>)>,
 }
 
@@ -58,7 +57,7 @@ impl Documents {
             let nth = names.entry(&source.name).or_default();
             let file = self.file(&source.name, *nth);
             *nth += 1;
-            File { name: &source.name, text: &source.text, pages: self.pages(source, file, role, node) }
+            File { name: &source.name, pages: self.pages(source, file, role, node) }
         });
         files.collect()
     }
@@ -118,12 +117,11 @@ impl Documents {
     }
 }
 
-/// All resources in order. What can only be said of all documents together goes to the sink with what was found in each.
+/// All resources in order. What can only be said of all documents together goes to the sink.
 pub(crate) fn resources(files: &[File<'_>], sink: &mut Sink) -> Resources {
     let mut resources = Resources::default();
     let mut seen: HashMap<(&str, &str, &str), &Meta> = HashMap::new();
     for (page, document) in files.iter().flat_map(|file| &file.pages) {
-        sink.extend(document.findings.iter().cloned());
         for meta in &document.metas {
             if let Some(first) = seen.insert((meta.kind, &meta.namespace, &meta.name), meta) {
                 let message = format!("{} is defined twice", meta.resource());
@@ -193,7 +191,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::sink::Span;
 
     fn source(name: &str, text: &str) -> Source {
         Source { name: name.into(), text: text.to_owned() }
@@ -246,14 +243,15 @@ mod tests {
         assert_eq!(shared(&before, &documents.read(&good, None, &node)), [true, true]);
     }
 
-    type Said = Vec<(Code, Span, String)>;
+    type Said = Vec<(Code, (u32, u32, u32, u32), String, String)>;
 
     fn said(document: &Document) -> (Said, Vec<String>) {
-        let findings = document.findings.iter();
-        (
-            findings.map(|finding| (finding.code, finding.span, finding.message.clone())).collect(),
-            document.metas.iter().map(Meta::reference).collect(),
-        )
+        let findings = document.diagnostics.iter().map(|one| {
+            let place = &one.place;
+            let place = (place.line, place.column, place.end_line, place.end_column);
+            (one.code, place, one.message.clone(), one.source.clone())
+        });
+        (findings.collect(), document.metas.iter().map(Meta::reference).collect())
     }
 
     const LINES: [&str; 22] = [

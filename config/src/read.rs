@@ -1,8 +1,12 @@
 //! Reads the documents of a page, each into the type of its kind.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
 
 use crate::{
+    diagnose::in_order,
     fields::did_you_mean,
     istio::{
         self, Meta, destination_rule, envoy_filter, mesh,
@@ -12,9 +16,9 @@ use crate::{
     kinds,
     kubernetes::{endpoint_slice, pod, service},
     lint,
-    report::Code,
+    report::{Code, Diagnostic},
     resources::Resources,
-    sink::{Finding, Sink, Span},
+    sink::{Sink, Span},
     snapshot,
     yaml::{self, Base, Node},
 };
@@ -39,6 +43,13 @@ pub(crate) struct Page<'t> {
     pub(crate) aliased: usize,
 }
 
+impl Page<'_> {
+    /// Of a line of the file among those of the page.
+    pub(crate) fn index(&self, line: u32) -> usize {
+        line.saturating_sub(self.line).saturating_sub(1) as usize
+    }
+}
+
 /// What a file is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Role {
@@ -53,8 +64,10 @@ pub(crate) struct Document {
     pub(crate) resources: Resources,
     /// Of all resources, those that could not be read too.
     pub(crate) metas: Vec<Meta>,
-    /// With their field paths.
-    pub(crate) findings: Vec<Finding>,
+    /// What it says of itself, by place.
+    pub(crate) diagnostics: Box<[Arc<Diagnostic>]>,
+    /// Of the fields that were found fault with when all documents had been read.
+    pub(crate) paths: Mutex<HashMap<Span, Box<str>>>,
     /// Nodes that aliases have added.
     pub(crate) aliased: usize,
     /// It was not read to its end.
@@ -87,12 +100,22 @@ pub(crate) fn read(page: &Page<'_>, node: &snapshot::Node) -> (Document, Vec<Nod
     lint::lint(&resources, &mut sink);
     // Settings within a ConfigMap have a tree of their own.
     trees.sort_by_key(|tree| tree.span.line);
-    let mut findings = sink.into_findings();
-    for finding in &mut findings {
-        finding.path = Some(path_of(&trees, finding.span).into());
-    }
-    let aliased = parsed.aliased - page.aliased;
-    (Document { resources, metas, findings, aliased, broken: parsed.broken }, trees)
+    let findings = sink.into_findings();
+    let lines: Vec<_> = if findings.is_empty() { Vec::new() } else { page.text.lines().collect() };
+    let diagnostics = findings.into_iter().map(|finding| {
+        let path = path_of(&trees, finding.span);
+        let line = lines.get(page.index(finding.span.line)).copied().unwrap_or_default();
+        Arc::new(finding.diagnostic(Arc::clone(page.name), path, line))
+    });
+    let document = Document {
+        resources,
+        metas,
+        diagnostics: in_order(diagnostics.collect()).into(),
+        paths: Mutex::default(),
+        aliased: parsed.aliased - page.aliased,
+        broken: parsed.broken,
+    };
+    (document, trees)
 }
 
 /// The field at a place; the tree that begins last before it has it.

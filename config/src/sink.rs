@@ -1,9 +1,9 @@
-//! Findings as they are made: a code, a place by numbers and what there is to say. Paths of fields are added while the
-//! document is at hand (`read`), or in `diagnose`, as the names of files are.
+//! Findings as they are made: a code, a place by numbers and what there is to say. They become diagnostics while the
+//! document is at hand (`read`), or in `diagnose`.
 
-use std::collections::HashSet;
+use std::sync::Arc;
 
-use crate::report::Code;
+use crate::report::{Code, Diagnostic, Place};
 
 /// A place by numbers, cheap to keep in every node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,8 +25,6 @@ pub(crate) struct Finding {
     pub(crate) label: String,
     pub(crate) help: Option<String>,
     pub(crate) notes: Vec<String>,
-    /// The field, once it is known.
-    pub(crate) path: Option<Box<str>>,
 }
 
 impl Finding {
@@ -43,6 +41,21 @@ impl Finding {
     pub(crate) fn note(&mut self, text: impl Into<String>) -> &mut Self {
         self.notes.push(text.into());
         self
+    }
+
+    /// `path` is that of the field, `source` the line that it stands in.
+    pub(crate) fn diagnostic(self, file: Arc<str>, path: String, source: &str) -> Diagnostic {
+        let Span { line, column, end_line, end_column, .. } = self.span;
+        Diagnostic {
+            code: self.code,
+            place: Place { file, line, column, end_line, end_column },
+            path,
+            message: self.message,
+            label: self.label,
+            source: source.to_owned(),
+            help: self.help,
+            notes: self.notes,
+        }
     }
 }
 
@@ -61,7 +74,6 @@ impl Sink {
             label: String::new(),
             help: None,
             notes: Vec::new(),
-            path: None,
         });
         #[expect(clippy::unwrap_used, reason = "pushed just now")]
         self.findings.last_mut().unwrap()
@@ -84,14 +96,6 @@ impl Sink {
 
     /// As they were made.
     pub(crate) fn into_findings(self) -> Vec<Finding> {
-        self.findings
-    }
-
-    /// All of them by place, files in the order of `position`; what was said twice is there once.
-    pub(crate) fn finish(mut self, position: impl Fn(u32) -> usize) -> Vec<Finding> {
-        self.findings.sort_by_key(|finding| (position(finding.span.file), finding.span, finding.code));
-        let mut seen = HashSet::new();
-        self.findings.retain(|finding| seen.insert((finding.span, finding.code, finding.message.clone())));
         self.findings
     }
 }

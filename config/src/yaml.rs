@@ -331,7 +331,7 @@ mod tests {
     fn read(text: &str) -> (Vec<Node>, Vec<(Code, u32, u32)>) {
         let mut sink = Sink::default();
         let documents = parse(BASE, text, 0, &mut sink).documents;
-        let findings = sink.finish(|_| 0);
+        let findings = sink.into_findings();
         let found = findings.iter().map(|finding| (finding.code, finding.span.line, finding.span.column));
         (documents, found.collect())
     }

@@ -234,6 +234,20 @@ fn origins_and_field_paths_follow_a_document_that_moves() {
     }
 }
 
+#[test]
+fn what_an_unchanged_document_says_is_not_written_anew() {
+    let vs = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: { name: reviews }\nspec:\n  \
+        hosts: [reviews]\n  http:\n  - match: [{ uri: { prefix: /api } }]\n    route: [{ destination: { host: reviews } }]\n";
+    let mut loader = loader();
+    let mut load = |other: &str| {
+        let sources = [source("mesh.yaml", MESH), source("vs.yaml", vs), source("x.yaml", other)];
+        let loaded = loader.load(&sources, None).unwrap();
+        let mut found = loaded.warnings.diagnostics.into_iter();
+        found.find(|found| &*found.place.file == "vs.yaml").unwrap()
+    };
+    assert!(Arc::ptr_eq(&load(""), &load("apiVersion: v1\nkind: Pod\nmetadata: { name: a }\n")));
+}
+
 /// The clusters of a load that the one before did not have as the same object.
 fn rebuilt(before: &Snapshot, after: &Snapshot) -> Vec<String> {
     let shared = |new: &&Arc<Cluster>| before.clusters.iter().any(|old| Arc::ptr_eq(old, new));

@@ -401,7 +401,7 @@ fn watch_signals(control: &Control) -> io::Result<()> {
 
 /// Notes are for who writes the configuration, not for who runs it.
 fn warn_of(warnings: &Report) {
-    let counts = |diagnostic: &&Diagnostic| diagnostic.severity() > Severity::Note;
+    let counts = |diagnostic: &&Arc<Diagnostic>| diagnostic.severity() > Severity::Note;
     for diagnostic in warnings.diagnostics.iter().filter(counts) {
         let place = &diagnostic.place;
         tracing::warn!(
