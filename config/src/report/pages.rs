@@ -5,90 +5,6 @@ use std::fmt::Write as _;
 
 use super::{Code, Severity};
 
-macro_rules! page {
-    ($number:literal) => {
-        (concat!("OUT", $number), include_str!(concat!("pages/OUT", $number, ".md")))
-    };
-}
-
-/// By code.
-const PAGES: &[(&str, &str)] = &[
-    page!("0001"),
-    page!("0002"),
-    page!("0003"),
-    page!("0004"),
-    page!("0005"),
-    page!("0006"),
-    page!("0007"),
-    page!("0010"),
-    page!("0011"),
-    page!("0012"),
-    page!("0013"),
-    page!("0014"),
-    page!("0020"),
-    page!("0021"),
-    page!("0022"),
-    page!("0023"),
-    page!("0024"),
-    page!("0025"),
-    page!("0026"),
-    page!("0101"),
-    page!("0102"),
-    page!("0103"),
-    page!("0104"),
-    page!("0105"),
-    page!("0106"),
-    page!("0107"),
-    page!("0108"),
-    page!("0109"),
-    page!("0110"),
-    page!("0111"),
-    page!("0112"),
-    page!("0120"),
-    page!("0121"),
-    page!("0122"),
-    page!("0123"),
-    page!("0124"),
-    page!("0130"),
-    page!("0131"),
-    page!("0140"),
-    page!("0141"),
-    page!("0142"),
-    page!("0143"),
-    page!("0160"),
-    page!("0161"),
-    page!("0201"),
-    page!("0202"),
-    page!("0203"),
-    page!("0204"),
-    page!("0210"),
-    page!("0211"),
-    page!("0212"),
-    page!("0213"),
-    page!("0230"),
-    page!("0301"),
-    page!("0302"),
-    page!("0303"),
-    page!("0304"),
-    page!("0310"),
-    page!("0311"),
-    page!("0312"),
-    page!("0320"),
-    page!("0321"),
-    page!("0401"),
-    page!("0402"),
-    page!("0403"),
-    page!("0404"),
-    page!("0405"),
-    page!("0420"),
-    page!("0421"),
-    page!("0501"),
-    page!("0502"),
-    page!("0503"),
-    page!("0504"),
-    page!("0505"),
-];
-
 /// The mesh beside which the examples stand, unless their block is marked `alone`.
 const MESH: &str = include_str!("pages/mesh.yaml");
 
@@ -106,8 +22,7 @@ impl Code {
             Severity::Warning => "A **warning**: it loads, and does not do all that it seems to say.",
             Severity::Note => "A **note**: it does what it says, and is worth a look.",
         };
-        let text = PAGES.iter().find(|(code, _)| *code == self.to_string()).map_or("", |(_, text)| text);
-        format!("## {self}: {}\n\n{severity}{istio}\n\n{text}", self.title())
+        format!("## {self}: {}\n\n{severity}{istio}\n\n{}", self.title(), self.text())
     }
 }
 
