@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     by_host::ByHost,
-    istio::{imports::Imports, mesh::Mesh, virtual_service::VirtualService},
+    istio::{imports::Imports, in_mesh, mesh::Mesh, virtual_service::VirtualService},
     registry::Service,
     report::Code,
     sink::Sink,
@@ -20,9 +20,7 @@ pub(crate) struct VirtualServices {
 
 impl VirtualServices {
     pub(crate) fn choose(written: &[Arc<VirtualService>], mesh: &Mesh, node: &Node, sink: &mut Sink) -> Self {
-        let for_mesh = |vs: &&Arc<VirtualService>| {
-            vs.gateways.is_empty() || vs.gateways.iter().any(|gateway| &**gateway == "mesh")
-        };
+        let for_mesh = |vs: &&Arc<VirtualService>| in_mesh(&vs.gateways);
         let default = &mesh.exports.virtual_services;
         let visible =
             |vs: &&Arc<VirtualService>| vs.exports.or(default).visible(&vs.meta.namespace, &node.namespace);

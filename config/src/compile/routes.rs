@@ -8,6 +8,7 @@ use crate::{
         destination::Destination,
         headers::Headers,
         http_match::{Match, takes_all},
+        in_mesh,
         retries::{Retries, default_retry},
         selects,
         virtual_service::{Does, HttpRule, VirtualService},
@@ -15,7 +16,7 @@ use crate::{
     registry::Service,
     snapshot::{
         Action, Forward, HashPolicy, HeaderOps, Origin, PathMatch, RetryPolicy, Route, RouteMatch,
-        WeightedCluster,
+        WeightedCluster, written,
     },
 };
 
@@ -48,7 +49,7 @@ impl Compiler<'_> {
             selects(&block.source_labels, &self.node.labels)
                 && block.source_namespace.as_deref().is_none_or(|wanted| *wanted == *self.node.namespace)
         } else {
-            block.gateways.iter().any(|gateway| &**gateway == "mesh")
+            in_mesh(&block.gateways)
         };
         source && block.port.is_none_or(|wanted| wanted == port)
     }
@@ -224,10 +225,7 @@ pub(crate) fn operation(called: &str, when: &RouteMatch) -> Option<HeaderValue> 
     let path = match &when.path {
         PathMatch::Prefix { value, .. } => format!("{value}*"),
         PathMatch::Exact { value, .. } => value.to_string(),
-        PathMatch::Regex(regex) => {
-            let written = regex.as_str().strip_prefix("^(?:").and_then(|text| text.strip_suffix(")$"));
-            written.unwrap_or(regex.as_str()).to_owned()
-        }
+        PathMatch::Regex(regex) => written(regex).to_owned(),
     };
     HeaderValue::from_str(&format!("{called}{path}")).ok()
 }

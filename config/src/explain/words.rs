@@ -1,12 +1,11 @@
 //! Conditions and policies in words: what was asked for, and what the request has. Nothing is decided here.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::HOST};
-use regex::Regex;
 
 use super::Check;
 use crate::{
     decide::{Condition, Peers, RequestView, cookie_value, query_value},
-    snapshot::{Dns, HashPolicy, HeaderKey, PathMatch, Target, ValueMatch},
+    snapshot::{Dns, HashPolicy, HeaderKey, PathMatch, Target, ValueMatch, written},
 };
 
 /// Values are cut behind so many characters.
@@ -69,12 +68,6 @@ pub(super) fn of_value(value: &ValueMatch, invert: bool) -> String {
         ValueMatch::Regex(regex) => ("fits", "does not fit", written(regex)),
     };
     format!("{} {}", if invert { not } else { plain }, quoted(value))
-}
-
-/// Without the anchors that were added.
-fn written(regex: &Regex) -> &str {
-    let text = regex.as_str();
-    text.strip_prefix("^(?:").and_then(|text| text.strip_suffix(")$")).unwrap_or(text)
 }
 
 fn lines(headers: &HeaderMap, name: &HeaderName) -> String {

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use super::at_least_1ms;
+use super::{at_least_1ms, count};
 use crate::{
     fields::{Message, Object, Type, yes},
     report::Code,
@@ -143,9 +143,5 @@ fn http2_keepalive(block: &Object<'_>, sink: &mut Sink) -> Option<Http2Keepalive
 
 /// Zero is unset, as in Istio; unset is no limit.
 fn limit(block: &Object<'_>, field: &str, sink: &mut Sink) -> u32 {
-    let Some(number) = block.int(field).filter(|number| number.value != 0) else { return u32::MAX };
-    u32::try_from(number.value).unwrap_or_else(|_| {
-        sink.report(Code::InvalidValue, number.span, format!("`{field}` is negative or too large"));
-        u32::MAX
-    })
+    count(block, field, sink).filter(|number| *number != 0).unwrap_or(u32::MAX)
 }

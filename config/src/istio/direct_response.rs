@@ -47,12 +47,7 @@ fn status(response: &Object<'_>, sink: &mut Sink) -> Option<StatusCode> {
         sink.report(Code::MissingField, response.span(), "the answer has no status");
         return None;
     };
-    let code = u16::try_from(status.value).ok().filter(|code| (200..=600).contains(code));
-    if code.is_none() {
-        let message = format!("{} is no status of an answer, which is 200 to 599", status.value);
-        sink.report(Code::InvalidValue, status.span, message);
-    }
-    StatusCode::from_u16(code?).ok()
+    super::status(status, sink)
 }
 
 fn read_body(body: &Object<'_>, sink: &mut Sink) -> Bytes {

@@ -1,10 +1,8 @@
 //! `HTTPFaultInjection`: delays and aborts, compiled.
 
-use http::StatusCode;
-
 use super::{
     at_least_1ms,
-    percent::{PERCENT, SMALLEST, deprecated, share, whole_share},
+    percent::{PERCENT, SMALLEST, either, share},
 };
 use crate::{
     fields::{Message, Object, Spanned, Type, did_you_mean, refused, yes},
@@ -77,12 +75,7 @@ pub(super) fn fault(rule: &Object<'_>, sink: &mut Sink) -> Option<Fault> {
 }
 
 fn read_delay(delay: &Object<'_>, sink: &mut Sink) -> Option<FaultDelay> {
-    deprecated(delay, "percent", "percentage", sink);
-    let share = match (delay.object("percentage"), delay.int("percent")) {
-        (Some(percentage), _) => Some(share(&percentage, SMALLEST, sink)),
-        (None, Some(percent)) => Some(whole_share(percent, sink)),
-        (None, None) => None,
-    };
+    let share = either(delay, "percent", "percentage", SMALLEST, sink);
     let duration = at_least_1ms(delay.duration("fixedDelay"), sink);
     if !delay.has("fixedDelay") && !delay.has("exponentialDelay") {
         never(delay, "the delay says not how long", "give it a `fixedDelay`", sink);
@@ -99,7 +92,7 @@ fn read_abort(abort: &Object<'_>, sink: &mut Sink) -> Option<FaultAbort> {
             sink.report(Code::ExclusiveFields, grpc.span, message);
             None
         }
-        (Some(status), None) => http_status(status, sink),
+        (Some(status), None) => super::status(status, sink).map(AbortStatus::Http),
         (None, Some(name)) => grpc_status(name, sink),
         (None, None) => {
             if !abort.has("http2Error") {
@@ -111,17 +104,6 @@ fn read_abort(abort: &Object<'_>, sink: &mut Sink) -> Option<FaultAbort> {
     };
     let share = fires(abort, share, sink)?;
     Some(FaultAbort { share, status: status? })
-}
-
-/// Istio takes 600, too.
-fn http_status(status: Spanned<i64>, sink: &mut Sink) -> Option<AbortStatus> {
-    let code = u16::try_from(status.value).ok().filter(|code| (200..=600).contains(code));
-    let code = code.and_then(|code| StatusCode::from_u16(code).ok());
-    if code.is_none() {
-        let message = format!("{} is not a status to abort with, which is 200 to 600", status.value);
-        sink.report(Code::InvalidValue, status.span, message);
-    }
-    code.map(AbortStatus::Http)
 }
 
 fn grpc_status(name: Spanned<&str>, sink: &mut Sink) -> Option<AbortStatus> {

@@ -8,7 +8,7 @@ use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
     report::Code,
     sink::{Sink, Span},
-    snapshot::{HeaderKey, HeaderMatch, Origin, PathMatch, QueryMatch, RouteMatch},
+    snapshot::{HeaderKey, HeaderMatch, Origin, PathMatch, QueryMatch, RouteMatch, written},
     yaml::Entry,
 };
 
@@ -50,7 +50,7 @@ pub(crate) fn takes_all(when: &RouteMatch) -> bool {
     let path = match &when.path {
         PathMatch::Prefix { value, .. } => matches!(&**value, "" | "/"),
         PathMatch::Exact { .. } => false,
-        PathMatch::Regex(regex) => regex.as_str() == "^(?:.*)$",
+        PathMatch::Regex(regex) => written(regex) == ".*",
     };
     path && when.headers.is_empty() && when.query.is_empty()
 }

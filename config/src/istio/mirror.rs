@@ -3,7 +3,7 @@
 use super::{
     Meta,
     destination::{DESTINATION, Destination, target},
-    percent::{PERCENT, deprecated, share, whole_share},
+    percent::{PERCENT, either, share},
 };
 use crate::{
     fields::{Message, Object, Type, yes},
@@ -35,7 +35,7 @@ pub(super) fn mirrors(rule: &Object<'_>, meta: &Meta, sink: &mut Sink) -> Vec<Mi
         let message = "a rule has one of mirror, mirrors";
         sink.report(Code::ExclusiveFields, rule.key_span("mirrors"), message);
     }
-    deprecated(rule, "mirrorPercent", "mirrorPercentage", sink);
+    let of_lone = either(rule, "mirrorPercent", "mirrorPercentage", 0.0, sink).unwrap_or(Share::ALL);
     for field in ["mirrorPercent", "mirrorPercentage"] {
         if lone.is_none() && rule.has(field) {
             let message = format!("`{field}` has no effect without `mirror`");
@@ -43,11 +43,6 @@ pub(super) fn mirrors(rule: &Object<'_>, meta: &Meta, sink: &mut Sink) -> Vec<Mi
             found.help("an entry of `mirrors` has a `percentage` of its own");
         }
     }
-    let of_lone = match (rule.object("mirrorPercentage"), rule.int("mirrorPercent")) {
-        (Some(percentage), _) => share(&percentage, 0.0, sink),
-        (None, Some(percent)) => whole_share(percent, sink),
-        (None, None) => Share::ALL,
-    };
     let mut mirrors: Vec<MirrorTo> = Vec::new();
     if let Some(destination) = lone.and_then(|lone| target(&lone, meta, sink)) {
         mirrors.push(MirrorTo { destination, share: of_lone });

@@ -41,18 +41,18 @@ mod warmup;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use http::HeaderName;
+use http::{HeaderName, StatusCode};
 use regex::Regex;
 
 pub(crate) use names::{
-    check_gateways, check_host, check_labels, check_name, check_protocol, is_label, selector,
+    check_gateways, check_host, check_labels, check_name, check_protocol, in_mesh, is_label, selector,
 };
 
 use crate::{
     fields::{self, Labels, Message, Object, Spanned, Type, yes},
     report::Code,
     sink::{Sink, Span},
-    snapshot::{ClusterDomain, Node as Proxy, Origin, ValueMatch},
+    snapshot::{ClusterDomain, Node as Proxy, Origin, ValueMatch, anchored},
     yaml::Node,
 };
 
@@ -206,6 +206,27 @@ pub(crate) fn header_name(text: &Spanned<&str>, sink: &mut Sink) -> Option<Heade
     name
 }
 
+/// A status that Istio takes for an answer: 600, too.
+pub(crate) fn status(number: Spanned<i64>, sink: &mut Sink) -> Option<StatusCode> {
+    let code = u16::try_from(number.value).ok().filter(|code| (200..=600).contains(code));
+    let code = code.and_then(|code| StatusCode::from_u16(code).ok());
+    if code.is_none() {
+        let message = format!("{} is no status of an answer, which is 200 to 600", number.value);
+        sink.report(Code::InvalidValue, number.span, message);
+    }
+    code
+}
+
+/// A number of things.
+pub(crate) fn count(block: &Object<'_>, field: &str, sink: &mut Sink) -> Option<u32> {
+    let number = block.int(field)?;
+    let count = u32::try_from(number.value).ok();
+    if count.is_none() {
+        sink.report(Code::InvalidValue, number.span, format!("`{field}` is negative or too large"));
+    }
+    count
+}
+
 pub(crate) static STRING_MATCH: Message = Message {
     name: "StringMatch",
     fields: &[
@@ -249,7 +270,7 @@ pub(crate) fn value_match(node: &Node, sink: &mut Sink) -> Option<ValueMatch> {
 
 /// A match of the whole value.
 pub(crate) fn full_match(text: &Spanned<&str>, sink: &mut Sink) -> Option<Regex> {
-    compiled(text, &format!("^(?:{})$", text.value), sink)
+    compiled(text, &anchored(text.value), sink)
 }
 
 /// A match anywhere in the value.

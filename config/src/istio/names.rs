@@ -8,6 +8,11 @@ use crate::{
     yaml::Entry,
 };
 
+/// Whether a rule is for the sidecars: one without gateways is.
+pub(crate) fn in_mesh(gateways: &[Box<str>]) -> bool {
+    gateways.is_empty() || gateways.iter().any(|gateway| &**gateway == "mesh")
+}
+
 /// A DNS name, a wildcard in the first label, or an address.
 pub(crate) fn check_host(host: &Spanned<&str>, sink: &mut Sink) -> bool {
     is_ip(host.value) || check_name(host, sink)

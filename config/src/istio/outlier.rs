@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::at_least_1ms;
+use super::{at_least_1ms, count};
 use crate::{
     fields::{Message, Object, Type, yes},
     report::Code,
@@ -50,13 +50,7 @@ pub(crate) fn outlier(block: &Object<'_>, sink: &mut Sink) -> OutlierDetection {
         });
         found.help("write `consecutive5xxErrors`, which both honour");
     }
-    let mut count = |field: &str, default: u32| match block.int(field) {
-        None => default,
-        Some(number) => u32::try_from(number.value).unwrap_or_else(|_| {
-            sink.report(Code::InvalidValue, number.span, format!("`{field}` is negative or too large"));
-            default
-        }),
-    };
+    let mut count = |field: &str, default: u32| count(block, field, sink).unwrap_or(default);
     let consecutive_5xx = match (newer, deprecated) {
         (false, Some(_)) => count("consecutiveErrors", 5),
         _ => count("consecutive5xxErrors", 5),

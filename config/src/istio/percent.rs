@@ -22,8 +22,22 @@ pub(super) fn share(percent: &Object<'_>, least: f64, sink: &mut Sink) -> Share 
     }
 }
 
-/// The deprecated form, an integer from 0 to 100; `newer` stands in for it.
-pub(super) fn whole_share(percent: Spanned<i64>, sink: &mut Sink) -> Share {
+/// By the field `new`, or by the deprecated `old` in whole percents.
+pub(super) fn either(
+    parent: &Object<'_>,
+    old: &str,
+    new: &str,
+    least: f64,
+    sink: &mut Sink,
+) -> Option<Share> {
+    deprecated(parent, old, new, sink);
+    match (parent.object(new), parent.int(old)) {
+        (Some(percent), _) => Some(share(&percent, least, sink)),
+        (None, whole) => whole.map(|whole| whole_share(whole, sink)),
+    }
+}
+
+fn whole_share(percent: Spanned<i64>, sink: &mut Sink) -> Share {
     let share = u8::try_from(percent.value).ok().and_then(|percent| Share::percent(percent.into()));
     share.unwrap_or_else(|| outside(percent.value, percent.span, sink))
 }
@@ -35,7 +49,7 @@ fn outside(value: impl std::fmt::Display, span: Span, sink: &mut Sink) -> Share 
 }
 
 /// Says that a whole percent is deprecated, or overruled.
-pub(super) fn deprecated(parent: &Object<'_>, old: &str, new: &str, sink: &mut Sink) {
+fn deprecated(parent: &Object<'_>, old: &str, new: &str, sink: &mut Sink) {
     if !parent.has(old) {
         return;
     }

@@ -1,5 +1,6 @@
 //! `TrafficPolicy.retryBudget`: how many retries may be under way beside what else is.
 
+use super::count;
 use crate::{
     fields::{Message, Object, Type, warned, yes},
     report::Code,
@@ -24,13 +25,6 @@ pub(crate) fn retry_budget(block: &Object<'_>, sink: &mut Sink) -> RetryBudget {
         percent.value.clamp(0.0, 100.0)
     });
     // Zero is unset.
-    let least = block.int("minRetryConcurrency").filter(|least| least.value != 0);
-    let min_concurrency = least.map_or(3, |least| {
-        u32::try_from(least.value).unwrap_or_else(|_| {
-            let message = "`minRetryConcurrency` is negative or too large";
-            sink.report(Code::InvalidValue, least.span, message);
-            3
-        })
-    });
-    RetryBudget { percent, min_concurrency }
+    let least = count(block, "minRetryConcurrency", sink).filter(|least| *least != 0);
+    RetryBudget { percent, min_concurrency: least.unwrap_or(3) }
 }

@@ -3,10 +3,10 @@
 use super::{
     Meta, check_gateways, check_labels,
     destination::{DESTINATION, Destination, weighted},
-    port, selects,
+    in_mesh, port, selects,
 };
 use crate::{
-    fields::{Labels, Message, Object, Spanned, Type, warned, yes},
+    fields::{Field, Labels, Message, Object, Spanned, Type, warned, yes},
     report::Code,
     sink::{Sink, Span},
     snapshot::{Node, Subnet},
@@ -37,7 +37,7 @@ impl L4Match {
     /// What is known of the proxy is decided now. Unlike those of `http`, a block with gateways is asked for the rest too
     /// (Istio `matchTCP`).
     pub(crate) fn applies(&self, node: &Node, port: u16) -> bool {
-        (self.gateways.is_empty() || self.gateways.iter().any(|gateway| &**gateway == "mesh"))
+        in_mesh(&self.gateways)
             && selects(&self.source_labels, &node.labels)
             && self.source_namespace.as_deref().is_none_or(|wanted| *wanted == *node.namespace)
             && self.port.is_none_or(|wanted| wanted == port)
@@ -61,23 +61,21 @@ pub(super) static TCP_ROUTE: Message = Message {
     ],
 };
 
+const STATIC: &str = "static_conditions_of_connections_are_decided_when_compiling";
+pub(super) const PORT: Field = yes("port", Type::Int, STATIC);
+pub(super) const SOURCE_LABELS: Field = yes("sourceLabels", Type::Map(&Type::Text), STATIC);
+pub(super) const GATEWAYS: Field = yes("gateways", Type::List(&Type::Text), STATIC);
+pub(super) const SOURCE_NAMESPACE: Field = yes("sourceNamespace", Type::Text, STATIC);
+
 static L4_MATCH: Message = Message {
     name: "L4MatchAttributes",
     fields: &[
         yes("destinationSubnets", Type::List(&Type::Text), "tcp_routes_take_connections_by_address"),
-        yes("port", Type::Int, "static_conditions_of_connections_are_decided_when_compiling"),
+        PORT,
         warned("sourceSubnet", Type::Text, "Istio gives it to no proxy"),
-        yes(
-            "sourceLabels",
-            Type::Map(&Type::Text),
-            "static_conditions_of_connections_are_decided_when_compiling",
-        ),
-        yes(
-            "gateways",
-            Type::List(&Type::Text),
-            "static_conditions_of_connections_are_decided_when_compiling",
-        ),
-        yes("sourceNamespace", Type::Text, "static_conditions_of_connections_are_decided_when_compiling"),
+        SOURCE_LABELS,
+        GATEWAYS,
+        SOURCE_NAMESPACE,
     ],
 };
 

@@ -4,7 +4,9 @@ use super::{
     Meta, check_host, covers,
     destination::Destination,
     is_ip,
-    tcp_route::{L4Match, ROUTE_DESTINATION, destinations, l4_match},
+    tcp_route::{
+        GATEWAYS, L4Match, PORT, ROUTE_DESTINATION, SOURCE_LABELS, SOURCE_NAMESPACE, destinations, l4_match,
+    },
 };
 use crate::{
     fields::{Message, Object, Spanned, Type, yes},
@@ -44,18 +46,10 @@ static TLS_MATCH: Message = Message {
     fields: &[
         yes("sniHosts", Type::List(&Type::Text), "tls_routes_take_connections_by_server_name"),
         yes("destinationSubnets", Type::List(&Type::Text), "tls_routes_take_connections_by_address_too"),
-        yes("port", Type::Int, "static_conditions_of_connections_are_decided_when_compiling"),
-        yes(
-            "sourceLabels",
-            Type::Map(&Type::Text),
-            "static_conditions_of_connections_are_decided_when_compiling",
-        ),
-        yes(
-            "gateways",
-            Type::List(&Type::Text),
-            "static_conditions_of_connections_are_decided_when_compiling",
-        ),
-        yes("sourceNamespace", Type::Text, "static_conditions_of_connections_are_decided_when_compiling"),
+        PORT,
+        SOURCE_LABELS,
+        GATEWAYS,
+        SOURCE_NAMESPACE,
     ],
 };
 

@@ -11,6 +11,7 @@ use super::{
     fault::{FAULT, fault},
     headers::{HEADERS, Headers, headers},
     http_match::{HTTP_MATCH, Match, match_block},
+    in_mesh,
     mirror::{MIRROR_POLICY, MirrorTo, mirrors},
     percent::PERCENT,
     redirect::{REDIRECT, Redirect, read_redirect},
@@ -149,13 +150,14 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> VirtualSer
         sink.report(Code::MissingField, spec.span(), "a VirtualService needs http, tls or tcp");
     }
     check_gateways(&spec.texts("gateways"), sink);
-    let in_mesh = applies_to_mesh(spec);
-    let hosts = hosts(spec, &meta, sink);
+    let gateways: Vec<Box<str>> = spec.texts("gateways").iter().map(|text| text.value.into()).collect();
+    let in_mesh = in_mesh(&gateways);
+    let hosts = hosts(spec, in_mesh, &meta, sink);
     // A delegate's are refused as a whole.
     let raw = |field: &str| if is_delegate { Vec::new() } else { spec.objects(field) };
     VirtualService {
         is_delegate,
-        gateways: spec.texts("gateways").iter().map(|text| text.value.into()).collect(),
+        gateways,
         http: rules.iter().map(|rule| http_rule(rule, in_mesh, &meta, is_delegate, sink)).collect(),
         tls: raw("tls").iter().map(|rule| tls_rule(rule, &hosts, &meta, sink)).collect(),
         tcp: raw("tcp").iter().map(|rule| tcp_rule(rule, &meta, sink)).collect(),
@@ -165,7 +167,7 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> VirtualSer
     }
 }
 
-fn hosts(spec: &Object<'_>, meta: &Meta, sink: &mut Sink) -> Vec<Spanned<Box<str>>> {
+fn hosts(spec: &Object<'_>, in_mesh: bool, meta: &Meta, sink: &mut Sink) -> Vec<Spanned<Box<str>>> {
     let written = spec.texts("hosts");
     let mut hosts: Vec<Spanned<Box<str>>> = Vec::new();
     for host in written.iter().filter(|host| check_host(host, sink)).collect::<Vec<_>>() {
@@ -175,17 +177,12 @@ fn hosts(spec: &Object<'_>, meta: &Meta, sink: &mut Sink) -> Vec<Spanned<Box<str
             let message = format!("`{}` is covered by another host of the list", host.value);
             sink.report(Code::DuplicateName, host.span, message);
         }
-        if &*full == "*" && applies_to_mesh(spec) {
+        if &*full == "*" && in_mesh {
             sink.report(Code::InvalidHost, host.span, "`*` alone cannot be bound to the mesh");
         }
         hosts.push(Spanned { value: full, span: host.span });
     }
     hosts
-}
-
-fn applies_to_mesh(spec: &Object<'_>) -> bool {
-    let gateways = spec.texts("gateways");
-    gateways.is_empty() || gateways.iter().any(|gateway| gateway.value == "mesh")
 }
 
 fn http_rule(rule: &Object<'_>, in_mesh: bool, meta: &Meta, in_delegate: bool, sink: &mut Sink) -> HttpRule {

@@ -5,7 +5,7 @@ use regex::Regex;
 
 use crate::{
     istio::{http_match::Match, selects},
-    snapshot::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, ValueMatch},
+    snapshot::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, ValueMatch, written},
 };
 
 /// True if the requests of `later` are all among those of `earlier`, for any proxy.
@@ -135,12 +135,6 @@ impl<'m> Shape<'m> {
             }
         }
     }
-}
-
-/// The expression without the anchors that compiling puts around it.
-fn written(regex: &Regex) -> &str {
-    let text = regex.as_str();
-    text.strip_prefix("^(?:").and_then(|text| text.strip_suffix(")$")).unwrap_or(text)
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ pub use route::{
     Affixes, Carried, Direction, HeaderKey, HeaderMatch, HostMap, Listener, PathMatch, QueryMatch, Route,
     RouteMatch, RouteTable, RouteTableId, ValueMatch, VirtualHost,
 };
+pub(crate) use route::{anchored, written};
 pub use settings::{
     AccessLog, CustomTag, LogEncoding, LogSink, Observation, PathNormalization, Propagation, TagValue,
     Tracing,

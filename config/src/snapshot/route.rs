@@ -243,3 +243,14 @@ pub enum ValueMatch {
     /// Matches the whole value; anchored when compiled.
     Regex(Regex),
 }
+
+/// An expression that matches whole values only.
+pub(crate) fn anchored(text: &str) -> String {
+    format!("^(?:{text})$")
+}
+
+/// The expression that was [`anchored`].
+pub(crate) fn written(regex: &Regex) -> &str {
+    let text = regex.as_str();
+    text.strip_prefix("^(?:").and_then(|text| text.strip_suffix(")$")).unwrap_or(text)
+}
