@@ -15,7 +15,10 @@ use serde_json::{Value, json};
 
 pub use fields::Field;
 
-use crate::snapshot::{Cluster, Listener, Origin, Snapshot};
+use crate::{
+    dump::observation::{destination, observation},
+    snapshot::{Cluster, Listener, Origin, Snapshot},
+};
 
 /// Every difference, in order of the parts.
 #[derive(Debug, Default)]
@@ -186,11 +189,16 @@ fn clusters(snapshot: &Snapshot) -> Vec<Item> {
 }
 
 fn telemetry(snapshot: &Snapshot) -> Vec<Item> {
-    let all = snapshot.to_json();
-    let item = |name: &str| Item {
+    let item = |(name, value): (&str, Value)| Item {
         name: name.to_owned(),
-        value: json!({ "telemetry": all.get(name) }),
+        value: json!({ "telemetry": value }),
         origin: None,
     };
-    ["outbound", "inbound", "metrics"].map(item).into()
+    [
+        ("outbound", observation(&snapshot.outbound)),
+        ("inbound", observation(&snapshot.inbound)),
+        ("metrics", snapshot.metrics.as_deref().map_or(Value::Null, destination)),
+    ]
+    .map(item)
+    .into()
 }

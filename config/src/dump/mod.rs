@@ -4,7 +4,7 @@
 
 pub(crate) mod action;
 mod cluster;
-mod observation;
+pub(crate) mod observation;
 pub(crate) mod route;
 pub(crate) mod tcp;
 

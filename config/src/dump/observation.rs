@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-pub(super) fn observation(observation: &Observation) -> Value {
+pub(crate) fn observation(observation: &Observation) -> Value {
     json!({
         "tracing": tracing(&observation.tracing),
         "access_logs": observation.access_logs.iter().map(access_log).collect::<Vec<_>>(),
@@ -81,7 +81,7 @@ fn access_log(log: &AccessLog) -> Value {
 }
 
 /// Headers are left out: they hold credentials.
-pub(super) fn destination(to: &Destination) -> Value {
+pub(crate) fn destination(to: &Destination) -> Value {
     let protocol = match &to.protocol {
         OtlpProtocol::Grpc => "grpc".to_owned(),
         OtlpProtocol::Http { path } => format!("http {path}"),
