@@ -264,19 +264,21 @@ async fn an_endpoint_that_refuses_is_ejected() {
     assert_eq!(flags.as_deref(), Some("/failed_outlier_check"));
 }
 
+/// A server that says its name and closes.
+async fn says(name: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let _ = listener.accept().await.unwrap().0.write_all(name.as_bytes()).await;
+        }
+    });
+    address
+}
+
 #[tokio::test]
 async fn a_client_keeps_its_endpoint_by_its_address() {
-    let named = async |name: &'static str| {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            loop {
-                let _ = listener.accept().await.unwrap().0.write_all(name.as_bytes()).await;
-            }
-        });
-        address
-    };
-    let endpoints = [(named("a").await, "v1"), (named("b").await, "v1"), (named("c").await, "v1")];
+    let endpoints = [(says("a").await, "v1"), (says("b").await, "v1"), (says("c").await, "v1")];
     let policy = "loadBalancer: { consistentHash: { useSourceIp: true } }";
     let mesh = Mesh::new().tcp("raw", "TCP", &endpoints).rules(destination_rule("raw", policy));
     let proxy = mesh.start().await;
@@ -419,16 +421,6 @@ async fn a_hello_that_does_not_end_reaches_nobody() {
 
 #[tokio::test]
 async fn rules_for_connections_split_by_weight_and_follow_a_reload() {
-    let says = |name: &'static str| async move {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            loop {
-                let _ = listener.accept().await.unwrap().0.write_all(name.as_bytes()).await;
-            }
-        });
-        address
-    };
     let endpoints = [(says("v1").await, "v1"), (says("v2").await, "v2")];
     let rules = |first: u32, second: u32| {
         format!(
