@@ -45,9 +45,6 @@ pub(super) struct DiffArgs {
     /// How to show it.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
-    /// Mesh settings of both: MeshConfig, or the ConfigMap `istio`.
-    #[arg(long, env = "OUTRIGGER_MESH_CONFIG", value_name = "FILE")]
-    mesh_config: Option<PathBuf>,
     #[command(flatten)]
     identity: IdentityArgs,
 }
@@ -88,7 +85,7 @@ fn compare(args: &DiffArgs) -> Result<bool, String> {
 }
 
 fn load(args: &DiffArgs, path: &Path) -> Result<Snapshot, String> {
-    let sources = Sources::new(vec![path.to_owned()], args.mesh_config.clone());
+    let sources = Sources::new(vec![path.to_owned()], args.identity.mesh_config.clone());
     let documents = sources.read().map_err(|error| format!("error: {error}"))?;
     // Nothing runs, so no EnvoyFilter is in the way.
     let mut loader =

@@ -55,9 +55,6 @@ pub(super) struct ExplainArgs {
     /// How to show it.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
-    /// Mesh settings: MeshConfig, or the ConfigMap `istio`.
-    #[arg(long, env = "OUTRIGGER_MESH_CONFIG", value_name = "FILE")]
-    mesh_config: Option<PathBuf>,
     #[command(flatten)]
     identity: IdentityArgs,
 }
@@ -74,7 +71,7 @@ pub(super) fn run(args: &ExplainArgs) -> ExitCode {
         seed: args.seed,
         ..question
     };
-    let documents = match Sources::new(args.config.clone(), args.mesh_config.clone()).read() {
+    let documents = match Sources::new(args.config.clone(), args.identity.mesh_config.clone()).read() {
         Ok(documents) => documents,
         Err(error) => return refuse(&error, BAD_CONFIGURATION),
     };

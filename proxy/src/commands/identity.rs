@@ -1,6 +1,10 @@
-//! Who the proxy is: flags first, then Istio's environment and downward-API files, then defaults.
+//! Who the proxy is and how its mesh is set up: flags first, then Istio's environment and downward-API files, then defaults.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use clap::Args;
 use outrigger_config::snapshot::{ClusterDomain, Locality, Node};
@@ -8,6 +12,9 @@ use outrigger_config::snapshot::{ClusterDomain, Locality, Node};
 /// Flags that the proxy and its tools share.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct IdentityArgs {
+    /// Mesh settings: MeshConfig, or the ConfigMap `istio`.
+    #[arg(long, env = "OUTRIGGER_MESH_CONFIG", value_name = "FILE")]
+    pub(super) mesh_config: Option<PathBuf>,
     /// Namespace of the workload, and of documents without one [default: POD_NAMESPACE, else `default`].
     #[arg(long, env = "OUTRIGGER_NAMESPACE", value_name = "NS")]
     namespace: Option<String>,

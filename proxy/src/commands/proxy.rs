@@ -22,9 +22,6 @@ pub(super) struct ProxyArgs {
     #[arg(long, env = "OUTRIGGER_CONFIG", value_name = "PATH", required = true, num_args = 1..,
         value_delimiter = ',', value_parser = watchable)]
     config: Vec<PathBuf>,
-    /// Mesh settings: MeshConfig, or the ConfigMap `istio`.
-    #[arg(long, env = "OUTRIGGER_MESH_CONFIG", value_name = "FILE")]
-    mesh_config: Option<PathBuf>,
     /// Ignore an EnvoyFilter that selects this workload; without it that is an error.
     #[arg(long = "allow-envoyfilter", env = "OUTRIGGER_ALLOW_ENVOYFILTER")]
     allow_envoy_filters: bool,
@@ -62,9 +59,9 @@ pub(super) fn run(args: ProxyArgs) -> ExitCode {
     }
     let options = Options {
         config: args.config,
-        mesh_config: args.mesh_config,
-        allow_envoy_filters: args.allow_envoy_filters,
         node: args.identity.node(),
+        mesh_config: args.identity.mesh_config,
+        allow_envoy_filters: args.allow_envoy_filters,
         concurrency: concurrency(args.concurrency.or(settings.concurrency)),
         admin: args.admin,
         metrics: args.metrics.map_or_else(default_metrics, |address| vec![address]),

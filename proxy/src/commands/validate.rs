@@ -39,9 +39,6 @@ pub(super) struct ValidateArgs {
     /// The least severity that fails.
     #[arg(long, value_enum, default_value_t = Threshold::Error, value_name = "SEVERITY")]
     failure_threshold: Threshold,
-    /// Mesh settings: MeshConfig, or the ConfigMap `istio`.
-    #[arg(long, env = "OUTRIGGER_MESH_CONFIG", value_name = "FILE")]
-    mesh_config: Option<PathBuf>,
     /// Ignore an EnvoyFilter that selects this workload; without it that is an error.
     #[arg(long = "allow-envoyfilter", env = "OUTRIGGER_ALLOW_ENVOYFILTER")]
     allow_envoy_filters: bool,
@@ -78,7 +75,7 @@ pub(super) fn run(args: &ValidateArgs) -> ExitCode {
         show(&pages.join("\n"));
         return ExitCode::SUCCESS;
     }
-    let sources = Sources::new(args.paths.clone(), args.mesh_config.clone());
+    let sources = Sources::new(args.paths.clone(), args.identity.mesh_config.clone());
     let documents = match sources.read() {
         Ok(documents) => documents,
         Err(error) => {
