@@ -62,14 +62,17 @@ impl ClusterState {
         let pending = PendingPermit::acquire(self).map_err(|_| DialError::Pending)?;
         let permit = ConnectionPermit::acquire(self, host, true).ok_or(DialError::Pending)?;
         let config = self.config();
-        let connecting = connect(host.address(), config.keepalive);
+        let connecting = async {
+            let stream = connect(host.address(), config.keepalive).await?;
+            io::Result::Ok((stream.local_addr()?, stream))
+        };
         let (error, outcome) = match timeout(config.connect_timeout, connecting).await {
-            Ok(Ok(stream)) => {
+            Ok(Ok((local, stream))) => {
                 host.connected();
                 self.watch(host, Outcome::Status(200), Instant::now());
                 drop(pending);
                 return Ok(TcpConnection {
-                    local: stream.local_addr()?,
+                    local,
                     stream,
                     cluster: Arc::clone(self),
                     ended_by_peer: false,
