@@ -9,31 +9,17 @@ import h2.errors
 import h2.events
 import h2.exceptions
 
-from origins import Holder, Scripts
+from origins import Holder, Raw, Scripts
 
 
-class H2Origin:
+class H2Origin(Raw):
     """`seen` holds (path, headers) in order."""
 
     def __init__(self):
         self.seen, self.bytes = [], 0
         self.held = Holder()
         self.scripts = Scripts()
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        while True:
-            try:
-                connection, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=H2Connection(self, connection).serve, daemon=True).start()
-
-    def stop(self):
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
+        super().__init__(lambda connection: H2Connection(self, connection).serve())
 
 
 class H2Connection:
@@ -48,17 +34,16 @@ class H2Connection:
 
     def serve(self):
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with self.connection:
-            try:
-                self.do(self.state.initiate_connection)
-                while self.open and (data := self.connection.recv(65536)):
-                    with self.lock:
-                        events = self.state.receive_data(data)
-                    for event in events:
-                        self.handle(event)
-                    self.do(lambda: None)
-            except (OSError, h2.exceptions.ProtocolError):
-                pass
+        try:
+            self.do(self.state.initiate_connection)
+            while self.open and (data := self.connection.recv(65536)):
+                with self.lock:
+                    events = self.state.receive_data(data)
+                for event in events:
+                    self.handle(event)
+                self.do(lambda: None)
+        except h2.exceptions.ProtocolError:
+            pass
 
     def do(self, action, *args, **more):
         """Changes the state and writes what comes of it."""

@@ -204,3 +204,33 @@ def refused():
     kept = socket.socket()
     kept.bind(("127.0.0.1", 0))
     return "127.0.0.1:%d" % kept.getsockname()[1], kept
+
+
+class Raw:
+    """A server that does `serve(connection)` with each connection."""
+
+    def __init__(self, serve):
+        self.serve = serve
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._one, args=(connection,), daemon=True).start()
+
+    def _one(self, connection):
+        with connection:
+            try:
+                self.serve(connection)
+            except OSError:
+                pass
+
+    def stop(self):
+        # A thread in accept() keeps the socket alive beyond close().
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()

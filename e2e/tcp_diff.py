@@ -14,6 +14,7 @@ from differences import run
 from envoy import FILE_LOG, LOG, Envoy, cluster
 from log_diff import Deaf
 from logs import new_line, normal_log, position
+from origins import Raw
 from processes import DEADLINE, wait_for
 from sidecar import SUFFIX, Outrigger, cluster_name, rule, service
 from stats import stats
@@ -22,36 +23,6 @@ TCP_PROXY = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.T
 TLS_INSPECTOR = "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
 BIG = bytes(range(251)) * 20000
 TLS_PORT = 7443
-
-
-class Raw:
-    """A server that does `serve(connection)` with each connection."""
-
-    def __init__(self, serve):
-        self.serve = serve
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        while True:
-            try:
-                connection, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._one, args=(connection,), daemon=True).start()
-
-    def _one(self, connection):
-        with connection:
-            try:
-                self.serve(connection)
-            except OSError:
-                pass
-
-    def stop(self):
-        # A thread in accept() keeps the socket alive beyond close().
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
 
 
 class Closed:
