@@ -5,6 +5,7 @@
 
 mod admin;
 pub mod app;
+mod capture_rules;
 pub mod commands;
 pub mod drain;
 pub mod export;

@@ -1,11 +1,13 @@
 //! The command line: one file a verb.
 //!
-//! Exit codes follow `sysexits`: 64 usage, 65 bad configuration, 69 cannot bind, 79 findings of `validate`;
-//! `diff` has 1 for differences, as `kubectl diff`.
+//! Exit codes follow `sysexits`: 64 usage, 65 bad configuration, 69 cannot bind, 71 refused by the kernel, 77 not
+//! permitted, 79 findings of `validate`; `diff` has 1 for differences, as `kubectl diff`, and `init` has 126 for rules
+//! that are not in force, as Istio's validation.
 
 mod diff;
 mod explain;
 mod identity;
+mod init;
 mod proxy;
 #[cfg(test)]
 mod tests;
@@ -33,6 +35,8 @@ enum Verb {
     Explain(explain::ExplainArgs),
     /// Tell what differs between two configurations.
     Diff(diff::DiffArgs),
+    /// Capture a pod's connections: install the kernel's rules before the sidecar starts.
+    Init(Box<init::InitArgs>),
 }
 
 /// How a tool that answers a question shows its answer.
@@ -50,6 +54,12 @@ const USAGE: u8 = 64;
 const BAD_CONFIGURATION: u8 = 65;
 /// A listener cannot be bound, or a thread not started (`EX_UNAVAILABLE`).
 const UNAVAILABLE: u8 = 69;
+/// The kernel refused what it was asked for (`EX_OSERR`).
+const OS_ERROR: u8 = 71;
+/// A capability is missing (`EX_NOPERM`).
+const NOT_PERMITTED: u8 = 77;
+/// The capture rules are not in force: what Istio's CNI plugin looks for to repair a pod.
+const NOT_IN_FORCE: u8 = 126;
 /// `validate` has findings, as `istioctl analyze`.
 const FINDINGS: u8 = 79;
 
@@ -63,6 +73,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Verb::Validate(args) => validate::run(&args),
             Verb::Explain(args) => explain::run(&args),
             Verb::Diff(args) => diff::run(&args),
+            Verb::Init(args) => init::run(&args),
         },
         Err(error) => {
             // A closed terminal is no reason to fail twice.

@@ -157,7 +157,7 @@ impl ProxyConfig {
 }
 
 /// `1.5s`, `1h5m`, `300ms`: a protobuf or Go duration, not negative.
-fn duration(text: &str) -> Option<Duration> {
+pub(super) fn duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut total = Duration::ZERO;
     while !rest.is_empty() {

@@ -32,7 +32,7 @@ pub use balance::{Balancers, Group, HostSet};
 pub use breaker::{Breaker, ConnectionPermit, Overflow, PendingPermit, RequestPermit, Resource, RetryPermit};
 pub use cluster::ClusterState;
 pub(crate) use connect::transport_failure;
-pub(crate) use dns::Lookup;
+pub(crate) use dns::{Lookup, name_servers};
 pub use host::{Host, HostId};
 pub use outlier::{Ejection, EjectionReport, Outcome, Reason};
 pub use pool::{Lease, PoolError, Pools, ResetReason, ResponseBody, SendError, Sent, Wire};

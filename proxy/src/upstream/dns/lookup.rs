@@ -1,8 +1,8 @@
 //! One lookup of a name, as `/etc/resolv.conf` and `/etc/hosts` say. The only file that names the resolver's crate.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
-use hickory_resolver::{TokioResolver, config::LookupIpStrategy};
+use hickory_resolver::{TokioResolver, config::LookupIpStrategy, system_conf::read_system_conf};
 use tokio::time::Instant;
 
 use super::names::Answer;
@@ -42,6 +42,21 @@ impl Lookup {
             ttl: Instant::from_std(found.valid_until()).saturating_duration_since(Instant::now()),
         })
     }
+}
+
+/// The name servers of `/etc/resolv.conf`, each once.
+///
+/// # Errors
+/// Why it cannot be read.
+pub(crate) fn name_servers() -> Result<Vec<IpAddr>, String> {
+    let (settings, _) = read_system_conf().map_err(|error| error.to_string())?;
+    let mut servers = Vec::new();
+    for server in settings.name_servers() {
+        if !servers.contains(&server.ip) {
+            servers.push(server.ip);
+        }
+    }
+    Ok(servers)
 }
 
 impl std::fmt::Debug for Lookup {

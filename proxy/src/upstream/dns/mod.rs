@@ -16,7 +16,7 @@ use outrigger_config::snapshot::{Cluster, Discovery, Dns, Endpoint, NamedEndpoin
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Upstreams;
-pub(crate) use lookup::Lookup;
+pub(crate) use lookup::{Lookup, name_servers};
 pub(super) use names::Names;
 use names::{Answer, Change};
 
