@@ -5,6 +5,7 @@
 
 mod admin;
 pub mod app;
+pub mod application;
 pub mod commands;
 pub mod drain;
 pub mod export;

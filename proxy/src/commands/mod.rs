@@ -1,12 +1,13 @@
 //! The command line: one file a verb.
 //!
 //! Exit codes follow `sysexits`: 64 usage, 65 bad configuration, 69 cannot bind, 79 findings of `validate`;
-//! `diff` has 1 for differences, as `kubectl diff`.
+//! `diff` has 1 for differences, as `kubectl diff`; `run` has that of its command.
 
 mod diff;
 mod explain;
 mod identity;
 mod proxy;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -48,7 +49,7 @@ enum Output {
 const USAGE: u8 = 64;
 /// Bad or unreadable configuration (`EX_DATAERR`).
 const BAD_CONFIGURATION: u8 = 65;
-/// A listener cannot be bound, or a thread not started (`EX_UNAVAILABLE`).
+/// A listener cannot be bound, a thread not started, a sidecar not reached (`EX_UNAVAILABLE`).
 const UNAVAILABLE: u8 = 69;
 /// `validate` has findings, as `istioctl analyze`.
 const FINDINGS: u8 = 79;

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows a route or a header's meaning beyond what framing needs.
 
+pub(crate) mod ask;
 pub(crate) mod batched;
 mod gate;
 pub(crate) mod head;

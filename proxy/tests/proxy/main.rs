@@ -6,6 +6,8 @@
 mod access_log;
 mod actions;
 mod admin;
+mod agent;
+mod application;
 mod balancing;
 mod bodies;
 mod cli;
