@@ -3,11 +3,15 @@
 //! Exit codes follow `sysexits`: 64 usage, 65 bad configuration, 69 cannot bind, 79 findings of `validate`;
 //! `diff` has 1 for differences, as `kubectl diff`; `run` has that of its command.
 
+mod admin;
 mod diff;
 mod explain;
+mod healthcheck;
 mod identity;
 mod proxy;
+mod run;
 mod settings;
+mod sidecar;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -28,6 +32,12 @@ struct Cli {
 enum Verb {
     /// Run the sidecar.
     Proxy(Box<proxy::ProxyArgs>),
+    /// Run a command beside a sidecar: start it when the sidecar is ready, and end the sidecar after it.
+    Run(run::RunArgs),
+    /// Tell whether a running sidecar is ready.
+    Healthcheck(healthcheck::HealthcheckArgs),
+    /// Ask a running sidecar for one of its pages.
+    Admin(admin::AdminArgs),
     /// Check configuration without running it.
     Validate(validate::ValidateArgs),
     /// Tell where a configuration sends a request, and why.
@@ -61,6 +71,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match Cli::try_parse_from(args) {
         Ok(cli) => match cli.verb {
             Verb::Proxy(args) => proxy::run(*args),
+            Verb::Run(args) => run::run(args),
+            Verb::Healthcheck(args) => healthcheck::run(&args),
+            Verb::Admin(args) => admin::run(&args),
             Verb::Validate(args) => validate::run(&args),
             Verb::Explain(args) => explain::run(&args),
             Verb::Diff(args) => diff::run(&args),

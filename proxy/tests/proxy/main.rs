@@ -26,6 +26,7 @@ mod registry;
 mod reload;
 mod retries;
 mod routing;
+mod run;
 mod strictness;
 mod support;
 mod tcp;
