@@ -11,6 +11,7 @@ pub mod drain;
 pub mod export;
 pub mod http;
 pub mod net;
+pub mod overload;
 pub mod reload;
 pub mod serve;
 mod tcp;

@@ -12,6 +12,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use crate::net::complaint::Complaint;
+
 /// Wait after a failed accept.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -37,6 +39,7 @@ where
     F: Future<Output = Response> + Send + 'static,
 {
     let places = Arc::new(Semaphore::new(limits.connections));
+    let mut complaint = Complaint::default();
     // The semaphore is never closed.
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         match listener.accept().await {
@@ -48,7 +51,9 @@ where
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "accept failed on a listener of our own pages");
+                if let Some(held_back) = complaint.due() {
+                    tracing::warn!(%error, held_back, "accept failed on a listener of our own pages");
+                }
                 sleep(PAUSE).await;
             }
         }

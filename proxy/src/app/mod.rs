@@ -26,7 +26,7 @@ pub(crate) use ending::Ending;
 pub(crate) use status::{Bound, ConfigStatus};
 pub(crate) use workers::Pings;
 
-use crate::{application::Application, export::Otel, reload::Unreadable};
+use crate::{application::Application, export::Otel, overload::Cgroups, reload::Unreadable};
 
 /// How to run. Nothing else is read from the environment.
 #[derive(Debug, Clone)]
@@ -58,6 +58,8 @@ pub struct Options {
     pub drain: DrainTimes,
     /// The application beside the sidecar.
     pub application: Application,
+    /// Where the kernel tells how much memory there is.
+    pub cgroups: Cgroups,
     /// Whether SIGTERM and SIGINT drain (twice: end at once) and SIGHUP reloads.
     pub signals: bool,
 }
@@ -81,6 +83,7 @@ impl Options {
             otel: Otel::default(),
             drain: DrainTimes { announce: Duration::ZERO, ..DrainTimes::default() },
             application: Application::default(),
+            cgroups: Cgroups::default(),
             signals: false,
         }
     }

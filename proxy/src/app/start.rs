@@ -22,6 +22,7 @@ use crate::{
     drain::Drain,
     export::{Accounts, Exporter},
     net::listen::Workers,
+    overload::Overload,
     reload::{Documents, Sources, Watcher},
     telemetry::{LogQueue, Metrics, Outbox, Queues, Requests},
     upstream::{Lookup, Upstreams},
@@ -43,7 +44,8 @@ impl Process {
 
         let concurrency = options.concurrency.get();
         let bound = Arc::new(Bound::default());
-        let (lanes, receivers) = Workers::new(concurrency, max_connections());
+        let overload = Arc::<Overload>::default();
+        let (lanes, receivers) = Workers::new(concurrency, max_connections(), Arc::clone(&overload));
         let mut listeners = Listeners::new(options.ports, lanes.clone(), Arc::clone(&bound));
         let prepared = listeners.prepare(&snapshot)?;
         let admin_page = listeners::bind(&"admin".into(), options.admin)?;
@@ -75,6 +77,7 @@ impl Process {
             requests: Arc::clone(&requests),
             queues: Queues { log, spans, records, resource: Arc::clone(&options.otel.resource) },
             drain: drain.watch(),
+            overload: Arc::clone(&overload),
             stats: Arc::clone(&stats),
             seed: options.seed.unwrap_or_else(rand::random),
         };
@@ -87,6 +90,7 @@ impl Process {
             config: Arc::clone(&config),
             log: log_counts,
             connections: lanes.clone(),
+            overload: Arc::clone(&overload),
             workers: stats,
             concurrency,
         }));
@@ -133,6 +137,8 @@ impl Process {
         }
         bound.add("health".into(), health_page.1, false);
         tokio::spawn(admin::serve_health(health_page.0, admin));
+        let groups = options.cgroups;
+        tokio::spawn(async move { overload.follow(&groups).await });
         let sweeping = Arc::clone(&upstreams);
         tokio::spawn(async move { sweeping.maintain().await });
 

@@ -14,6 +14,7 @@ use crate::{
     app::{App, Options, Ports, StartError},
     application::Application,
     export::Otel,
+    overload::Cgroups,
 };
 
 /// Run the sidecar.
@@ -90,6 +91,7 @@ pub(super) fn run(args: ProxyArgs) -> ExitCode {
         otel,
         drain: drain_times(&settings, args.grace_period),
         application,
+        cgroups: Cgroups::default(),
         signals: true,
     };
     let running = match App::start(options) {

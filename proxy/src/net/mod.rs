@@ -4,6 +4,7 @@
 
 pub(crate) mod ask;
 pub(crate) mod batched;
+pub(crate) mod complaint;
 mod gate;
 pub(crate) mod head;
 pub mod listen;

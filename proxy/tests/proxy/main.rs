@@ -21,6 +21,7 @@ mod headers;
 mod metrics;
 mod mirrors;
 mod otlp;
+mod overload;
 mod pooling;
 mod registry;
 mod reload;

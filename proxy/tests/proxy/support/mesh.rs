@@ -11,6 +11,7 @@ use outrigger::{
     app::{App, DrainTimes, Options, Running},
     application::Application,
     export::Otel,
+    overload::Cgroups,
 };
 use outrigger_config::snapshot::Node;
 use serde_json::Value;
@@ -55,6 +56,7 @@ pub(crate) struct Mesh {
     drain: Option<DrainTimes>,
     otel: Otel,
     application: Application,
+    cgroups: Cgroups,
     namespace: &'static str,
 }
 
@@ -71,6 +73,7 @@ impl Mesh {
             drain: None,
             otel: Otel::default(),
             application: Application::default(),
+            cgroups: Cgroups::default(),
             namespace: "default",
         }
     }
@@ -186,6 +189,12 @@ impl Mesh {
         self
     }
 
+    /// Where the memory of the proxy is accounted.
+    pub(crate) fn cgroups(mut self, cgroups: Cgroups) -> Self {
+        self.cgroups = cgroups;
+        self
+    }
+
     /// Starts the proxy; the listeners are bound when this returns.
     pub(crate) async fn start(self) -> Proxy {
         watch_for_panics();
@@ -208,6 +217,7 @@ impl Mesh {
             concurrency: NonZeroUsize::new(self.concurrency).unwrap(),
             otel: self.otel.clone(),
             application: self.application.clone(),
+            cgroups: self.cgroups.clone(),
             ..Options::ephemeral(vec![config])
         };
         options.drain = self.drain.unwrap_or(options.drain);
