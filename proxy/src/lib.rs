@@ -5,12 +5,14 @@
 
 mod admin;
 pub mod app;
+pub mod application;
 mod capture_rules;
 pub mod commands;
 pub mod drain;
 pub mod export;
 pub mod http;
 pub mod net;
+pub mod overload;
 pub mod reload;
 pub mod serve;
 mod tcp;

@@ -21,6 +21,7 @@ use rand::{SeedableRng, rngs::SmallRng};
 use crate::{
     drain::Watch,
     http::{replay::ReplayBudget, upload::RequestBody},
+    overload::Overload,
     tcp::relay,
     telemetry::Shard,
     upstream::{Balancers, Published, pool::Pools, stats::FilterStats},
@@ -70,6 +71,7 @@ pub struct Worker {
     rng: RefCell<SmallRng>,
     shard: Shard,
     drain: Watch,
+    overload: Arc<Overload>,
     stats: Arc<WorkerStats>,
     settings: Settings,
     replay: Rc<ReplayBudget>,
@@ -84,6 +86,7 @@ impl Worker {
         published: Arc<ArcSwap<Published>>,
         shard: Shard,
         drain: Watch,
+        overload: Arc<Overload>,
         stats: Arc<WorkerStats>,
         settings: Settings,
         seed: u64,
@@ -96,6 +99,7 @@ impl Worker {
             rng: RefCell::new(SmallRng::seed_from_u64(seed)),
             shard,
             drain,
+            overload,
             stats,
             settings,
             replay: Rc::default(),
@@ -133,6 +137,11 @@ impl Worker {
 
     pub(crate) fn drain(&self) -> &Watch {
         &self.drain
+    }
+
+    /// Whether there is memory for new requests.
+    pub(crate) fn is_shedding(&self) -> bool {
+        self.overload.is_shedding()
     }
 
     pub(crate) fn settings(&self) -> Settings {

@@ -1,8 +1,9 @@
-//! The pages that people and machines ask: Envoy's admin paths, the scrape, and readiness.
+//! The pages that people and machines ask: Envoy's admin paths, those of Istio's agent, the scrape, and readiness.
 //!
 //! All of it runs on the control thread. Changes are POST only, and the admin port answers to loopback names only while
 //! it is bound to loopback, so that a web page cannot reach it by rebinding a name.
 
+mod agent;
 mod clusters;
 mod config_dump;
 mod explain;
@@ -20,6 +21,7 @@ use axum::response::Response;
 use http::{HeaderValue, Method, StatusCode, header, request::Parts};
 use tokio::net::TcpListener;
 
+pub(crate) use agent::serve_agent;
 pub(crate) use clusters::cluster_samples;
 pub(crate) use pages::Admin;
 use serve::{LIMITS, serve};
@@ -28,7 +30,7 @@ pub(crate) use server::{Server, server_samples};
 /// Serves the admin pages until dropped.
 pub(crate) fn serve_admin(listener: TcpListener, admin: Arc<Admin>) -> impl Future<Output = ()> + Send {
     let local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
-    serve(listener, LIMITS, move |request, body| {
+    serve(listener, LIMITS, move |_, request, body| {
         let admin = Arc::clone(&admin);
         async move {
             if local && !names_loopback(&request) {
@@ -39,14 +41,13 @@ pub(crate) fn serve_admin(listener: TcpListener, admin: Arc<Admin>) -> impl Futu
     })
 }
 
-/// Serves the scrape (and readiness, as Istio's agent does on the same port) until dropped.
+/// Serves the scrape of the sidecar alone until dropped.
 pub(crate) fn serve_metrics(listener: TcpListener, admin: Arc<Admin>) -> impl Future<Output = ()> + Send {
-    serve(listener, LIMITS, move |request, _| {
+    serve(listener, LIMITS, move |_, request, _| {
         let admin = Arc::clone(&admin);
         async move {
             match request.uri.path() {
                 "/metrics" | "/stats/prometheus" => admin.scrape(&request),
-                "/healthz/ready" => admin.ready().await,
                 _ => text(StatusCode::NOT_FOUND, "try /metrics or /stats/prometheus\n"),
             }
         }
@@ -55,7 +56,7 @@ pub(crate) fn serve_metrics(listener: TcpListener, admin: Arc<Admin>) -> impl Fu
 
 /// Serves readiness until dropped.
 pub(crate) fn serve_health(listener: TcpListener, admin: Arc<Admin>) -> impl Future<Output = ()> + Send {
-    serve(listener, LIMITS, move |request, _| {
+    serve(listener, LIMITS, move |_, request, _| {
         let admin = Arc::clone(&admin);
         async move {
             match request.uri.path() {

@@ -13,7 +13,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use axum::response::Response;
-use http::{Method, StatusCode, header, request::Parts};
+use http::{HeaderMap, Method, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
 use regex::RegexBuilder;
 use serde_json::{Value, json};
@@ -21,7 +21,8 @@ use tokio::time::{Instant, timeout};
 
 use super::{clusters, config_dump, explain, json, page, post_required, text};
 use crate::{
-    app::{Bound, Command, ConfigStatus, Control, Pings},
+    app::{Bound, Command, ConfigStatus, Control, Ending, Pings},
+    application::Application,
     drain::{Drain, Phase},
     telemetry::{CLASSIC, Metrics, OPEN_METRICS, Sample},
     upstream::{Published, Upstreams},
@@ -40,6 +41,7 @@ pub(crate) struct Admin {
     pub(crate) control: Control,
     pub(crate) started: Instant,
     pub(crate) concurrency: usize,
+    pub(crate) application: Application,
     /// Set by `/healthcheck/fail`.
     pub(crate) unhealthy: AtomicBool,
 }
@@ -89,7 +91,7 @@ impl Admin {
             "/ready" => self.ready().await,
             "/server_info" => json(&self.server_info()),
             "/drain_listeners" => self.drain_listeners(query),
-            "/quitquitquit" => self.ask(Command::Quit),
+            "/quitquitquit" => self.ask(Command::End(Ending::Now)),
             "/reload" => self.ask(Command::Reload),
             "/healthcheck/fail" => self.set_healthy(false),
             "/healthcheck/ok" => self.set_healthy(true),
@@ -99,11 +101,7 @@ impl Admin {
 
     /// The metrics, in the format that the scraper asks for.
     pub(super) fn scrape(&self, request: &Parts) -> Response {
-        let open =
-            request.headers.get_all(header::ACCEPT).iter().any(|value| {
-                value.to_str().is_ok_and(|value| value.contains("application/openmetrics-text"))
-            });
-        if open {
+        if wants_open_metrics(&request.headers) {
             page(StatusCode::OK, OPEN_METRICS, self.metrics.open_metrics())
         } else {
             page(StatusCode::OK, CLASSIC, self.metrics.classic())
@@ -185,13 +183,18 @@ impl Admin {
         text(StatusCode::OK, "OK\n")
     }
 
-    fn ask(&self, command: Command) -> Response {
+    pub(super) fn ask(&self, command: Command) -> Response {
         if self.control.ask(command) {
             text(StatusCode::OK, "OK\n")
         } else {
             text(StatusCode::SERVICE_UNAVAILABLE, "busy\n")
         }
     }
+}
+
+fn wants_open_metrics(headers: &HeaderMap) -> bool {
+    let open = |value: &str| value.contains("application/openmetrics-text");
+    headers.get_all(header::ACCEPT).iter().any(|value| value.to_str().is_ok_and(open))
 }
 
 /// The query of an admin path.

@@ -1,6 +1,6 @@
 //! The small server behind the pages: HTTP/1, as many connections as are sensible, and no wait without an end.
 
-use std::{convert::Infallible, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::response::Response;
 use http::{Request, request::Parts};
@@ -11,6 +11,8 @@ use tokio::{
     sync::Semaphore,
     time::{sleep, timeout},
 };
+
+use crate::net::complaint::Complaint;
 
 /// Wait after a failed accept.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -30,25 +32,28 @@ pub(super) struct Limits {
 pub(super) const LIMITS: Limits =
     Limits { connections: 64, patience: Duration::from_secs(10), life: Duration::from_secs(60) };
 
-/// Answers by `page` until dropped.
+/// Answers by `page`, which is told who asks, until dropped.
 pub(super) async fn serve<P, F>(listener: TcpListener, limits: Limits, page: P)
 where
-    P: Fn(Parts, Incoming) -> F + Clone + Send + 'static,
+    P: Fn(SocketAddr, Parts, Incoming) -> F + Clone + Send + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
     let places = Arc::new(Semaphore::new(limits.connections));
+    let mut complaint = Complaint::default();
     // The semaphore is never closed.
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let page = page.clone();
                 tokio::spawn(async move {
-                    converse(stream, limits, page).await;
+                    converse(stream, peer, limits, page).await;
                     drop(place);
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "accept failed on a listener of our own pages");
+                if let Some(held_back) = complaint.due() {
+                    tracing::warn!(%error, held_back, "accept failed on a listener of our own pages");
+                }
                 sleep(PAUSE).await;
             }
         }
@@ -56,14 +61,14 @@ where
 }
 
 /// Serves one connection. How it ends is the client's business.
-async fn converse<P, F>(stream: TcpStream, limits: Limits, page: P)
+async fn converse<P, F>(stream: TcpStream, peer: SocketAddr, limits: Limits, page: P)
 where
-    P: Fn(Parts, Incoming) -> F + Send,
+    P: Fn(SocketAddr, Parts, Incoming) -> F + Send,
     F: Future<Output = Response>,
 {
     let service = service_fn(move |request: Request<Incoming>| {
         let (parts, body) = request.into_parts();
-        let answer = page(parts, body);
+        let answer = page(peer, parts, body);
         async { Ok::<_, Infallible>(answer.await) }
     });
     let connection = http1::Builder::new()
@@ -89,7 +94,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(3600);
     const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
-    async fn page(_: Parts, _: Incoming) -> Response {
+    async fn page(_: SocketAddr, _: Parts, _: Incoming) -> Response {
         text(StatusCode::OK, "here")
     }
 

@@ -12,6 +12,7 @@ use crate::{
     app::ConfigStatus,
     drain::{Drain, Phase},
     net::listen::Workers,
+    overload::{Level, Overload},
     telemetry::{Kind, LogCounts, Sample},
     worker::WorkerStats,
 };
@@ -26,13 +27,14 @@ pub(crate) struct Server {
     pub(crate) config: Arc<ConfigStatus>,
     pub(crate) log: LogCounts,
     pub(crate) connections: Workers,
+    pub(crate) overload: Arc<Overload>,
     pub(crate) workers: Arc<WorkerStats>,
     pub(crate) concurrency: usize,
 }
 
 /// Samples of the whole process.
 pub(crate) fn server_samples(server: Server) -> impl Fn() -> Vec<Sample> + Send + Sync + 'static {
-    let Server { drain, config, log, connections, workers, concurrency } = server;
+    let Server { drain, config, log, connections, overload, workers, concurrency } = server;
     let started = Instant::now();
     let start_time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     move || {
@@ -69,6 +71,11 @@ pub(crate) fn server_samples(server: Server) -> impl Fn() -> Vec<Sample> + Send 
                 connections.refused() as u64,
             ),
             counter(
+                "outrigger_accept_failures_total",
+                "Times that the system could not accept a connection, for want of descriptors or memory",
+                connections.failed() as u64,
+            ),
+            counter(
                 "outrigger_worker_panics_total",
                 "Requests and connections that ended in a panic",
                 workers.panics.load(Relaxed),
@@ -82,6 +89,24 @@ pub(crate) fn server_samples(server: Server) -> impl Fn() -> Vec<Sample> + Send 
                 ..gauge("process_cpu_seconds_total", "Processor time", processor_seconds())
             },
         ];
+        samples.push(gauge(
+            "envoy_overload_envoy_resource_monitors_cgroup_memory_pressure",
+            "Used memory in percent of the limit of the control group, 0 without a limit",
+            f64::from(overload.percent()),
+        ));
+        let level = overload.level();
+        for (action, at) in [
+            ("envoy_overload_envoy_overload_actions_disable_http_keepalive_active", Level::Shedding),
+            ("envoy_overload_envoy_overload_actions_stop_accepting_requests_active", Level::Shedding),
+            ("envoy_overload_envoy_overload_actions_stop_accepting_connections_active", Level::Refusing),
+        ] {
+            let active = f64::from(u8::from(level >= at));
+            samples.push(gauge(
+                action,
+                "1 while memory is so short that Envoy's action of this name is taken",
+                active,
+            ));
+        }
         workers.filters.each(|stat, kind, value| {
             samples.push(Sample {
                 name: format!("envoy_http_{stat}").into(),

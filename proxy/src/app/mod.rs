@@ -3,8 +3,12 @@
 //! The control thread loads the configuration, binds, accepts, answers the admin pages, watches for changes, sweeps
 //! ejections and ends the process. Workers only serve.
 
+mod change;
 mod control;
+mod ending;
 mod listeners;
+mod signals;
+mod start;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -17,10 +21,12 @@ use std::{
 use outrigger_config::{report::Report, snapshot::Node};
 use tokio::sync::mpsc;
 
+pub use ending::DrainTimes;
+pub(crate) use ending::Ending;
 pub(crate) use status::{Bound, ConfigStatus};
 pub(crate) use workers::Pings;
 
-use crate::{export::Otel, reload::Unreadable};
+use crate::{application::Application, export::Otel, overload::Cgroups, reload::Unreadable};
 
 /// How to run. Nothing else is read from the environment.
 #[derive(Debug, Clone)]
@@ -37,7 +43,8 @@ pub struct Options {
     pub concurrency: NonZeroUsize,
     /// Admin pages; port 0 takes a free one, here as below.
     pub admin: SocketAddr,
-    /// The scrape, on each of these. The first one is named `metrics`, others `metrics_<port>`.
+    /// The scrape, on each of these. The first one is named `metrics` and has all pages of Istio's agent, others are
+    /// named `metrics_<port>`.
     pub metrics: Vec<SocketAddr>,
     /// Readiness.
     pub health: SocketAddr,
@@ -49,6 +56,10 @@ pub struct Options {
     pub otel: Otel,
     /// How the process ends.
     pub drain: DrainTimes,
+    /// The application beside the sidecar.
+    pub application: Application,
+    /// Where the kernel tells how much memory there is.
+    pub cgroups: Cgroups,
     /// Whether SIGTERM and SIGINT drain (twice: end at once) and SIGHUP reloads.
     pub signals: bool,
 }
@@ -71,6 +82,8 @@ impl Options {
             ports: Ports::Ephemeral,
             otel: Otel::default(),
             drain: DrainTimes { announce: Duration::ZERO, ..DrainTimes::default() },
+            application: Application::default(),
+            cgroups: Cgroups::default(),
             signals: false,
         }
     }
@@ -83,25 +96,6 @@ pub enum Ports {
     Configured,
     /// On loopback and a free port each; they keep the names of the configuration.
     Ephemeral,
-}
-
-/// How long the phases of a drain last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DrainTimes {
-    /// Clients are told to go away while new connections are still accepted (Istio's `terminationDrainDuration`,
-    /// 5 s).
-    pub announce: Duration,
-    /// Istio's `EXIT_ON_ZERO_ACTIVE_CONNECTIONS`: announce at least for this time, and then until no connection is
-    /// open, however long that takes.
-    pub until_idle: Option<Duration>,
-    /// After that, how long open requests may go on before they are cut (Envoy's delayed close, 1 s).
-    pub close: Duration,
-}
-
-impl Default for DrainTimes {
-    fn default() -> Self {
-        Self { announce: Duration::from_secs(5), until_idle: None, close: Duration::from_secs(1) }
-    }
 }
 
 /// Why the proxy did not start.
@@ -123,6 +117,9 @@ pub enum StartError {
         /// Why not.
         error: io::Error,
     },
+    /// It was asked to end before it had started.
+    #[error("stopped before the start was complete")]
+    Stopped,
     /// A thread or its runtime cannot be started.
     #[error("error: cannot start a thread: {0}")]
     Thread(#[from] io::Error),
@@ -179,7 +176,7 @@ impl Running {
 
     /// Begins to drain, as SIGTERM does; a second time it ends at once. Wait for the end with [`join`](Self::join).
     pub fn drain(&self) {
-        self.control.ask(Command::Drain);
+        self.control.ask(Command::End(Ending::Drain));
     }
 
     /// Reads the configuration now, as SIGHUP does, changed or not.
@@ -210,7 +207,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         // The queue may be full of other wishes; the control thread is at them.
-        while !self.is_finished() && !self.control.ask(Command::Quit) {
+        while !self.is_finished() && !self.control.ask(Command::End(Ending::Now)) {
             std::thread::yield_now();
         }
         self.wait();
@@ -220,10 +217,8 @@ impl Drop for Running {
 /// What the control thread can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Command {
-    /// Drain and end; asked twice, end at once.
-    Drain,
-    /// End at once.
-    Quit,
+    /// End; asked twice, at once.
+    End(Ending),
     /// Drain without ending.
     DrainListeners {
         /// Announce it first; else close at once.

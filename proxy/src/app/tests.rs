@@ -182,6 +182,25 @@ fn the_scrape_comes_in_both_formats() {
 }
 
 #[test]
+fn further_ports_have_the_metrics_of_the_sidecar_and_nothing_else() {
+    let bench = Bench::with(|options| options.metrics.push(options.admin));
+    let (name, _) =
+        bench.running.addresses().into_iter().find(|(name, _)| name.starts_with("metrics_")).unwrap();
+    let ask = |method: &str, path: &str| {
+        bench.ask(&name, &format!("{method} {path} HTTP/1.1\r\nHost: any\r\nContent-Length: 0\r\n")).0
+    };
+    assert_eq!((ask("GET", "/metrics"), ask("GET", "/stats/prometheus")), (200, 200));
+    for (method, path) in [
+        ("GET", "/healthz/ready"),
+        ("POST", "/quitquitquit"),
+        ("POST", "/drain"),
+        ("GET", "/app-health/a/livez"),
+    ] {
+        assert_eq!(ask(method, path), 404, "{path}");
+    }
+}
+
+#[test]
 fn changes_need_post_and_unknown_paths_show_the_list() {
     let bench = Bench::start();
     for path in ["/quitquitquit", "/drain_listeners", "/healthcheck/fail", "/healthcheck/ok", "/reload"] {

@@ -12,6 +12,7 @@ use tokio::{
 use crate::{
     drain::Watch,
     net::listen::Accepted,
+    overload::Overload,
     serve::serve,
     telemetry::{Queues, Requests, Shard},
     upstream::Published,
@@ -25,6 +26,7 @@ pub(super) struct Parts {
     pub(super) requests: Arc<Requests>,
     pub(super) queues: Queues,
     pub(super) drain: Watch,
+    pub(super) overload: Arc<Overload>,
     pub(super) stats: Arc<WorkerStats>,
     pub(super) seed: u64,
 }
@@ -80,7 +82,8 @@ fn run(
     runtime.block_on(async move {
         let shard = Shard::new(index, parts.requests, parts.queues);
         let seed = parts.seed.wrapping_add(index as u64);
-        let worker = Worker::new(parts.published, shard, parts.drain, parts.stats, Settings::default(), seed);
+        let (settings, stats) = (Settings::default(), parts.stats);
+        let worker = Worker::new(parts.published, shard, parts.drain, parts.overload, stats, settings, seed);
         let pinged = Rc::clone(&worker);
         tokio::task::spawn_local(async move {
             while let Some(answer) = pings.recv().await {

@@ -1,14 +1,19 @@
 //! The command line: one file a verb.
 //!
 //! Exit codes follow `sysexits`: 64 usage, 65 bad configuration, 69 cannot bind, 71 refused by the kernel, 77 not
-//! permitted, 79 findings of `validate`; `diff` has 1 for differences, as `kubectl diff`, and `init` has 126 for rules
-//! that are not in force, as Istio's validation.
+//! permitted, 79 findings of `validate`; `diff` has 1 for differences, as `kubectl diff`, `run` has that of its command,
+//! and `init` has 126 for rules that are not in force, as Istio's validation.
 
+mod admin;
 mod diff;
 mod explain;
+mod healthcheck;
 mod identity;
 mod init;
 mod proxy;
+mod run;
+mod settings;
+mod sidecar;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -29,6 +34,12 @@ struct Cli {
 enum Verb {
     /// Run the sidecar.
     Proxy(Box<proxy::ProxyArgs>),
+    /// Run a command beside a sidecar: start it when the sidecar is ready, and end the sidecar after it.
+    Run(run::RunArgs),
+    /// Tell whether a running sidecar is ready.
+    Healthcheck(healthcheck::HealthcheckArgs),
+    /// Ask a running sidecar for one of its pages.
+    Admin(admin::AdminArgs),
     /// Check configuration without running it.
     Validate(validate::ValidateArgs),
     /// Tell where a configuration sends a request, and why.
@@ -52,7 +63,7 @@ enum Output {
 const USAGE: u8 = 64;
 /// Bad or unreadable configuration (`EX_DATAERR`).
 const BAD_CONFIGURATION: u8 = 65;
-/// A listener cannot be bound, or a thread not started (`EX_UNAVAILABLE`).
+/// A listener cannot be bound, a thread not started, a sidecar not reached (`EX_UNAVAILABLE`).
 const UNAVAILABLE: u8 = 69;
 /// The kernel refused what it was asked for (`EX_OSERR`).
 const OS_ERROR: u8 = 71;
@@ -70,6 +81,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match Cli::try_parse_from(args) {
         Ok(cli) => match cli.verb {
             Verb::Proxy(args) => proxy::run(*args),
+            Verb::Run(args) => run::run(args),
+            Verb::Healthcheck(args) => healthcheck::run(&args),
+            Verb::Admin(args) => admin::run(&args),
             Verb::Validate(args) => validate::run(&args),
             Verb::Explain(args) => explain::run(&args),
             Verb::Diff(args) => diff::run(&args),

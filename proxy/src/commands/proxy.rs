@@ -5,10 +5,16 @@ use std::{io::Write, net::SocketAddr, num::NonZeroUsize, path::PathBuf, process:
 use clap::Args;
 use tracing_subscriber::EnvFilter;
 
-use super::{BAD_CONFIGURATION, UNAVAILABLE, environment, identity::IdentityArgs};
+use super::{
+    BAD_CONFIGURATION, UNAVAILABLE, USAGE, environment,
+    identity::IdentityArgs,
+    settings::{ProxyConfig, drain_times, grace_period},
+};
 use crate::{
-    app::{App, DrainTimes, Options, Ports, StartError},
+    app::{App, Options, Ports, StartError},
+    application::Application,
     export::Otel,
+    overload::Cgroups,
 };
 
 /// Run the sidecar.
@@ -33,12 +39,17 @@ pub(super) struct ProxyArgs {
     /// Admin pages.
     #[arg(long, env = "OUTRIGGER_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:15000")]
     admin: SocketAddr,
-    /// Metrics, in place of both defaults [default: 0.0.0.0:15020 and 0.0.0.0:15090].
+    /// The pages of Istio's agent, metrics among them, in place of both defaults [default: 0.0.0.0:15020, and metrics
+    /// alone on 0.0.0.0:15090].
     #[arg(long, env = "OUTRIGGER_METRICS", value_name = "ADDR")]
     metrics: Option<SocketAddr>,
     /// Readiness, `/healthz/ready`.
     #[arg(long, env = "OUTRIGGER_HEALTH", value_name = "ADDR", default_value = "0.0.0.0:15021")]
     health: SocketAddr,
+    /// Seconds from SIGTERM to SIGKILL, the pod's terminationGracePeriodSeconds: open requests may use what the drain
+    /// leaves of it [default: unknown, they have 1 s].
+    #[arg(long, env = "TERMINATION_GRACE_PERIOD_SECONDS", value_name = "SECONDS", value_parser = grace_period)]
+    grace_period: Option<Duration>,
     /// Bind the ports that the configuration names, or any free ones, which the start-up lines tell.
     #[arg(long, env = "OUTRIGGER_PORTS", value_enum, value_name = "WHICH", default_value = "configured")]
     ports: Ports,
@@ -57,6 +68,15 @@ pub(super) fn run(args: ProxyArgs) -> ExitCode {
     for problem in problems {
         tracing::warn!(%problem, "a telemetry setting cannot be used");
     }
+    let metrics = args.metrics.map_or_else(default_metrics, |address| vec![address]);
+    let own = [&metrics[..], &[args.admin, args.health]].concat();
+    let application = match Application::from_environment(environment, &own) {
+        Ok(application) => application,
+        Err(error) => {
+            eprintln!("{error}");
+            return USAGE.into();
+        }
+    };
     let options = Options {
         config: args.config,
         node: args.identity.node(),
@@ -64,12 +84,14 @@ pub(super) fn run(args: ProxyArgs) -> ExitCode {
         allow_envoy_filters: args.allow_envoy_filters,
         concurrency: concurrency(args.concurrency.or(settings.concurrency)),
         admin: args.admin,
-        metrics: args.metrics.map_or_else(default_metrics, |address| vec![address]),
+        metrics,
         health: args.health,
         seed: args.seed,
         ports: args.ports,
         otel,
-        drain: drain_times(&settings),
+        drain: drain_times(&settings, args.grace_period),
+        application,
+        cgroups: Cgroups::default(),
         signals: true,
     };
     let running = match App::start(options) {
@@ -101,6 +123,7 @@ fn refuse(error: &StartError) -> ExitCode {
     eprintln!("{error}");
     match error {
         StartError::Config(_) | StartError::Unreadable(_) => BAD_CONFIGURATION.into(),
+        StartError::Stopped => ExitCode::SUCCESS,
         StartError::Bind { .. } | StartError::Thread(_) => UNAVAILABLE.into(),
     }
 }
@@ -116,69 +139,6 @@ fn concurrency(wanted: Option<usize>) -> NonZeroUsize {
     NonZeroUsize::new(wanted.or_else(limit).unwrap_or_default()).unwrap_or_else(available)
 }
 
-/// Istio's lifecycle variables.
-fn drain_times(settings: &ProxyConfig) -> DrainTimes {
-    let defaults = DrainTimes::default();
-    let minimum = environment("MINIMUM_DRAIN_DURATION").and_then(|text| duration(&text));
-    DrainTimes {
-        announce: settings.termination_drain.unwrap_or(defaults.announce),
-        until_idle: environment("EXIT_ON_ZERO_ACTIVE_CONNECTIONS")
-            .is_some_and(|value| value == "true")
-            .then(|| minimum.unwrap_or(Duration::from_secs(5))),
-        ..defaults
-    }
-}
-
-/// What is honoured of the variable `PROXY_CONFIG`, which injection writes as JSON.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct ProxyConfig {
-    concurrency: Option<usize>,
-    termination_drain: Option<Duration>,
-}
-
-impl ProxyConfig {
-    fn parse(json: &str) -> Self {
-        let value: serde_json::Value = match serde_json::from_str(json) {
-            Ok(value) => value,
-            Err(error) => {
-                tracing::warn!(%error, "PROXY_CONFIG is no JSON: ignored");
-                return Self::default();
-            }
-        };
-        let concurrency = value.get("concurrency").and_then(serde_json::Value::as_u64);
-        Self {
-            concurrency: concurrency.and_then(|count| count.try_into().ok()),
-            termination_drain: value
-                .get("terminationDrainDuration")
-                .and_then(|text| text.as_str())
-                .and_then(duration),
-        }
-    }
-}
-
-/// `1.5s`, `1h5m`, `300ms`: a protobuf or Go duration, not negative.
-pub(super) fn duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (value, tail) = rest.split_at(number);
-        let unit = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(unit);
-        let seconds = match unit {
-            "ms" => 0.001,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return None,
-        };
-        let part = Duration::try_from_secs_f64(value.parse::<f64>().ok()? * seconds).ok()?;
-        total = total.checked_add(part)?;
-        rest = tail;
-    }
-    (!text.is_empty()).then_some(total)
-}
-
 /// JSON lines; standard output belongs to the listener lines and the access log.
 fn log_to_stderr() {
     let filter = environment("OUTRIGGER_LOG").or_else(|| environment("RUST_LOG"));
@@ -191,26 +151,4 @@ fn log_to_stderr() {
         .finish();
     // A caller that embeds the command line may have its own.
     let _ = tracing::subscriber::set_global_default(subscriber);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_read_as_istio_writes_them() {
-        assert_eq!(duration("5s"), Some(Duration::from_secs(5)));
-        assert_eq!(duration("1h1.5m300ms"), Some(Duration::from_millis(3_690_300)));
-        for wrong in ["", "5", "s", "-5s", "5x", "1e3s"] {
-            assert_eq!(duration(wrong), None, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn proxy_config_is_read_and_rubbish_ignored() {
-        let settings = ProxyConfig::parse(r#"{"concurrency":3,"terminationDrainDuration":"11s","x":1}"#);
-        let expected = ProxyConfig { concurrency: Some(3), termination_drain: Some(Duration::from_secs(11)) };
-        assert_eq!(settings, expected);
-        assert_eq!(ProxyConfig::parse("concurrency: 3"), ProxyConfig::default());
-    }
 }

@@ -2,8 +2,10 @@
 
 use std::{
     cell::{Cell, RefCell},
+    future::poll_fn,
     net::SocketAddr,
     sync::{Arc, Weak},
+    task::Poll,
     time::Duration,
 };
 
@@ -31,6 +33,7 @@ pub(crate) struct ConnInfo {
     active: Cell<usize>,
     /// When the last request ended.
     idle_since: Cell<Instant>,
+    dismissed: Cell<bool>,
 }
 
 impl ConnInfo {
@@ -50,6 +53,7 @@ impl ConnInfo {
             begun: Cell::new(0),
             active: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
+            dismissed: Cell::new(false),
         }
     }
 
@@ -77,6 +81,16 @@ impl ConnInfo {
     /// Whether the listener has left the configuration: clients are to come back elsewhere.
     pub(crate) fn departed(&self) -> bool {
         self.listener.departure.last().is_some()
+    }
+
+    /// The client is to leave after the answer that goes out now.
+    pub(crate) fn dismiss(&self) {
+        self.dismissed.set(true);
+    }
+
+    /// Waits until the client is dismissed. The answer that does so wakes the connection, to be written.
+    pub(crate) async fn dismissed(&self) {
+        poll_fn(|_| if self.dismissed.get() { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
     /// Waits until the listener leaves the configuration.

@@ -100,6 +100,7 @@ async fn serve_http2(socket: Socket, conn: Rc<ConnInfo>, worker: Rc<Worker>) -> 
         tokio::select! {
             () = drain.reached(Phase::Announced) => {}
             () = conn.listener_left() => {}
+            () = conn.dismissed() => {}
         }
     };
     drive(connection.as_mut(), http2::Connection::graceful_shutdown, leave, &conn, &worker).await

@@ -140,6 +140,11 @@ impl RequestContext {
         self.conn.leave();
     }
 
+    /// The HTTP/2 connection is to end after this answer.
+    pub(crate) fn dismiss(&self) {
+        self.conn.dismiss();
+    }
+
     /// Whether the client speaks HTTP/1.
     pub(crate) fn is_http1(&self) -> bool {
         self.record.as_ref().is_some_and(|record| record.version != Some(Version::HTTP_2))

@@ -136,6 +136,11 @@ async fn outcome<'p>(
     incoming: Incoming,
 ) -> Result<Outcome<'p>, Failure> {
     let target = accept(conn, context, &mut parts, published.snapshot.paths)?;
+    if worker.is_shedding() {
+        context.sending(&parts.headers);
+        worker.stats().filters.downstream_rq_overload_close.inc();
+        return Err(Failure::Overloaded);
+    }
     let tracing = &published.snapshot.observation(conn.direction()).tracing;
     request_id::ensure(&mut parts.headers, &mut worker.rng());
     let trace = trace::begin(tracing, &mut parts.headers, &mut worker.rng());
@@ -399,8 +404,10 @@ fn respond(
     let http1 = context.is_http1();
     headers.entry(DATE).or_insert_with(|| worker.date());
     headers::set_server(&mut headers, context.record().direction);
-    if http1 && (close || worker.drain().is_draining()) {
+    if http1 && (close || worker.drain().is_draining() || worker.is_shedding()) {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    } else if worker.is_shedding() {
+        context.dismiss();
     }
     context.answering(status, &headers);
     let mut response = Response::new(ResponseBody::new(source, context, deadline, http1));

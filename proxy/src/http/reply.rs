@@ -34,6 +34,8 @@ pub(crate) enum Failure {
     UpgradeFailed,
     /// HTTP/2 only: the stream is reset without an answer.
     ResetStream,
+    /// There is no memory for it.
+    Overloaded,
     /// The route injects it.
     Fault(AbortStatus),
     /// No route takes it.
@@ -118,6 +120,9 @@ impl Reply {
             // Never sent: the stream is reset.
             Failure::ResetStream => Self::new(S::BAD_REQUEST, "", "http2.too_many_headers")
                 .flag(Flag::DownstreamProtocolError)
+                .closing(),
+            Failure::Overloaded => Self::new(S::SERVICE_UNAVAILABLE, "envoy overloaded", "overload")
+                .flag(Flag::OverloadManager)
                 .closing(),
             Failure::Fault(status) => {
                 let (status, grpc_status) = match *status {

@@ -25,7 +25,8 @@ use tokio::{
     time::sleep,
 };
 
-use crate::drain::Departure;
+use super::complaint::Complaint;
+use crate::{drain::Departure, overload::Overload};
 
 /// Connections that wait to be accepted by the system.
 const BACKLOG: i32 = 4096;
@@ -97,7 +98,15 @@ pub struct Workers {
     lanes: Arc<[Lane]>,
     total: Arc<Total>,
     limit: usize,
-    refused: Arc<AtomicUsize>,
+    overload: Arc<Overload>,
+    counts: Arc<Counts>,
+}
+
+/// What did not become a connection.
+#[derive(Debug, Default)]
+struct Counts {
+    refused: AtomicUsize,
+    failed: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -108,16 +117,17 @@ struct Lane {
 
 impl Workers {
     /// Makes `count` lanes; each receiver is served by one worker. Above `limit` live connections new ones are closed
-    /// at once.
+    /// at once, and while the process is overloaded they wait in the system.
     #[must_use]
-    pub fn new(count: usize, limit: usize) -> (Self, Vec<mpsc::Receiver<Accepted>>) {
+    pub fn new(count: usize, limit: usize, overload: Arc<Overload>) -> (Self, Vec<mpsc::Receiver<Accepted>>) {
         let (lanes, receivers): (Vec<_>, Vec<_>) = (0..count)
             .map(|_| {
                 let (sender, receiver) = mpsc::channel(QUEUE);
                 (Lane { sender, live: Arc::default() }, receiver)
             })
             .unzip();
-        (Self { lanes: lanes.into(), total: Arc::default(), limit, refused: Arc::default() }, receivers)
+        let counts = Arc::default();
+        (Self { lanes: lanes.into(), total: Arc::default(), limit, overload, counts }, receivers)
     }
 
     /// Live connections, those on their way to a worker included.
@@ -140,12 +150,18 @@ impl Workers {
     /// Connections that were closed because the limit was reached.
     #[must_use]
     pub fn refused(&self) -> usize {
-        self.refused.load(Relaxed)
+        self.counts.refused.load(Relaxed)
+    }
+
+    /// How often the system could not accept: descriptors or memory were short.
+    #[must_use]
+    pub fn failed(&self) -> usize {
+        self.counts.failed.load(Relaxed)
     }
 
     async fn hand_off(&self, stream: std::net::TcpStream, peer: SocketAddr, listener: &Arc<ListenerInfo>) {
         if self.live() >= self.limit {
-            self.refused.fetch_add(1, Relaxed);
+            self.counts.refused.fetch_add(1, Relaxed);
             return;
         }
         let Some(lane) = self.lanes.iter().min_by_key(|lane| lane.live.load(Relaxed)) else { return };
@@ -179,16 +195,24 @@ pub async fn accept(
     workers: Workers,
     mut closed: oneshot::Receiver<Infallible>,
 ) {
+    let mut complaint = Complaint::default();
     loop {
+        let next = async {
+            workers.overload.accepts().await;
+            listener.accept().await
+        };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted.and_then(|(stream, peer)| Ok((prepare(stream)?, peer))),
+            accepted = next => accepted.and_then(|(stream, peer)| Ok((prepare(stream)?, peer))),
             _ = &mut closed => break,
         };
         match accepted {
             Ok((stream, peer)) => workers.hand_off(stream, peer, &info).await,
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(listener = %info.name, %error, "accept failed");
+                workers.counts.failed.fetch_add(1, Relaxed);
+                if let Some(held_back) = complaint.due() {
+                    tracing::warn!(listener = %info.name, %error, held_back, "accept failed");
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -249,7 +273,7 @@ mod tests {
         let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let info = info(&listener);
         let address = info.address;
-        let (workers, mut lanes) = Workers::new(2, 100);
+        let (workers, mut lanes) = Workers::new(2, 100, Arc::default());
         let (_open, closed) = oneshot::channel();
         tokio::spawn(accept(listener, info, workers.clone(), closed));
         let mut clients = Vec::new();
@@ -275,7 +299,7 @@ mod tests {
         let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let info = info(&listener);
         let address = info.address;
-        let (workers, mut lanes) = Workers::new(1, 1);
+        let (workers, mut lanes) = Workers::new(1, 1, Arc::default());
         let (_open, closed) = oneshot::channel();
         tokio::spawn(accept(listener, info, workers.clone(), closed));
         let _kept = TcpStream::connect(address).await.unwrap();
@@ -295,7 +319,7 @@ mod tests {
         let info = info(&listener);
         let address = info.address;
         let clients: Vec<_> = (0..20).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
-        let (workers, mut lanes) = Workers::new(1, 100);
+        let (workers, mut lanes) = Workers::new(1, 100, Arc::default());
         let (open, closed) = oneshot::channel();
         drop(open);
         accept(listener, info, workers, closed).await;
@@ -311,7 +335,7 @@ mod tests {
         let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let info = info(&listener);
         let _client = std::net::TcpStream::connect(info.address).unwrap();
-        let (workers, mut lanes) = Workers::new(1, 100);
+        let (workers, mut lanes) = Workers::new(1, 100, Arc::default());
         let (open, closed) = oneshot::channel();
         drop(open);
         accept(listener, info, workers.clone(), closed).await;

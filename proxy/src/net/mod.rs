@@ -2,7 +2,9 @@
 //!
 //! Nothing here knows a route or a header's meaning beyond what framing needs.
 
+pub(crate) mod ask;
 pub(crate) mod batched;
+pub(crate) mod complaint;
 mod gate;
 pub(crate) mod head;
 pub mod listen;

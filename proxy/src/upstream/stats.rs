@@ -190,10 +190,11 @@ statistics! {
 }
 
 statistics! {
-    /// What the filters before the router count (Envoy `envoy_http_*`).
+    /// What is counted before the router (Envoy `envoy_http_*`).
     FilterStats {
         Counter cors_origin_invalid,
         Counter cors_origin_valid,
+        Counter downstream_rq_overload_close,
         Counter fault_aborts_injected,
         Gauge fault_active_faults,
         Counter fault_delays_injected,

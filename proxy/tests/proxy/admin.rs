@@ -132,6 +132,6 @@ async fn metrics_and_readiness_have_ports_of_their_own() {
     }
     let health = ask(proxy.address("health"), client::get("h", "/healthz/ready", &[])).await;
     assert_eq!(health.status, 200);
-    let elsewhere = ask(proxy.address("metrics"), client::get("h", "/quitquitquit", &[])).await;
+    let elsewhere = ask(proxy.address("health"), client::post("h", "/quitquitquit", "")).await;
     assert_eq!(elsewhere.status, 404, "no command on a port that others may reach");
 }

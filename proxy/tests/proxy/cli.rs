@@ -18,10 +18,10 @@ use crate::support::{
 const SEED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/seed");
 
 /// The program without this machine's own settings.
-fn outrigger(args: &[&str]) -> Command {
+pub(crate) fn outrigger(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
     for (name, _) in std::env::vars() {
-        if ["OUTRIGGER_", "ISTIO_", "OTEL_", "POD_", "INSTANCE_IP"]
+        if ["OUTRIGGER_", "ISTIO_", "OTEL_", "POD_", "INSTANCE_IP", "TERMINATION_", "PROXY_CONFIG"]
             .iter()
             .any(|prefix| name.starts_with(prefix))
         {
@@ -170,10 +170,14 @@ const LISTENER: &str = "127.0.0.1_8080";
 
 /// A proxy whose every port is the system's choice.
 fn on_free_ports(config: &str) -> Vec<&str> {
+    with_health(config, ANY)
+}
+
+fn with_health<'a>(config: &'a str, health: &'a str) -> Vec<&'a str> {
     [
         ["proxy", "--config", config].as_slice(),
         &["--ports", "ephemeral", "--concurrency", "1"],
-        &["--admin", ANY, "--metrics", ANY, "--health", ANY],
+        &["--admin", ANY, "--metrics", ANY, "--health", health],
     ]
     .concat()
 }
@@ -210,14 +214,31 @@ impl Drop for Program {
 impl Program {
     /// Starts `outrigger proxy` and reads its listener lines until all of them have come.
     fn start(args: &[&str], names: &[&str]) -> Self {
-        let mut child = outrigger(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap());
-        let mut listeners: Vec<(String, SocketAddr)> = vec![];
+        let mut program = Self::spawn(args);
+        program.read_listeners(names);
+        program
+    }
+
+    fn spawn(args: &[&str]) -> Self {
+        Self::spawn_with(args, &[])
+    }
+
+    /// The same with more environment.
+    fn spawn_with(args: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = outrigger(args);
+        command.envs(variables.iter().copied());
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self { child, listeners: vec![] }
+    }
+
+    fn read_listeners(&mut self, names: &[&str]) {
+        let mut lines = BufReader::new(self.child.stdout.take().unwrap());
+        let listeners = &mut self.listeners;
         while !names.iter().all(|name| listeners.iter().any(|(found, _)| found == name)) {
             let mut line = String::new();
             if lines.read_line(&mut line).unwrap() == 0 {
                 let mut errors = String::new();
-                child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+                self.child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
                 panic!("ended after {listeners:?}: {errors}");
             }
             let line: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
@@ -228,7 +249,6 @@ impl Program {
         }
         // Whatever else it prints must not fill the pipe.
         std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
-        Self { child, listeners }
     }
 
     fn address(&self, name: &str) -> SocketAddr {
@@ -275,4 +295,88 @@ async fn sighup_reloads() {
         (answer.status == 404).then_some(())
     })
     .await;
+}
+
+/// A configuration that is never read to its end: a pipe that nobody writes to.
+fn endless(folder: &Path) -> String {
+    let path = folder.join("endless.yaml");
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    path.to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn readiness_does_not_come_before_the_configuration() {
+    let origin = crate::support::origin::Origin::named("web").await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = endless(folder.path());
+    let health = TcpListener::bind(ANY).unwrap().local_addr().unwrap();
+    let address = health.to_string();
+    let mut program = Program::spawn(&with_health(&path, &address));
+    // It has come as far as its configuration.
+    let pipe = tokio::net::unix::pipe::OpenOptions::new();
+    let writer = until("somebody who reads", || pipe.open_sender(&path).ok()).await;
+    for _ in 0..20 {
+        let health = tokio::net::TcpStream::connect(health).await;
+        assert!(health.is_err(), "nobody answers for a proxy without its configuration");
+        tokio::task::yield_now().await;
+    }
+    let yaml = sidecar(origin.address().port());
+    // Later looks are to find a file.
+    let file = write(folder.path(), "next", &yaml);
+    std::fs::rename(file, &path).unwrap();
+    assert_eq!(writer.try_write(yaml.as_bytes()).unwrap(), yaml.len());
+    drop(writer);
+    program.read_listeners(&[LISTENER, "health"]);
+    assert_eq!(ask(health, client::get("h", "/healthz/ready", &[])).await.status, 200);
+}
+
+#[tokio::test]
+async fn sigterm_during_the_start_ends_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = endless(folder.path());
+    let mut program = Program::spawn(&on_free_ports(&path));
+    let pipe = tokio::net::unix::pipe::OpenOptions::new();
+    let _writer = until("somebody who reads", || pipe.open_sender(&path).ok()).await;
+    program.signal("-TERM");
+    let status = until("the end", || program.child.try_wait().unwrap()).await;
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_second_sigterm_ends_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(folder.path(), "mesh.yaml", &sidecar(0));
+    let settings = r#"{"terminationDrainDuration":"600s"}"#;
+    let mut program = Program::spawn_with(&on_free_ports(&path), &[("PROXY_CONFIG", settings)]);
+    program.read_listeners(&[LISTENER, "health"]);
+    program.signal("-TERM");
+    let health = program.address("health");
+    crate::support::wait::eventually("the drain", async || {
+        let ready = ask(health, client::get("h", "/healthz/ready", &[])).await;
+        (ready.status == 503).then_some(())
+    })
+    .await;
+    program.signal("-TERM");
+    let status = until("the end", || program.child.try_wait().unwrap()).await;
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn the_grace_period_is_the_only_setting_of_a_drain() {
+    let origin = crate::support::origin::Origin::http1(|_| crate::support::origin::Reply::never()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(folder.path(), "mesh.yaml", &sidecar(origin.address().port()));
+    let mut program =
+        Program::spawn_with(&on_free_ports(&path), &[("TERMINATION_GRACE_PERIOD_SECONDS", "4")]);
+    program.read_listeners(&[LISTENER, "health"]);
+    let address = program.address(LISTENER);
+    let stuck = tokio::spawn(async move { ask(address, client::get("web", "/", &[])).await });
+    until("the stuck request", || (origin.hits() == 1).then_some(())).await;
+    let began = tokio::time::Instant::now();
+    program.signal("-TERM");
+    let status = until("the end", || program.child.try_wait().unwrap()).await;
+    assert_eq!(status.code(), Some(0));
+    // 2 s of announcement and 1 s for the stuck request; 5 s and more without the setting.
+    assert!(began.elapsed() < std::time::Duration::from_millis(4800), "{:?}", began.elapsed());
+    assert!(stuck.await.is_err(), "it was cut");
 }

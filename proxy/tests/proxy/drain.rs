@@ -17,8 +17,12 @@ use crate::support::{
 };
 
 /// Goes on announcing until the last client has left.
-const PATIENT: DrainTimes =
-    DrainTimes { announce: Duration::ZERO, until_idle: Some(Duration::ZERO), close: Duration::from_secs(5) };
+const PATIENT: DrainTimes = DrainTimes {
+    announce: Duration::ZERO,
+    until_idle: Some(Duration::ZERO),
+    at_most: None,
+    close: Duration::from_secs(5),
+};
 
 #[tokio::test]
 async fn readiness_goes_off_at_once_and_requests_still_pass() {
@@ -95,8 +99,12 @@ async fn a_shutdown_under_load_fails_nothing() {
 
 #[tokio::test]
 async fn connections_that_came_just_before_the_close_are_served() {
-    const AT_ONCE: DrainTimes =
-        DrainTimes { announce: Duration::ZERO, until_idle: None, close: Duration::from_secs(10) };
+    const AT_ONCE: DrainTimes = DrainTimes {
+        announce: Duration::ZERO,
+        until_idle: None,
+        at_most: None,
+        close: Duration::from_secs(10),
+    };
     let origin = Origin::named("web").await;
     let proxy = Mesh::web(&origin).workers(2).drain(AT_ONCE).start().await;
     // The thread of the proxy that accepts races with this one, which is the point.
@@ -171,5 +179,29 @@ async fn post_quitquitquit_ends_it() {
     let proxy = Mesh::web(&origin).start().await;
     assert_eq!(proxy.admin("/quitquitquit").await.status, 405);
     assert_eq!(proxy.admin_as("POST", "/quitquitquit").await.status, 200);
+    proxy.ended().await;
+}
+
+#[tokio::test]
+async fn an_idle_http1_connection_is_kept_and_told_with_its_next_answer() {
+    let origin = Origin::named("web").await;
+    let proxy = Mesh::web(&origin).drain(PATIENT).start().await;
+    let mut clients = vec![];
+    for _ in 0..10 {
+        let mut client = Client::http1(proxy.http()).await;
+        assert_eq!(client.send(client::get("web", "/", &[])).await.header("connection"), None);
+        clients.push(client);
+    }
+    proxy.shut_down();
+    let health = proxy.address("health");
+    crate::support::wait::eventually("readiness to go off", async || {
+        (ask(health, client::get("h", "/healthz/ready", &[])).await.status == 503).then_some(())
+    })
+    .await;
+    for mut client in clients {
+        assert!(!client.is_closed(), "an idle connection is not cut: a request may be on its way");
+        let answer = client.send(client::get("web", "/", &[])).await;
+        assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    }
     proxy.ended().await;
 }

@@ -300,6 +300,7 @@ async fn a_connection_lives_until_the_drain_is_over() {
     let times = outrigger::app::DrainTimes {
         announce: Duration::ZERO,
         until_idle: None,
+        at_most: None,
         close: Duration::from_secs(30),
     };
     let proxy = Mesh::new().tcp("raw", "TCP", &[(origin(echo).await, "v1")]).drain(times).start().await;
@@ -321,6 +322,7 @@ async fn a_connection_is_cut_and_logged_when_the_drain_is_over() {
     let times = outrigger::app::DrainTimes {
         announce: Duration::ZERO,
         until_idle: None,
+        at_most: None,
         close: Duration::from_millis(50),
     };
     let proxy = Mesh::new().tcp("raw", "TCP", &[(origin(echo).await, "v1")]).drain(times).start().await;

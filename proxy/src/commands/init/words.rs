@@ -2,7 +2,7 @@
 
 use std::{fs, net::IpAddr, str::FromStr, time::Duration};
 
-use crate::{capture_rules::options::Network, commands::proxy::duration};
+use crate::{capture_rules::options::Network, commands::settings::duration};
 
 /// The number of a user or a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +73,7 @@ mod tests {
             assert_eq!(named(absent, file), None, "{absent}");
         }
         assert_eq!("202".parse(), Ok(Group(202)));
-        assert_eq!("no-such-group".parse::<Group>().unwrap_err().contains("/etc/group"), true);
+        assert!("no-such-group".parse::<Group>().unwrap_err().contains("/etc/group"));
         "4294967295".parse::<Id>().unwrap_err();
     }
 

@@ -84,13 +84,20 @@ impl Bench {
         std::thread::spawn(move || writer.run());
         let shard = Shard::new(0, Requests::new(1), queues);
         let (drain, stats) = (Drain::default(), Arc::<WorkerStats>::default());
-        let worker =
-            Worker::new(Arc::clone(&published), shard, drain.watch(), Arc::clone(&stats), settings, 1);
+        let worker = Worker::new(
+            Arc::clone(&published),
+            shard,
+            drain.watch(),
+            Arc::default(),
+            Arc::clone(&stats),
+            settings,
+            1,
+        );
         let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let departure = Departure::default();
         let info = ListenerInfo { name: "test".into(), direction: Direction::Outbound, address, departure };
-        let (workers, mut lanes) = Workers::new(1, 1000);
+        let (workers, mut lanes) = Workers::new(1, 1000, Arc::default());
         let (open, closed) = oneshot::channel();
         let info = Arc::new(info);
         spawn_local(accept(listener, Arc::clone(&info), workers.clone(), closed));

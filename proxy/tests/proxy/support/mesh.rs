@@ -9,7 +9,9 @@ use std::{
 
 use outrigger::{
     app::{App, DrainTimes, Options, Running},
+    application::Application,
     export::Otel,
+    overload::Cgroups,
 };
 use outrigger_config::snapshot::Node;
 use serde_json::Value;
@@ -53,6 +55,8 @@ pub(crate) struct Mesh {
     concurrency: usize,
     drain: Option<DrainTimes>,
     otel: Otel,
+    application: Application,
+    cgroups: Cgroups,
     namespace: &'static str,
 }
 
@@ -68,6 +72,8 @@ impl Mesh {
             concurrency: 1,
             drain: None,
             otel: Otel::default(),
+            application: Application::default(),
+            cgroups: Cgroups::default(),
             namespace: "default",
         }
     }
@@ -176,6 +182,19 @@ impl Mesh {
         self
     }
 
+    /// The application beside it, by these of Istio's variables.
+    pub(crate) fn application(mut self, variables: &[(&str, &str)]) -> Self {
+        let find = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, v)| (*v).to_owned());
+        self.application = Application::from_environment(find, &[]).unwrap_or_else(|error| panic!("{error}"));
+        self
+    }
+
+    /// Where the memory of the proxy is accounted.
+    pub(crate) fn cgroups(mut self, cgroups: Cgroups) -> Self {
+        self.cgroups = cgroups;
+        self
+    }
+
     /// Starts the proxy; the listeners are bound when this returns.
     pub(crate) async fn start(self) -> Proxy {
         watch_for_panics();
@@ -197,6 +216,8 @@ impl Mesh {
             node: node(self.namespace),
             concurrency: NonZeroUsize::new(self.concurrency).unwrap(),
             otel: self.otel.clone(),
+            application: self.application.clone(),
+            cgroups: self.cgroups.clone(),
             ..Options::ephemeral(vec![config])
         };
         options.drain = self.drain.unwrap_or(options.drain);
@@ -365,6 +386,12 @@ impl Proxy {
             client::request(method, "localhost", path).body(Payload::default()).unwrap(),
         )
         .await
+    }
+
+    /// A page of Istio's agent.
+    pub(crate) async fn agent(&self, method: &str, path: &str) -> Answer {
+        let request = client::request(method, "localhost", path).body(Payload::default()).unwrap();
+        ask(self.address("metrics"), request).await
     }
 
     /// The value of `CLUSTER::HOST::KEY` (or of `CLUSTER::KEY` without a host) on `/clusters`.

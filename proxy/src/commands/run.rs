@@ -1,0 +1,193 @@
+//! `outrigger run -- CMD`: a job beside a sidecar. The command starts when the sidecar is ready, has the signals that
+//! come for it, and the sidecar is told to finish when the command has ended, so that the pod completes.
+
+use std::{
+    ffi::OsString,
+    io,
+    net::SocketAddr,
+    os::unix::process::ExitStatusExt,
+    process::{ExitCode, ExitStatus},
+    time::Duration,
+};
+
+use clap::{Args, ValueEnum};
+use futures_util::future::select_all;
+use http::{Method, Uri};
+use rustix::process::{Pid, Signal as Number, kill_process};
+use tokio::{
+    process::{Child, Command},
+    signal::unix::{Signal, SignalKind, signal},
+    time::{Instant, sleep},
+};
+
+use super::{UNAVAILABLE, sidecar};
+
+/// Run a command beside a sidecar, and end with its exit code (128 + n if signal n ended it; 127 if it is not found,
+/// 126 if it cannot be run).
+#[derive(Debug, Args)]
+#[command(after_help = "EXAMPLES:
+  outrigger run -- /migrate --all
+  outrigger run --without-sidecar run --wait 5 -- /report")]
+pub(super) struct RunArgs {
+    /// The command and its arguments.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+    /// How long to wait for the sidecar to be ready.
+    #[arg(long, env = "OUTRIGGER_RUN_WAIT", value_name = "SECONDS", default_value_t = 60)]
+    wait: u32,
+    /// What to do if nobody has listened on the readiness port for all that time.
+    #[arg(
+        long,
+        env = "OUTRIGGER_RUN_WITHOUT_SIDECAR",
+        value_enum,
+        value_name = "WHAT",
+        default_value = "fail"
+    )]
+    without_sidecar: WithoutSidecar,
+    /// The sidecar's readiness.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15021")]
+    health: SocketAddr,
+    /// The sidecar's agent, which is told to finish.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15020")]
+    agent: SocketAddr,
+}
+
+/// What to do where there is no sidecar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum WithoutSidecar {
+    /// Exit with 69, the command unstarted: its traffic would have none of the mesh's rules.
+    Fail,
+    /// Run the command all the same.
+    Run,
+}
+
+/// How long the sidecar has to take note of the end.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+pub(super) fn run(args: RunArgs) -> ExitCode {
+    let code = sidecar::runtime().and_then(|runtime| runtime.block_on(beside_sidecar(args)));
+    code.unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        UNAVAILABLE.into()
+    })
+}
+
+async fn beside_sidecar(args: RunArgs) -> io::Result<ExitCode> {
+    // First of all: a process 1 has no default action for signals.
+    let mut signals = Signals::new()?;
+    let deadline = Instant::now() + Duration::from_secs(args.wait.into());
+    let ready = tokio::select! {
+        ready = sidecar::ready(args.health, deadline) => ready,
+        number = signals.next() => {
+            finish_sidecar(args.agent).await;
+            return Ok(by_signal(number.as_raw()));
+        }
+    };
+    if let Err(why) = ready {
+        match args.without_sidecar {
+            WithoutSidecar::Run if why.is_absent() => eprintln!("outrigger run: no sidecar: {why}"),
+            _ => {
+                let hint = if why.is_absent() { "; without one: --without-sidecar run" } else { "" };
+                eprintln!("error: no sidecar that is ready after {} s: {why}{hint}", args.wait);
+                return Ok(UNAVAILABLE.into());
+            }
+        }
+    }
+    let code = match start(&args.command) {
+        Ok(mut child) => ended(attend(&mut child, &mut signals).await?),
+        Err(error) => {
+            let name = args.command.first().cloned().unwrap_or_default();
+            eprintln!("error: cannot run {}: {error}", name.display());
+            ExitCode::from(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
+        }
+    };
+    finish_sidecar(args.agent).await;
+    Ok(code)
+}
+
+fn start(command: &[OsString]) -> io::Result<Child> {
+    let mut words = command.iter();
+    // The command line is not without a command.
+    let program = words.next().ok_or(io::ErrorKind::InvalidInput)?;
+    Command::new(program).args(words).spawn()
+}
+
+/// Waits for the command, to which signals are passed on.
+async fn attend(child: &mut Child, signals: &mut Signals) -> io::Result<ExitStatus> {
+    let id = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+    loop {
+        tokio::select! {
+            status = child.wait() => return status,
+            number = signals.next() => {
+                // It may have ended just now; it is not waited for yet, so its id is nobody else's.
+                if let Some(id) = id {
+                    let _ = kill_process(id, number);
+                }
+            }
+        }
+    }
+}
+
+fn ended(status: ExitStatus) -> ExitCode {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)),
+        (None, Some(number)) => by_signal(number),
+        (None, None) => ExitCode::FAILURE,
+    }
+}
+
+fn by_signal(number: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(128 + number).unwrap_or(u8::MAX))
+}
+
+/// Tells the sidecar that its job is done, a few times if it is busy. One that has gone needs no telling.
+async fn finish_sidecar(agent: SocketAddr) {
+    let deadline = Instant::now() + FAREWELL;
+    let path = Uri::from_static("/quitquitquit");
+    loop {
+        let why = match sidecar::ask(agent, &Method::POST, &path, deadline).await {
+            Ok(page) if page.status.is_success() => return,
+            Ok(page) => format!("{agent} says {}", page.status),
+            Err(why) if why.is_absent() => return,
+            Err(why) => why.to_string(),
+        };
+        if Instant::now() >= deadline {
+            eprintln!("warning: the sidecar was not told to finish: {why}");
+            return;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The signals that are passed on.
+#[derive(Debug)]
+struct Signals(Vec<(Number, Signal)>);
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        let passed_on = [
+            (Number::TERM, SignalKind::terminate()),
+            (Number::INT, SignalKind::interrupt()),
+            (Number::HUP, SignalKind::hangup()),
+            (Number::QUIT, SignalKind::quit()),
+            (Number::USR1, SignalKind::user_defined1()),
+            (Number::USR2, SignalKind::user_defined2()),
+        ];
+        passed_on
+            .into_iter()
+            .map(|(number, kind)| Ok((number, signal(kind)?)))
+            .collect::<io::Result<_>>()
+            .map(Self)
+    }
+
+    async fn next(&mut self) -> Number {
+        let each = self.0.iter_mut().map(|(number, signal)| {
+            Box::pin(async move {
+                // It ends with the runtime only.
+                signal.recv().await;
+                *number
+            })
+        });
+        select_all(each).await.0
+    }
+}

@@ -1,0 +1,120 @@
+//! What happens when memory is short. The kernel's files are written by the test; a real control group is in the
+//! end-to-end tests.
+
+use std::{path::PathBuf, time::Duration};
+
+use outrigger::overload::Cgroups;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use crate::support::{
+    client::{self, Client, ask, connect, over_http2},
+    mesh::{Mesh, Proxy},
+    origin::{Gate, Origin, Reply},
+    wait::{soon, until},
+};
+
+const PRESSURE: &str = "envoy_overload_envoy_resource_monitors_cgroup_memory_pressure";
+
+/// A control group with a limit of 1000 bytes.
+struct Group {
+    folder: TempDir,
+}
+
+impl Group {
+    fn new() -> Self {
+        let group = Self { folder: tempfile::tempdir().unwrap() };
+        std::fs::write(group.path("of_process"), "0::/\n").unwrap();
+        std::fs::write(group.path("memory.max"), "1000\n").unwrap();
+        group.write(100);
+        group
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, used: u32) {
+        std::fs::write(self.path("next"), format!("{used}\n")).unwrap();
+        std::fs::rename(self.path("next"), self.path("memory.current")).unwrap();
+    }
+
+    fn cgroups(&self) -> Cgroups {
+        Cgroups { of_process: self.path("of_process"), mounted: self.folder.path().to_owned() }
+    }
+
+    /// Uses so much, and waits until the proxy has seen it.
+    async fn used(&self, proxy: &Proxy, thousandths: u32) {
+        self.write(thousandths);
+        proxy.metric(PRESSURE, &[], f64::from(thousandths / 10)).await;
+    }
+}
+
+#[tokio::test]
+async fn requests_are_refused_when_memory_is_short_and_answered_again_when_it_is_not() {
+    let (origin, group) = (Origin::named("web").await, Group::new());
+    let proxy = Mesh::web(&origin).cgroups(group.cgroups()).start().await;
+    let mut kept = Client::http1(proxy.http()).await;
+    assert_eq!(kept.send(client::get("web", "/", &[])).await.status, 200);
+    group.used(&proxy, 930).await;
+    let refused = kept.send(client::get("web", "/", &[])).await;
+    assert_eq!((refused.status, refused.text()), (503, "envoy overloaded"));
+    assert_eq!(refused.header("connection"), Some("close"));
+    assert_eq!(origin.hits(), 1);
+    let line = proxy.logged(2).await.swap_remove(1);
+    assert_eq!((&line["response_flags"], &line["response_code_details"]), (&json!("OM"), &json!("overload")));
+    proxy.metric("envoy_http_downstream_rq_overload_close", &[], 1.0).await;
+    proxy.metric("envoy_overload_envoy_overload_actions_stop_accepting_requests_active", &[], 1.0).await;
+    proxy.metric("envoy_overload_envoy_overload_actions_stop_accepting_connections_active", &[], 0.0).await;
+    assert_eq!(ask(proxy.address("health"), client::get("h", "/healthz/ready", &[])).await.status, 200);
+    group.used(&proxy, 500).await;
+    assert_eq!(proxy.get("web", "/").await.status, 200);
+    proxy.metric("envoy_overload_envoy_overload_actions_stop_accepting_requests_active", &[], 0.0).await;
+}
+
+#[tokio::test]
+async fn a_busy_http2_connection_is_told_to_go_and_what_it_has_under_way_ends_well() {
+    let (gate, group) = (Gate::new(), Group::new());
+    let held = gate.clone();
+    let origin = Origin::http1(move |seen| match seen.target.as_str() {
+        "/held" => Reply::after(&held).and(Reply::text("held")),
+        _ => Reply::text("web"),
+    })
+    .await;
+    let proxy = Mesh::web(&origin).cgroups(group.cgroups()).start().await;
+    let (mut busy, idle) = (Client::http2(proxy.http()).await, Client::http2(proxy.http()).await);
+    let Client::Http2(sender) = &busy else { unreachable!() };
+    let mut second = Client::Http2(sender.clone());
+    let under_way =
+        tokio::spawn(async move { second.send(over_http2(client::get("web", "/held", &[]))).await });
+    until("the held request", || (origin.hits() == 1).then_some(())).await;
+    group.used(&proxy, 930).await;
+    assert_eq!(busy.send(over_http2(client::get("web", "/", &[]))).await.status, 503);
+    soon("GOAWAY", async {
+        while let Ok(response) = busy.open(over_http2(client::get("web", "/", &[]))).await {
+            assert_eq!(response.status(), 503);
+        }
+    })
+    .await;
+    gate.open();
+    assert_eq!(under_way.await.unwrap().text(), "held");
+    until("the connection to end", || busy.is_closed().then_some(())).await;
+    assert!(!idle.is_closed(), "one that asks for nothing stays");
+}
+
+#[tokio::test]
+async fn nothing_is_accepted_when_memory_is_all_but_used_up() {
+    let (origin, group) = (Origin::named("web").await, Group::new());
+    let proxy = Mesh::web(&origin).cgroups(group.cgroups()).start().await;
+    // One accept was under way already.
+    group.used(&proxy, 960).await;
+    drop(connect(proxy.http()).await);
+    proxy.metric("envoy_server_total_connections", &[], 0.0).await;
+    let address = proxy.http();
+    let mut waiting = tokio::spawn(async move { ask(address, client::get("web", "/", &[])).await });
+    assert!(timeout(Duration::from_millis(200), &mut waiting).await.is_err(), "it waits in the system");
+    assert_eq!(proxy.sum("envoy_server_total_connections", &[]).await, 0.0);
+    group.used(&proxy, 100).await;
+    assert_eq!(waiting.await.unwrap().status, 200, "nobody was turned away");
+}
