@@ -3,12 +3,13 @@
 import sys
 
 import consistency
+import docs
 import mesh
 import rendering
 import tools
 from suite import Suite
 
 suite = Suite()
-for part in (rendering, consistency, mesh, tools):
+for part in (rendering, consistency, mesh, docs, tools):
     part.run(suite)
 sys.exit(suite.finish())

@@ -1,6 +1,7 @@
 """Counts checks, and says what is wrong with those that fail."""
 
 import contextlib
+import os
 import time
 import traceback
 
@@ -27,6 +28,11 @@ class Suite:
         self.failed.append(name)
         print(f"FAILED {name}")
         print("\n".join(f"       {line}" for line in why.splitlines()))
+
+    def skip(self, name, why):
+        print(f"SKIPPED {name}: {why}")
+        if os.environ.get("OUTRIGGER_REQUIRE_ALL") == "1":
+            self.fail(name, "nothing may be skipped here")
 
     def finish(self):
         took = time.monotonic() - self.started
