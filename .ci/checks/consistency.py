@@ -169,7 +169,18 @@ def injector_is_safe(objects):
     [rule] = role["rules"]
     assert rule["resourceNames"] == [INJECTOR] and "*" not in rule["verbs"], rule
     services = {key(service): service for service in of_kind(objects, "Service")}
+    [revision] = [
+        variable["value"]
+        for deployment in of_kind(objects, "Deployment")
+        for container in deployment["spec"]["template"]["spec"]["containers"]
+        for variable in container.get("env", [])
+        if variable["name"] == "OUTRIGGER_REVISION"
+    ]
     for webhook in injector["webhooks"]:
+        for selector in ("namespaceSelector", "objectSelector"):
+            for expression in webhook[selector]["matchExpressions"]:
+                if (expression["key"], expression["operator"]) == ("istio.io/rev", "In"):
+                    assert expression["values"] == [revision], f"{webhook['name']}: the webhook calls itself {revision}"
         [excluded] = [
             expression["values"]
             for expression in webhook["namespaceSelector"]["matchExpressions"]
