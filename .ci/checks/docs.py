@@ -2,9 +2,10 @@
 
 import pathlib
 import re
+import shutil
 import tempfile
 
-from manifests import BIN, KUSTOMIZATIONS, ROOT, command, documents
+from manifests import BIN, KUSTOMIZATIONS, ROOT, command, documents, of_kind
 from mesh import LISTENER, RULES
 
 PAGES = sorted((ROOT / "docs/howto").glob("*.md")) + [ROOT / "k8s/README.md"]
@@ -30,6 +31,9 @@ def run(suite):
         assert len(steps) == len(SHARES), len(steps)
         for step, shares in zip(steps, SHARES):
             splits(step, shares)
+
+    with suite.check("the canary of prod runs the image of canary.yaml, whatever the release is"):
+        canary_image()
 
 
 def blocks(path):
@@ -58,3 +62,17 @@ def splits(step, shares):
     for version, share in zip(("v1", "v2"), shares):
         cluster = f"outbound|4317|{version}|otlp-collector.observability.svc.cluster.local"
         assert f"{cluster} (weight {share} of 100" in answer, answer
+
+
+def canary_image():
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(ROOT / "k8s", folder, dirs_exist_ok=True)
+        file = pathlib.Path(folder, "overlays/prod/canary.yaml")
+        file.write_text(re.sub(r"(otlp-collector):\S+", r"\1:9.9.9", file.read_text()))
+        objects = documents(command("kubectl", "kustomize", f"{folder}/overlays/prod"))
+    images = {
+        thing["metadata"]["name"]: thing["spec"]["template"]["spec"]["containers"][0]["image"]
+        for thing in of_kind(objects, "Deployment")
+    }
+    assert images["otlp-collector-v2"].endswith(":9.9.9"), images
+    assert not images["otlp-collector-v1"].endswith(":9.9.9"), images
