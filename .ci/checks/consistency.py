@@ -35,7 +35,8 @@ def services_reach_pods(objects):
         selected = [
             spec
             for _, namespace, metadata, spec in pods(objects)
-            if namespace == service["metadata"]["namespace"] and selects(service["spec"]["selector"], metadata["labels"])
+            if namespace == service["metadata"]["namespace"]
+            and selects(service["spec"]["selector"], metadata["labels"])
         ]
         assert selected, f"{key(service)} selects no pod"
         for spec in selected:

@@ -136,7 +136,8 @@ class Container:
 @contextlib.contextmanager
 def running(image, user, ports=(), config=None):
     name = f"outrigger-ci-{os.getpid()}-{image}"
-    arguments = ["run", "--detach", "--name", name, "--user", f"{user}:{user}", "--read-only", "--read-only-tmpfs=false"]
+    arguments = ["run", "--detach", "--name", name, "--user", f"{user}:{user}"]
+    arguments += ["--read-only", "--read-only-tmpfs=false"]
     arguments += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--memory", "64m"]
     # Without systemd nobody runs health checks at an interval; the tests do.
     arguments += ["--health-interval", "disable"]

@@ -50,7 +50,8 @@ def run(suite):
 
 def as_the_seed():
     for name in ("virtual-service", "destination-rule"):
-        ours, seed = (yaml.safe_load((folder / f"{name}.yaml").read_text()) for folder in (RULES, ROOT / "examples/seed"))
+        folders = (RULES, ROOT / "examples/seed")
+        ours, seed = (yaml.safe_load((folder / f"{name}.yaml").read_text()) for folder in folders)
         # In a ConfigMap that any namespace may have, the document has to say where it belongs.
         assert ours["metadata"].pop("namespace") == "observability", name
         assert ours == seed, name
@@ -110,7 +111,6 @@ def collectors_take(objects):
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
             file.write(text)
             file.flush()
-            run = subprocess.run(
-                [BIN / "otlp-collector", "validate", "--config", file.name], capture_output=True, text=True, env=environment
-            )
+            validate = [BIN / "otlp-collector", "validate", "--config", file.name]
+            run = subprocess.run(validate, capture_output=True, text=True, env=environment)
         assert run.returncode == 0 and "warning" not in run.stderr, f"{name}: {run.stdout}{run.stderr}"

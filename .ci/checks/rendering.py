@@ -7,7 +7,7 @@ import subprocess
 import kubernetes_validate
 import yaml
 
-from manifests import HELM, KUSTOMIZATIONS, ROOT, helm, key, kustomize, of_kind, unhashed
+from manifests import BIN, HELM, KUSTOMIZATIONS, ROOT, command, documents, helm, key, kustomize, of_kind, pods, unhashed
 
 VERSION = "1.32"
 # Kinds without a schema in Kubernetes itself; mesh.py reads them.
@@ -57,6 +57,12 @@ def run(suite):
             refuse(setting)
     with suite.check("the chart and the base are the same objects"):
         compare()
+    injection = "the collectors of the base are valid after injection, too"
+    if "inject" in command(BIN / "outrigger", "--help").split():
+        with suite.check(injection):
+            inject()
+    else:
+        suite.skip(injection, "this build has no `outrigger inject`")
     with suite.check("a version with a tag of its own is not the release's digest"):
         own_tag()
 
@@ -113,6 +119,18 @@ def is_hook(thing):
 def difference(base, chart, name):
     texts = [yaml.safe_dump(thing).splitlines() for thing in (base, chart)]
     return "\n".join(difflib.unified_diff(*texts, f"base: {name}", f"chart: {name}", lineterm="", n=2))
+
+
+def inject():
+    collectors = of_kind(kustomize("k8s/base/collector"), "Deployment")
+    injected = documents(command(BIN / "outrigger", "inject", "-f", "-", input=yaml.safe_dump_all(collectors)))
+    validate(injected)
+    for name, _, _, spec in pods(injected):
+        containers = spec.get("initContainers", []) + spec["containers"]
+        names = [container["name"] for container in containers]
+        assert {"istio-init", "istio-proxy", "otlp-collector"} <= set(names), f"{name}: {names}"
+        configs = [volume["configMap"]["name"] for volume in spec["volumes"] if "configMap" in volume]
+        assert "outrigger-mesh" in configs, f"{name}: {configs}"
 
 
 def own_tag():

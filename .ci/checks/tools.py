@@ -34,7 +34,6 @@ def run(suite):
         with suite.check(f"{name}: actions by commit, permissions from none"):
             pinned(path)
     with suite.check("hadolint k8s/Dockerfile"):
-        # Its shells are set by hand, and its base is an argument.
         command(TOOLS / "venv/bin/hadolint", "--failure-threshold", "info", "k8s/Dockerfile")
     with suite.check("yamllint"):
         command("yamllint", "--strict", "k8s", ".github", "examples", "demo")
