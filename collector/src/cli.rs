@@ -1,7 +1,7 @@
 //! The program: arguments, signals, exit codes.
 //!
-//! Exit codes: 0 stopped with nothing left, 3 stopped with requests left, 64 usage, 65 bad configuration,
-//! 69 cannot bind.
+//! Exit codes: 0 stopped with nothing left, 1 not ready (`healthcheck`), 3 stopped with requests left, 64 usage,
+//! 65 bad configuration, 69 cannot bind.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,8 +12,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::collector::Collector;
 use crate::config::{self, Environment, LoadError, Loaded};
+use crate::healthcheck;
 use crate::logging;
 
+const NOT_READY: u8 = 1;
 const LEFT_OVER: u8 = 3;
 const USAGE: u8 = 64;
 const BAD_CONFIGURATION: u8 = 65;
@@ -43,6 +45,12 @@ enum Command {
     Validate(Files),
     /// Print the configuration as it applies, with secrets hidden.
     PrintConfig(Files),
+    /// Ask a collector that runs whether it is ready: exit code 0 if so, else 1 and the reason.
+    Healthcheck {
+        /// Where its health is served.
+        #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
+        address: String,
+    },
 }
 
 /// Runs the program. `args` begins with the name of the program.
@@ -64,6 +72,7 @@ where
         Some(Command::Run(files)) => run(&files.or(arguments.files), &environment),
         Some(Command::Validate(files)) => validate(&files.or(arguments.files), &environment),
         Some(Command::PrintConfig(files)) => print_config(&files.or(arguments.files), &environment),
+        Some(Command::Healthcheck { address }) => check_health(&address),
     }
 }
 
@@ -93,6 +102,23 @@ fn print_config(files: &Files, environment: &Environment) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => refuse(&error),
+    }
+}
+
+fn check_health(address: &str) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return ExitCode::from(UNAVAILABLE);
+        }
+    };
+    match runtime.block_on(healthcheck::ask(address)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("not ready: {reason}");
+            ExitCode::from(NOT_READY)
+        }
     }
 }
 

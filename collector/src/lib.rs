@@ -12,6 +12,7 @@ pub mod cli;
 mod collector;
 pub mod config;
 pub mod exporters;
+mod healthcheck;
 mod logging;
 pub mod metrics;
 mod offload;

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 
-use crate::support::{Backend, Sender, spans, yaml};
+use crate::support::{Backend, Sender, spans, until, yaml};
 
 const ANY_PORT: [(&str, &str); 4] = [
     ("OUTRIGGER__receivers__otlp__protocols__grpc__endpoint", "127.0.0.1:0"),
@@ -75,6 +75,31 @@ async fn what_cannot_be_delivered_in_time_is_exit_code_3() {
     signal(&child, "TERM");
     let status = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
     assert_eq!(status.code(), Some(3));
+}
+
+#[tokio::test]
+async fn the_health_check_tells_ready_from_draining_and_from_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.yaml");
+    // Long enough that only the signal below ends it.
+    let text = yaml(&[("nop", "{}")]).replace("in_flight_timeout: 2s", "delay: 1m, in_flight_timeout: 2s");
+    std::fs::write(&path, text).unwrap();
+    let mut child = program().arg("--config").arg(&path).spawn().unwrap();
+    let health = addresses(&mut child)[3].1.to_string();
+    let check = || {
+        let output = program().args(["healthcheck", "--address", &health]).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(check(), (0, String::new()));
+    signal(&child, "TERM");
+    let refused = format!("not ready: {health}: /health/ready answers 503 Service Unavailable\n");
+    until("it says that it is draining", || check() == (1, refused.clone())).await;
+    signal(&child, "TERM");
+    let status = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
+    assert_eq!(status.code(), Some(3));
+    let (code, text) = check();
+    assert_eq!(code, 1);
+    assert!(text.starts_with(&format!("not ready: {health}: Connection refused")), "{text}");
 }
 
 #[test]

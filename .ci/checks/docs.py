@@ -1,0 +1,78 @@
+"""The how-to pages say what exists: their folders can be applied, and their documents do what the page says."""
+
+import pathlib
+import re
+import shutil
+import tempfile
+
+from manifests import BIN, KUSTOMIZATIONS, ROOT, command, documents, of_kind
+from mesh import LISTENER, RULES
+
+PAGES = sorted((ROOT / "docs/howto").glob("*.md")) + [ROOT / "k8s/README.md"]
+# Folders that a page may apply beside the ones that everybody applies.
+PARTS = ["k8s/base/webhook"]
+CANARY = ROOT / "docs/howto/canary.md"
+SHARES = [(90, 10), (50, 50)]
+
+
+def run(suite):
+    for path in PAGES:
+        with suite.check(f"{path.relative_to(ROOT)}: what it links to and applies exists"):
+            links(path)
+        for number, block in enumerate(blocks(path), 1):
+            with suite.check(f"{path.relative_to(ROOT)}: document {number} is valid"):
+                documents(block)
+                if "istio.io/" in block:
+                    with tempfile.TemporaryDirectory() as folder:
+                        pathlib.Path(folder, "block.yaml").write_text(block)
+                        command(BIN / "outrigger", "validate", folder, "--namespace", "shop")
+    with suite.check("each step of the canary splits as it says"):
+        steps = [block for block in blocks(CANARY) if "kind: VirtualService" in block]
+        assert len(steps) == len(SHARES), len(steps)
+        for step, shares in zip(steps, SHARES):
+            splits(step, shares)
+
+    with suite.check("the canary of prod runs the image of canary.yaml, whatever the release is"):
+        canary_image()
+
+
+def blocks(path):
+    return re.findall(r"^```yaml\n(.*?)^```$", path.read_text(), re.M | re.S)
+
+
+def links(path):
+    text = path.read_text()
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert link.startswith("https://") or (path.parent / link).exists(), f"no {link}"
+    for folder in re.findall(r"-k ([-\w/]+)", text):
+        assert folder in KUSTOMIZATIONS + PARTS, f"{folder} cannot be applied"
+        command("kubectl", "kustomize", folder)
+    for name in re.findall(r"k8s/[-a-z0-9/]+\.yaml", text):
+        assert (ROOT / name).is_file(), f"no {name}"
+
+
+def splits(step, shares):
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("destination-rule.yaml", "service-entry.yaml"):
+            pathlib.Path(folder, name).write_text((RULES / name).read_text())
+        pathlib.Path(folder, "virtual-service.yaml").write_text(step)
+        pathlib.Path(folder, "listener.yaml").write_text(LISTENER)
+        request = "POST http://otlp-collector.observability:4317/anything"
+        answer = command(BIN / "outrigger", "explain", "--config", folder, "--namespace", "shop", "--request", request)
+    for version, share in zip(("v1", "v2"), shares):
+        cluster = f"outbound|4317|{version}|otlp-collector.observability.svc.cluster.local"
+        assert f"{cluster} (weight {share} of 100" in answer, answer
+
+
+def canary_image():
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(ROOT / "k8s", folder, dirs_exist_ok=True)
+        file = pathlib.Path(folder, "overlays/prod/canary.yaml")
+        file.write_text(re.sub(r"(otlp-collector):\S+", r"\1:9.9.9", file.read_text()))
+        objects = documents(command("kubectl", "kustomize", f"{folder}/overlays/prod"))
+    images = {
+        thing["metadata"]["name"]: thing["spec"]["template"]["spec"]["containers"][0]["image"]
+        for thing in of_kind(objects, "Deployment")
+    }
+    assert images["otlp-collector-v2"].endswith(":9.9.9"), images
+    assert not images["otlp-collector-v1"].endswith(":9.9.9"), images
