@@ -6,6 +6,7 @@
 mod diff;
 mod explain;
 mod identity;
+mod inject;
 mod proxy;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,10 @@ enum Verb {
     Explain(explain::ExplainArgs),
     /// Tell what differs between two configurations.
     Diff(diff::DiffArgs),
+    /// Put the sidecar into workloads.
+    Inject(Box<inject::InjectArgs>),
+    /// Take the sidecar out of workloads.
+    Uninject(inject::UninjectArgs),
 }
 
 /// How a tool that answers a question shows its answer.
@@ -63,6 +68,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Verb::Validate(args) => validate::run(&args),
             Verb::Explain(args) => explain::run(&args),
             Verb::Diff(args) => diff::run(&args),
+            Verb::Inject(args) => inject::inject(&args),
+            Verb::Uninject(args) => inject::uninject(&args),
         },
         Err(error) => {
             // A closed terminal is no reason to fail twice.

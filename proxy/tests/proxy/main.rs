@@ -16,6 +16,7 @@ mod ejection;
 mod explain;
 mod faults;
 mod headers;
+mod inject;
 mod metrics;
 mod mirrors;
 mod otlp;
