@@ -26,6 +26,7 @@ mod resources;
 mod sink;
 pub mod snapshot;
 mod split;
+pub mod tree;
 mod yaml;
 
 use std::sync::Arc;

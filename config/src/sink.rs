@@ -7,13 +7,22 @@ use crate::report::{Code, Diagnostic, Place};
 
 /// A place by numbers, cheap to keep in every node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Span {
+pub struct Span {
     /// The same in each load for the same file.
     pub(crate) file: u32,
     pub(crate) line: u32,
     pub(crate) column: u32,
     pub(crate) end_line: u32,
     pub(crate) end_column: u32,
+}
+
+impl Span {
+    /// The place in the file of this name.
+    #[must_use]
+    pub fn place(self, file: Arc<str>) -> Place {
+        let Self { line, column, end_line, end_column, .. } = self;
+        Place { file, line, column, end_line, end_column }
+    }
 }
 
 /// A finding before its place is spelled out.
@@ -45,10 +54,9 @@ impl Finding {
 
     /// `path` is that of the field, `source` the line that it stands in.
     pub(crate) fn diagnostic(self, file: Arc<str>, path: String, source: &str) -> Diagnostic {
-        let Span { line, column, end_line, end_column, .. } = self.span;
         Diagnostic {
             code: self.code,
-            place: Place { file, line, column, end_line, end_column },
+            place: self.span.place(file),
             path,
             message: self.message,
             label: self.label,

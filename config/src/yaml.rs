@@ -22,30 +22,40 @@ pub(crate) const MAX_ALIASED: usize = 100_000;
 
 /// A value and where it stands.
 #[derive(Debug, Clone)]
-pub(crate) struct Node {
-    pub(crate) span: Span,
-    pub(crate) value: Value,
+pub struct Node {
+    /// From its first to its last character.
+    pub span: Span,
+    /// What it holds.
+    pub value: Value,
 }
 
 /// What a node holds; scalars are not resolved before it is known what is expected.
 #[derive(Debug, Clone)]
-pub(crate) enum Value {
+pub enum Value {
+    /// Nothing, `~` or `null`.
     Null,
-    /// `plain` is written without quotes, and may be a number or a boolean.
+    /// A word or a text.
     Scalar {
+        /// As it stands in the source, without its quotes.
         text: Box<str>,
+        /// Written without quotes: it may be a number or a boolean.
         plain: bool,
     },
+    /// A list.
     Seq(Vec<Node>),
+    /// A mapping, in the order of the source, merge keys resolved.
     Map(Vec<Entry>),
 }
 
 /// A key and its value.
 #[derive(Debug, Clone)]
-pub(crate) struct Entry {
-    pub(crate) key: Box<str>,
-    pub(crate) key_span: Span,
-    pub(crate) value: Node,
+pub struct Entry {
+    /// As it stands in the source.
+    pub key: Box<str>,
+    /// Where the key stands.
+    pub key_span: Span,
+    /// What it leads to.
+    pub value: Node,
 }
 
 impl Node {

@@ -90,6 +90,12 @@ impl Documents {
         loader.load(&self.sources, self.mesh.as_ref())
     }
 
+    /// The texts by themselves, without the mesh's own.
+    #[must_use]
+    pub fn sources(&self) -> &[Source] {
+        &self.sources
+    }
+
     fn content(&self) -> u64 {
         let mut hasher = XxHash64::with_seed(0);
         for source in self.sources.iter().chain(&self.mesh) {

@@ -10,6 +10,7 @@ mod explain;
 mod healthcheck;
 mod identity;
 mod init;
+mod inject;
 mod proxy;
 mod run;
 mod settings;
@@ -48,6 +49,10 @@ enum Verb {
     Diff(diff::DiffArgs),
     /// Capture a pod's connections: install the kernel's rules before the sidecar starts.
     Init(Box<init::InitArgs>),
+    /// Put the sidecar into workloads.
+    Inject(Box<inject::InjectArgs>),
+    /// Take the sidecar out of workloads.
+    Uninject(inject::UninjectArgs),
 }
 
 /// How a tool that answers a question shows its answer.
@@ -88,6 +93,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Verb::Explain(args) => explain::run(&args),
             Verb::Diff(args) => diff::run(&args),
             Verb::Init(args) => init::run(&args),
+            Verb::Inject(args) => inject::inject(&args),
+            Verb::Uninject(args) => inject::uninject(&args),
         },
         Err(error) => {
             // A closed terminal is no reason to fail twice.

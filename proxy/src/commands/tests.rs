@@ -90,3 +90,26 @@ fn suppressed_codes_do_not_count() {
     assert!(is(validate(&["-S", "OUT0012", "-S", "OUT0401"]), 0));
     assert!(is(validate(&["-S", "ist0106,OUT0401", "-o", "sarif"]), 0), "Istio's code of many of ours");
 }
+
+const POD: &str =
+    "apiVersion: v1\nkind: Pod\nmetadata: { name: p }\nspec: { containers: [{ name: app, image: a }] }\n";
+
+#[test]
+fn inject_and_uninject_end_with_0_or_65() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.yaml");
+    let path = file.to_str().unwrap();
+    assert!(is(run(&["inject"]), 64));
+    assert!(is(run(&["inject", "-f", path, "--sidecar", "sometimes"]), 64));
+    assert!(is(run(&["inject", "-f", path]), 65), "unreadable");
+    fs::write(&file, POD).unwrap();
+    for verb in ["inject", "uninject"] {
+        assert!(is(run(&[verb, "-f", path]), 0));
+        assert!(is(run(&[verb, "-f", path, folder.path().to_str().unwrap(), "-o", "json"]), 0));
+    }
+    fs::write(&file, "kind: [").unwrap();
+    assert!(is(run(&["inject", "-f", path]), 65));
+    fs::write(&file, POD.replace("name: p", "name: p, annotations: { sidecar.istio.io/logLevel: loud }"))
+        .unwrap();
+    assert!(is(run(&["inject", "-f", path]), 65));
+}

@@ -169,7 +169,7 @@ const ANY: &str = "127.0.0.1:0";
 const LISTENER: &str = "127.0.0.1_8080";
 
 /// A proxy whose every port is the system's choice.
-fn on_free_ports(config: &str) -> Vec<&str> {
+pub(crate) fn on_free_ports(config: &str) -> Vec<&str> {
     with_health(config, ANY)
 }
 
@@ -198,7 +198,7 @@ fn sidecar(upstream: u16) -> String {
 }
 
 /// A running program; it is killed when it is dropped.
-struct Program {
+pub(crate) struct Program {
     child: Child,
     listeners: Vec<(String, SocketAddr)>,
 }
@@ -213,7 +213,7 @@ impl Drop for Program {
 
 impl Program {
     /// Starts `outrigger proxy` and reads its listener lines until all of them have come.
-    fn start(args: &[&str], names: &[&str]) -> Self {
+    pub(crate) fn start(args: &[&str], names: &[&str]) -> Self {
         let mut program = Self::spawn(args);
         program.read_listeners(names);
         program

@@ -1,0 +1,90 @@
+//! What is printed for the documents in `cases/`, to be read like code. Renew with `INSTA_UPDATE=always`.
+
+use std::fmt::Write as _;
+
+use outrigger_inject::{Format, Options, Verb, change};
+
+use crate::{inject, inject_with, source, uninject};
+
+/// The documents after injection, and what was done to each workload.
+fn golden(case: &str, options: &Options) -> String {
+    let file = format!("{}/tests/inject/cases/{case}.yaml", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(file).unwrap();
+    let changed = inject_with(options, &text).unwrap();
+    // Twice is once, and the way back leads to the same documents.
+    assert_eq!(inject_with(options, &changed.text).unwrap().text, changed.text, "{case}: injected twice");
+    let json = |text: &str| change(&source(text), Verb::Uninject, Format::Json).unwrap().text;
+    assert_eq!(json(&changed.text), json(&text), "{case}: taken out again");
+    let mut out = String::new();
+    for done in &changed.workloads {
+        writeln!(out, "# {} {}: {:?}", done.workload.kind, done.workload.name, done.outcome).unwrap();
+    }
+    out + &changed.text
+}
+
+#[test]
+fn every_case_is_injected_as_its_golden_file_says() {
+    let options = Options::default();
+    for case in ["deployment", "kinds", "annotations", "ours", "classic", "merged", "decisions"] {
+        insta::assert_snapshot!(case, golden(case, &options));
+    }
+}
+
+#[test]
+fn options_say_what_is_injected() {
+    let options = Options {
+        image: "registry.example.com/outrigger:1".to_owned(),
+        pull_policy: Some("Always".to_owned()),
+        mesh_config_map: "mesh".to_owned(),
+        certificates_secret: Some("identity".to_owned()),
+        revision: "canary".to_owned(),
+        namespace: Some("shop".to_owned()),
+        cluster_domain: "example.local".to_owned(),
+        trust_domain: "example.org".to_owned(),
+        cluster_id: "east".to_owned(),
+        native: false,
+        by_default: true,
+    };
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: app, image: a}]}\n";
+    insta::assert_snapshot!("options", inject_with(&options, pod).unwrap().text);
+    let asked = Options { by_default: false, ..options };
+    assert_eq!(inject_with(&asked, pod).unwrap().text, pod, "it does not ask");
+    let asks = pod.replace("{name: p}", "{name: p, labels: {sidecar.istio.io/inject: \"true\"}}");
+    assert!(inject_with(&asked, &asks).unwrap().text.contains("istio-proxy"));
+}
+
+#[test]
+fn new_options_renew_the_sidecar_of_an_injected_document() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: app, image: a}]}\n";
+    let newer = Options { image: "outrigger:2".to_owned(), ..Options::default() };
+    let renewed = inject_with(&newer, &inject(pod)).unwrap().text;
+    assert_eq!(renewed, inject_with(&newer, pod).unwrap().text);
+    assert_eq!(renewed.matches("name: istio-proxy").count(), 1);
+}
+
+#[test]
+fn what_a_user_changed_after_injection_stays_when_the_sidecar_goes() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers:\n  - name: app\n    image: a\n    livenessProbe: {httpGet: {port: 80}}\n";
+    let injected = inject(pod)
+        .replace("image: a\n", "image: b\n")
+        .replace("port: 15020\n        path: /app-health/app/livez", "port: 81\n        path: /own")
+        .replace("canonical-revision: latest", "canonical-revision: v7")
+        .replace("  annotations:\n", "  annotations:\n    mine: \"1\"\n");
+    let out = uninject(&injected);
+    assert_eq!(
+        out,
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\n  labels:\n    service.istio.io/canonical-revision: v7\n  annotations:\n    mine: \"1\"\nspec:\n  containers:\n  - name: app\n    image: b\n    livenessProbe:\n      httpGet:\n        port: 81\n        path: /own\n"
+    );
+}
+
+#[test]
+fn several_texts_are_one_stream_of_documents() {
+    let a = outrigger_config::Source { name: "a".into(), text: "kind: A".to_owned() };
+    let b = outrigger_config::Source { name: "b".into(), text: "kind: B\n---\nkind: C\n".to_owned() };
+    let sources = [a, b];
+    let changed = |format| change(&sources, Verb::Uninject, format).unwrap();
+    assert_eq!(changed(Format::Yaml).text, "kind: A\n---\nkind: B\n---\nkind: C\n");
+    assert_eq!(changed(Format::Yaml).others, 3);
+    let list: serde_json::Value = serde_json::from_str(&changed(Format::Json).text).unwrap();
+    assert_eq!(list["items"].as_array().unwrap().len(), 3);
+}
