@@ -1,8 +1,12 @@
 """What no schema knows: that names, labels, ports and times of different objects fit each other, in every overlay."""
 
+import copy
+
 import yaml
 
-from manifests import OVERLAYS, helm, key, kustomize, of_kind, pods, seconds, selects, workloads
+from manifests import (
+    BIN, OVERLAYS, command, difference, documents, helm, key, kustomize, of_kind, pods, seconds, selects, workloads,
+)
 
 INJECTOR = "outrigger-injector"
 NEVER_INJECTED = {"outrigger-system", "kube-system", "kube-public", "kube-node-lease"}
@@ -22,6 +26,12 @@ def run(suite):
         replicas = {key(thing): thing["spec"]["replicas"] for thing in of_kind(rendered["k8s/base"], "Deployment")}
         assert replicas["Deployment observability/otlp-collector-v1"] == 3, replicas
         assert replicas["Deployment observability/otlp-collector-v2"] == 1, replicas
+    same = "`outrigger webhook --print-manifests` prints the injector and the role of the base"
+    if "webhook" in command(BIN / "outrigger", "--help").split():
+        with suite.check(same):
+            as_printed(rendered["k8s/base"])
+    else:
+        suite.skip(same, "this build has no `outrigger webhook`")
     with suite.check("beside Istio the injector answers to its revision alone"):
         [injector] = of_kind(rendered["k8s/overlays/istio"], "MutatingWebhookConfiguration")
         for webhook in injector["webhooks"]:
@@ -193,3 +203,20 @@ def injector_is_safe(objects):
         client = webhook["clientConfig"]["service"]
         service = services[f"Service {client['namespace']}/{client['name']}"]
         assert client["port"] in [port["port"] for port in service["spec"]["ports"]], webhook["name"]
+
+
+def as_printed(base):
+    """The webhook can print what it needs for those who use neither Kustomize nor Helm: there must be no two truths."""
+    printed = documents(command(BIN / "outrigger", "webhook", "--print-manifests", "--revision", "outrigger"))
+
+    def essence(objects):
+        [injector] = of_kind(objects, "MutatingWebhookConfiguration")
+        [role] = of_kind(objects, "ClusterRole")
+        for webhook in injector["webhooks"]:
+            for selector in ("namespaceSelector", "objectSelector"):
+                for expression in webhook[selector]["matchExpressions"]:
+                    expression.get("values", []).sort()
+        return {"webhooks": injector["webhooks"], "rules": role["rules"]}
+
+    wrong = difference(essence(copy.deepcopy(base)), essence(printed), "injector")
+    assert not wrong, wrong

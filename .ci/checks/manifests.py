@@ -1,5 +1,6 @@
 """What Kustomize and Helm render, as lists of objects."""
 
+import difflib
 import functools
 import os
 import pathlib
@@ -77,3 +78,9 @@ def unhashed(name):
 def seconds(text):
     number, unit = re.fullmatch(r"(\d+)(ms|s|m)", text).groups()
     return int(number) * {"ms": 0.001, "s": 1, "m": 60}[unit]
+
+
+def difference(one, other, name):
+    """What is not the same, as a diff of YAML; nothing if they are equal."""
+    texts = [yaml.safe_dump(thing).splitlines() for thing in (one, other)]
+    return "\n".join(difflib.unified_diff(*texts, name, name, lineterm="", n=2))

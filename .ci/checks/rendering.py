@@ -1,13 +1,14 @@
 """Everything renders and is what Kubernetes 1.32 takes; the chart and the base are the same objects."""
 
 import copy
-import difflib
 import subprocess
 
 import kubernetes_validate
 import yaml
 
-from manifests import BIN, HELM, KUSTOMIZATIONS, ROOT, command, documents, helm, key, kustomize, of_kind, pods, unhashed
+from manifests import (
+    BIN, HELM, KUSTOMIZATIONS, ROOT, command, difference, documents, helm, key, kustomize, of_kind, pods, unhashed,
+)
 
 VERSION = "1.32"
 # Kinds without a schema in Kubernetes itself; mesh.py reads them.
@@ -94,7 +95,7 @@ def compare():
     base = {key(thing): thing for thing in map(plain, kustomize("k8s/base"))}
     chart = {key(thing): thing for thing in map(plain, helm()) if not is_hook(thing)}
     assert sorted(base) == sorted(chart), f"only in one of them: {sorted(set(base) ^ set(chart))}"
-    wrong = [difference(base[name], chart[name], name) for name in sorted(base) if base[name] != chart[name]]
+    wrong = [difference(base[name], chart[name], f"{name}, base and chart") for name in sorted(base) if base[name] != chart[name]]
     assert not wrong, "\n".join(wrong)
 
 
@@ -114,11 +115,6 @@ def plain(thing):
 
 def is_hook(thing):
     return "helm.sh/hook" in thing["metadata"].get("annotations", {})
-
-
-def difference(base, chart, name):
-    texts = [yaml.safe_dump(thing).splitlines() for thing in (base, chart)]
-    return "\n".join(difflib.unified_diff(*texts, f"base: {name}", f"chart: {name}", lineterm="", n=2))
 
 
 def inject():
