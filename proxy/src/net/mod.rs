@@ -3,8 +3,11 @@
 //! Nothing here knows a route or a header's meaning beyond what framing needs.
 
 pub(crate) mod batched;
+pub mod capture;
+pub(crate) mod detect;
 mod gate;
 pub(crate) mod head;
 pub mod listen;
+pub(crate) mod peek;
 pub(crate) mod sniff;
 pub(crate) mod socket;
