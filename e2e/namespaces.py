@@ -56,8 +56,23 @@ class Namespace:
     def ip(self, *args):
         return run("ip", "-n", self.name, *args).stdout
 
-    def run(self, *command, **more):
-        return run("ip", "netns", "exec", self.name, *command, **more)
+    def command(self, *words, uid=None, capabilities=()):
+        """The words that run a program inside, as a user and its group."""
+        enter_it = ["ip", "netns", "exec", self.name]
+        if uid is not None:
+            enter_it += ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+            if capabilities:
+                names = ",".join(f"+{name}" for name in capabilities)
+                enter_it += [f"--inh-caps={names}", f"--ambient-caps={names}"]
+        return [*enter_it, *words]
+
+    def run(self, *words, uid=None, **more):
+        return run(*self.command(*words, uid=uid), **more)
+
+    def inside(self, function, *args):
+        """Calls it inside: the sockets it makes stay there, whoever uses them."""
+        with self.entered():
+            return function(*args)
 
     @contextlib.contextmanager
     def entered(self, uid=0, gid=0):
@@ -123,6 +138,24 @@ def join(one, one_device, one_addresses, other, other_device, other_addresses):
         for address in addresses:
             namespace.ip("addr", "add", address, "dev", device, *(["nodad"] if ":" in address else []))
         namespace.ip("link", "set", device, "up")
+
+
+class Pod:
+    """`pod` at 10.77.0.2 and fd77::2, `peer` at .3, which is the way to everywhere else."""
+
+    def __enter__(self):
+        with contextlib.ExitStack() as made:
+            for name in ("pod", "peer"):
+                setattr(self, name, Namespace(name))
+                made.callback(getattr(self, name).remove)
+            join(self.pod, "eth0", ("10.77.0.2/24", "fd77::2/64"), self.peer, "eth0", ("10.77.0.3/24", "fd77::3/64"))
+            self.pod.ip("route", "add", "default", "via", "10.77.0.3")
+            self.pod.ip("-6", "route", "add", "default", "via", "fd77::3")
+            self.made = made.pop_all()
+        return self
+
+    def __exit__(self, *_):
+        self.made.close()
 
 
 def accepted(listeners):

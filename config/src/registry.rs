@@ -21,7 +21,7 @@ use crate::{
     report::Code,
     resources::Resources,
     sink::{Sink, Span},
-    snapshot::{Endpoint, Node, Origin},
+    snapshot::{Endpoint, Node, Origin, Subnet},
 };
 
 /// All services that are visible to the proxy, in order of the documents.
@@ -38,6 +38,8 @@ pub(crate) struct Service {
     pub(crate) host: Arc<str>,
     pub(crate) meta: Meta,
     pub(crate) addresses: Vec<Spanned<Box<str>>>,
+    /// Ranges of addresses, for captured traffic alone.
+    pub(crate) ranges: Vec<Subnet>,
     pub(crate) ports: Vec<ServicePort>,
     /// Their `ports` are all that they serve, by the name of the service's port.
     pub(crate) endpoints: Arc<[Workload]>,
@@ -94,6 +96,7 @@ impl Service {
             host,
             meta,
             addresses,
+            ranges,
             ports,
             headless,
             close,
@@ -103,8 +106,13 @@ impl Service {
             without_pod: _,
         } = self;
         (host, meta, addresses, ports) == (&other.host, &other.meta, &other.addresses, &other.ports)
-            && (headless, close) == (&other.headless, &other.close)
+            && (ranges, headless, close) == (&other.ranges, &other.headless, &other.close)
             && (resolution, origin) == (&other.resolution, &other.origin)
+    }
+
+    /// Its own addresses, one by one.
+    pub(crate) fn ips(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().filter_map(|address| address.value.parse().ok())
     }
 
     pub(crate) fn port(&self, number: u16) -> Option<&ServicePort> {
@@ -164,7 +172,7 @@ impl Registry {
             registry.add(service, span, view, sink);
         }
         for entry in service_entries.iter().filter(|entry| view.sees(&entry.meta, &entry.exports)) {
-            report_unresolved(entry, sink);
+            report_unresolved(entry, view.node, sink);
             if entry.resolution.value != Resolution::Dynamic {
                 registry.add_entry(entry, &cluster.pods, workloads, view, sink);
             }
@@ -216,6 +224,7 @@ impl Registry {
                 host: host.value.as_ref().into(),
                 meta: entry.meta.clone(),
                 addresses: entry.addresses.clone(),
+                ranges: entry.ranges.clone(),
                 ports: entry.ports.clone(),
                 endpoints: match alone {
                     true => [entry.by_itself(host)].into(),
@@ -285,9 +294,10 @@ pub(crate) fn leave_names_out(endpoints: &mut Vec<Workload>, by: &Meta, sink: &m
     });
 }
 
-fn report_unresolved(entry: &ServiceEntry, sink: &mut Sink) {
+fn report_unresolved(entry: &ServiceEntry, node: &Node, sink: &mut Sink) {
     let (what, becomes, why) = match entry.resolution.value {
         Resolution::Static | Resolution::Dns { .. } => return,
+        Resolution::None if node.interception.is_on() => return,
         Resolution::None => (
             "NONE",
             "its requests get 503 with the flag UH",

@@ -1,37 +1,131 @@
 //! One worker at work: a plain future on a thread of its own. Threads and runtimes are the business of the application.
 
-use std::rc::Rc;
+#[cfg(test)]
+mod tests;
 
-use tokio::{sync::mpsc, task::JoinSet};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
-use crate::{drain::Phase, http::conn, net::listen::Accepted, tcp, worker::Worker};
+use outrigger_config::snapshot::{Carried, Chain};
+use tokio::{net::TcpStream, sync::mpsc, task::JoinSet};
+
+use crate::{
+    drain::Phase,
+    http::conn,
+    net::{
+        detect::{Spoken, detect},
+        listen::Accepted,
+    },
+    tcp,
+    upstream::Published,
+    worker::Worker,
+};
 
 /// Serves connections until no more can come and the last has ended, or until the drain is forced: then what is open
 /// is dropped. Must run where `spawn_local` works.
 pub async fn serve(mut sockets: mpsc::Receiver<Accepted>, worker: Rc<Worker>) {
     let mut connections = JoinSet::new();
+    let mut sniffed = JoinSet::new();
     let mut drain = worker.drain().clone();
     let mut forced = std::pin::pin!(drain.reached(Phase::Forced));
     let mut open = true;
-    while open || !connections.is_empty() {
+    while open || !connections.is_empty() || !sniffed.is_empty() {
         tokio::select! {
             biased;
             accepted = sockets.recv(), if open => match accepted {
-                // Two tasks rather than one for both: a connection of either kind is to be as small as it can be.
-                Some(accepted) => match tcp::configuration(&accepted, &worker) {
-                    Some(published) => {
-                        drop(connections.spawn_local(tcp::serve(accepted, published, Rc::clone(&worker))));
+                // Tasks of their own rather than one for all: a connection of each kind is to be as small as it can be.
+                Some(accepted) => match kind(&accepted, &worker) {
+                    Kind::Requests => drop(connections.spawn_local(conn::serve(accepted, Rc::clone(&worker)))),
+                    Kind::Bytes(published) => {
+                        drop(connections.spawn_local(tcp::serve(accepted, published, false, Rc::clone(&worker))));
                     }
-                    None => drop(connections.spawn_local(conn::serve(accepted, Rc::clone(&worker)))),
+                    Kind::Sniffed(limit) => drop(sniffed.spawn_local(sniff(accepted, limit, Rc::clone(&worker)))),
                 },
                 None => open = false,
             },
+            Some(told) = sniffed.join_next() => match told {
+                Ok(Some((accepted, Spoken::Requests))) => {
+                    drop(connections.spawn_local(conn::serve(accepted, Rc::clone(&worker))));
+                }
+                Ok(Some((accepted, spoken))) => {
+                    let published = configuration(&accepted, &worker);
+                    let silent = spoken == Spoken::Unclear;
+                    drop(connections.spawn_local(tcp::serve(accepted, published, silent, Rc::clone(&worker))));
+                }
+                Ok(None) => {}
+                Err(ended) => count_panic(&worker, &ended),
+            },
             Some(ended) = connections.join_next() => {
-                if ended.is_err_and(|error| error.is_panic()) {
-                    worker.count_panic();
+                if let Err(ended) = ended {
+                    count_panic(&worker, &ended);
                 }
             }
             () = &mut forced => return,
         }
     }
+}
+
+fn count_panic(worker: &Worker, ended: &tokio::task::JoinError) {
+    if ended.is_panic() {
+        worker.count_panic();
+    }
+}
+
+/// What a connection is served as.
+enum Kind {
+    Requests,
+    /// By this configuration.
+    Bytes(Arc<Published>),
+    /// Its first bytes tell, within this time.
+    Sniffed(Option<Duration>),
+}
+
+/// By the listener, or where the client was going. A listener that no configuration has is left to whoever answers
+/// requests: they say so.
+fn kind(accepted: &Accepted, worker: &Worker) -> Kind {
+    let published = configuration(accepted, worker);
+    let name = &accepted.listener.name;
+    let listener = published.snapshot.listeners.iter().find(|known| known.name == *name);
+    match listener.map(|listener| &listener.carried) {
+        Some(Carried::Http(_)) | None => Kind::Requests,
+        Some(Carried::Tcp(_)) => Kind::Bytes(published),
+        Some(Carried::Captured(captured)) => match captured.chain(accepted.going_to()) {
+            Chain::Requests(_) => Kind::Requests,
+            Chain::Bytes(_) => Kind::Bytes(published),
+            Chain::Sniffed { .. } => Kind::Sniffed(captured.detection),
+        },
+    }
+}
+
+/// The newest configuration, or the last that had the listener.
+fn configuration(accepted: &Accepted, worker: &Worker) -> Arc<Published> {
+    let newest = worker.published();
+    let name = &accepted.listener.name;
+    match accepted.listener.departure.last() {
+        Some(last) if !newest.snapshot.listeners.iter().any(|known| known.name == *name) => Arc::clone(last),
+        _ => newest,
+    }
+}
+
+/// `None` where the client or the proxy has given up.
+async fn sniff(
+    mut accepted: Accepted,
+    limit: Option<Duration>,
+    worker: Rc<Worker>,
+) -> Option<(Accepted, Spoken)> {
+    let stream = TcpStream::from_std(accepted.stream).ok()?;
+    let idle = worker.settings().idle_timeout;
+    let mut drain = worker.drain().clone();
+    let spoken = tokio::select! {
+        biased;
+        spoken = detect(&stream, limit.unwrap_or(idle), worker.relay_buffer()) => spoken.ok()?,
+        () = drain.reached(Phase::Closing) => return None,
+    };
+    match spoken {
+        Spoken::Nothing => return None,
+        Spoken::Unclear if limit.is_none() => return None,
+        Spoken::Unclear => worker.count_unclear(),
+        Spoken::Requests | Spoken::Bytes => {}
+    }
+    accepted.stream = stream.into_std().ok()?;
+    Some((accepted, spoken))
 }

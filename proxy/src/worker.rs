@@ -24,7 +24,9 @@ use crate::{
     overload::Overload,
     tcp::relay,
     telemetry::Shard,
-    upstream::{Balancers, Published, pool::Pools, stats::FilterStats},
+    upstream::{
+        Balancers, ClusterState, Host, Original, Originals, Published, pool::Pools, stats::FilterStats,
+    },
 };
 
 /// How connections of clients are treated.
@@ -48,6 +50,8 @@ pub struct WorkerStats {
     pub panics: AtomicU64,
     /// HTTP/1 connections that wait for a request and hold next to nothing.
     pub parked: AtomicUsize,
+    /// Captured connections whose protocol was not clear in time: their bytes passed unread.
+    pub unclear: AtomicU64,
     /// What the filters before the router did.
     pub filters: FilterStats,
 }
@@ -68,6 +72,7 @@ pub struct Worker {
     seen: Cell<usize>,
     pools: Pools<RequestBody>,
     balancers: Balancers,
+    originals: Originals,
     rng: RefCell<SmallRng>,
     shard: Shard,
     drain: Watch,
@@ -96,6 +101,7 @@ impl Worker {
             seen: Cell::new(0),
             pools: Pools::new(),
             balancers: Balancers::new(),
+            originals: Originals::default(),
             rng: RefCell::new(SmallRng::seed_from_u64(seed)),
             shard,
             drain,
@@ -122,8 +128,23 @@ impl Worker {
         &self.pools
     }
 
-    pub(crate) fn balancers(&self) -> &Balancers {
-        &self.balancers
+    /// The host for a request or connection, or none where no host takes it (flag UH). What was captured goes where it
+    /// was going, if the cluster says so; otherwise as [`Balancers::pick`] says.
+    pub(crate) fn pick(
+        &self,
+        cluster: &Arc<ClusterState>,
+        original: Option<Original>,
+        hash: Option<u64>,
+        avoid: &[Arc<Host>],
+    ) -> Option<Arc<Host>> {
+        if let Some(original) = original.filter(|_| cluster.is_original()) {
+            let (host, dropped) = self.originals.host(cluster, original);
+            if dropped {
+                self.pools.retire_removed();
+            }
+            return Some(host);
+        }
+        self.balancers.pick(cluster, hash, avoid, &mut self.rng())
     }
 
     /// Not to be held across an await.
@@ -167,6 +188,11 @@ impl Worker {
     pub(crate) fn park(&self) -> Parked {
         self.stats.parked.fetch_add(1, Relaxed);
         Parked(Arc::clone(&self.stats))
+    }
+
+    /// Counts a connection whose protocol was not clear in time.
+    pub(crate) fn count_unclear(&self) {
+        self.stats.unclear.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn count_panic(&self) {

@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     Compiler,
+    capture::Served,
     locality::{Placed, place},
     policy::layered,
 };
@@ -26,8 +27,8 @@ use crate::{
     registry::{self, Registry},
     report::Code,
     snapshot::{
-        Balancer, Cluster, ClusterId, ClusterRef, Discovery, Dns, Endpoint, Limits, NamedEndpoint, Node,
-        Origin, Protocol, Service, Target,
+        Balancer, Cluster, ClusterId, ClusterRef, Discovery, Dns, Endpoint, Interception, Limits,
+        NamedEndpoint, Node, Origin, Protocol, Service, Source, Target,
     },
 };
 
@@ -119,6 +120,14 @@ impl Clusters {
         Self { by_name: by_name.map(|(name, id)| (Arc::clone(name), *id)).collect(), list: list.collect() }
     }
 
+    /// The name of a cluster.
+    pub(crate) fn name<'c>(&'c self, cluster: &'c ClusterRef) -> &'c str {
+        match cluster {
+            ClusterRef::Known(id) => self.list.get(id.0 as usize).map_or("", |made| &made.cluster.name),
+            ClusterRef::Missing(name) => name,
+        }
+    }
+
     /// Host of the service behind a cluster; empty for a missing one.
     pub(crate) fn host(&self, cluster: &ClusterRef) -> &str {
         match cluster {
@@ -172,7 +181,11 @@ fn build(from: &Inputs, node: &Node, number: u16, subset: &str) -> Option<Cluste
     let setting = own.or(close.as_ref()).unwrap_or(&mesh.locality);
     let fails_over = blocks.outlier.is_some() || close.is_some();
     let Placed { endpoints, weights } = place(endpoints, setting, node, fails_over);
-    let (discovery, endpoints) = discovery(mesh, service.resolution, endpoints);
+    let (discovery, endpoints) = match service.headless && node.interception.is_on() {
+        // Istio: the client has chosen the pod.
+        true => (Discovery::OriginalDestination, endpoints),
+        false => discovery(mesh, service.resolution, endpoints),
+    };
     let pool = blocks.pool.unwrap_or_default();
     let named = matches!(port.protocol, PortProtocol::Http1 | PortProtocol::Http2);
     let protocol = match port.protocol {
@@ -292,29 +305,49 @@ impl Compiler<'_> {
         }
     }
 
-    /// The last resort of ALLOW_ANY: an explicit listener knows no original destination, so it has no endpoint.
+    /// The last resort of ALLOW_ANY. An explicit listener knows no original destination, so that it has no endpoint there.
     pub(crate) fn passthrough(&mut self, origin: &Origin) -> ClusterRef {
-        self.without_endpoints("PassthroughCluster", Discovery::OriginalDestination, origin)
+        self.without_endpoints("PassthroughCluster", Discovery::OriginalDestination, Source::System, origin)
     }
 
     /// The last resort of REGISTRY_ONLY for raw connections: Istio's cluster that leads nowhere.
     pub(crate) fn black_hole(&mut self, origin: &Origin) -> ClusterRef {
-        self.without_endpoints("BlackHoleCluster", Discovery::Static, origin)
+        self.without_endpoints("BlackHoleCluster", Discovery::Static, Source::System, origin)
     }
 
-    fn without_endpoints(&mut self, name: &str, discovery: Discovery, origin: &Origin) -> ClusterRef {
+    /// Captured inbound traffic to a port that no service names.
+    pub(crate) fn inbound_passthrough(&mut self, origin: &Origin) -> ClusterRef {
+        let (name, source) = ("InboundPassthroughCluster", self.inbound_source());
+        self.without_endpoints(name, Discovery::OriginalDestination, source, origin)
+    }
+
+    /// Istio: transparent sockets show the workload its client.
+    fn inbound_source(&self) -> Source {
+        match self.node.interception {
+            Interception::Tproxy => Source::Client,
+            Interception::Redirect | Interception::None => Source::Inbound,
+        }
+    }
+
+    fn without_endpoints(
+        &mut self,
+        name: &str,
+        discovery: Discovery,
+        source: Source,
+        origin: &Origin,
+    ) -> ClusterRef {
         if let Some(id) = self.clusters.by_name.get(name) {
             return ClusterRef::Known(*id);
         }
         let service = Service {
-            host: name.into(),
+            host: "".into(),
             name: name.into(),
             namespace: "unknown".into(),
             port: 0,
             subset: "".into(),
         };
         let cluster = bare(self.mesh, name.into(), service, Box::default(), Protocol::Client, origin.clone());
-        self.add_bare(Cluster { discovery, ..cluster })
+        self.add_bare(Cluster { discovery, source, ..cluster })
     }
 
     /// The workload itself, behind an ingress listener. Of a rule only the pool counts here.
@@ -349,7 +382,44 @@ impl Compiler<'_> {
         };
         let of_rule = self.own_pool(owner);
         let pool = pool.or(of_rule.as_ref()).cloned().unwrap_or_default();
-        let protocol = match ingress.port.protocol {
+        let protocol = ingress.port.protocol;
+        let cluster = self.inbound_cluster(ingress.port.number, service, protocol, &pool, origin);
+        self.add_bare(Cluster { endpoints: [Arc::new(endpoint)].into(), ..cluster })
+    }
+
+    /// The workload's port that a service names, at whatever address the client was going to; with the protocol that the
+    /// service gives it, and the service's origin.
+    pub(super) fn inbound_served(
+        &mut self,
+        served: &Served,
+        pool: Option<&ConnectionPool>,
+    ) -> Option<(ClusterRef, PortProtocol, Origin)> {
+        let of = self.registry.find(&served.host)?;
+        let protocol = of.port(served.port)?.protocol;
+        let service = Service {
+            host: Arc::clone(&of.host),
+            name: of.short_name().into(),
+            namespace: Arc::clone(&of.meta.namespace),
+            port: served.target,
+            subset: "".into(),
+        };
+        let of_rule = self.own_pool(&Some((Arc::clone(&served.host), served.port)));
+        let pool = pool.or(of_rule.as_ref()).cloned().unwrap_or_default();
+        let cluster = self.inbound_cluster(served.target, service, protocol, &pool, of.origin.clone());
+        let source = self.inbound_source();
+        let cluster = Cluster { discovery: Discovery::OriginalDestination, source, ..cluster };
+        Some((self.add_bare(cluster), protocol, of.origin.clone()))
+    }
+
+    fn inbound_cluster(
+        &self,
+        port: u16,
+        service: Service,
+        protocol: PortProtocol,
+        pool: &ConnectionPool,
+        origin: Origin,
+    ) -> Cluster {
+        let protocol = match protocol {
             _ if pool.client_protocol => Protocol::Client,
             PortProtocol::Http2 => Protocol::Http2,
             PortProtocol::Http1 => Protocol::Http1,
@@ -357,9 +427,8 @@ impl Compiler<'_> {
                 Protocol::Client
             }
         };
-        let name = format!("inbound|{}||", ingress.port.number).into();
-        let cluster = bare(self.mesh, name, service, [Arc::new(endpoint)].into(), protocol, origin);
-        self.add_bare(pooled(cluster, &pool))
+        let name = format!("inbound|{port}||").into();
+        pooled(bare(self.mesh, name, service, Box::default(), protocol, origin), pool)
     }
 
     fn own_pool(&self, owner: &Owner) -> Option<ConnectionPool> {
@@ -411,6 +480,7 @@ fn bare(
         outlier: None,
         panic_threshold: 0,
         protocol,
+        source: Source::System,
         connect_timeout: mesh.connect_timeout,
         idle_timeout: Some(IDLE_TIMEOUT),
         max_requests_per_connection: None,

@@ -3,6 +3,7 @@
 
 mod access_logs;
 mod actions;
+mod capture;
 mod clusters;
 mod delegates;
 mod hosts;
@@ -18,19 +19,23 @@ mod tables;
 mod tcp;
 mod telemetry;
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
-use clusters::{Clusters, Owner};
+use capture::ByEndpoint;
+use clusters::Clusters;
 use hosts::VirtualServices;
 pub(crate) use plan::Known;
 use plan::Plan;
 use policy::Rules;
+use tables::Scope;
+use tcp::{Apart, lone_tcp};
 
 use crate::{
+    fields::Spanned,
     istio::{
         PortProtocol, envoy_filter,
         mesh::Mesh,
-        sidecar::{self, Sidecar},
+        sidecar::{self, Door, OutboundMode, Sidecar},
     },
     lint,
     registry::{Registry, View},
@@ -74,8 +79,8 @@ pub(crate) fn compile(
     let sidecar = sidecar::choose(&resources.sidecars, &mesh.root_namespace, node, sink);
     let view = View { node, mesh: &mesh, sidecar };
     let registry = Registry::build(&resources, &view, known.map(|known| &known.registry), sink);
-    let owners = clusters::owners(sidecar, &registry, node);
-    let alike = known.filter(|known| known.is_alike(&resources, &mesh, &registry, &owners));
+    let by_endpoint = ByEndpoint::of(sidecar, &registry, node);
+    let alike = known.filter(|known| known.is_alike(&resources, &mesh, &registry, &by_endpoint));
     for filter in &resources.envoy_filters {
         envoy_filter::check(filter, &mesh.root_namespace, node, allow_envoy_filters, sink);
     }
@@ -112,14 +117,14 @@ pub(crate) fn compile(
         }
         None => {
             compiler.check_references();
-            let (listeners, tables) = compiler.listeners(sidecar, &owners);
+            let (listeners, tables) = compiler.listeners(sidecar, &by_endpoint);
             Plan {
                 rules: Arc::clone(&rules),
                 virtual_services: Arc::clone(&virtual_services),
                 listeners: listeners.into(),
                 tables: tables.into(),
                 clusters: compiler.clusters.len(),
-                owners,
+                by_endpoint,
                 findings: compiler.sink.since(before).into(),
             }
         }
@@ -148,8 +153,88 @@ pub(crate) fn compile(
 }
 
 impl Compiler<'_> {
-    /// `owners` are the services behind the ingress listeners, in their order.
-    fn listeners(&mut self, sidecar: Option<&Sidecar>, owners: &[Owner]) -> (Vec<Listener>, Vec<RouteTable>) {
+    fn listeners(
+        &mut self,
+        sidecar: Option<&Sidecar>,
+        by_endpoint: &ByEndpoint,
+    ) -> (Vec<Listener>, Vec<RouteTable>) {
+        let outbound = sidecar.and_then(|sidecar| sidecar.outbound).unwrap_or(self.mesh.outbound);
+        let (mut listeners, mut tables) = (Vec::new(), Vec::new());
+        if let Some(sidecar) = sidecar {
+            self.bound_egress(sidecar, outbound, &mut listeners, &mut tables);
+            self.bound_ingress(sidecar, by_endpoint, &mut listeners, &mut tables);
+        }
+        if self.node.interception.is_on() {
+            listeners.extend(self.capture(sidecar, outbound, by_endpoint, &mut tables));
+        }
+        if listeners.is_empty() {
+            self.warn_no_listener(sidecar);
+        }
+        (listeners, tables)
+    }
+
+    fn bound_egress(
+        &mut self,
+        sidecar: &Sidecar,
+        outbound: OutboundMode,
+        listeners: &mut Vec<Listener>,
+        tables: &mut Vec<RouteTable>,
+    ) {
+        for egress in &sidecar.egress {
+            let (Door::Bound(bind), port) = (egress.door.value, &egress.port) else { continue };
+            if !self.is_carried(port.protocol, egress.span) {
+                continue;
+            }
+            let origin = sidecar.meta.origin(egress.span);
+            let scope = Scope { port: port.number, hosts: &egress.hosts, outbound, origin: origin.clone() };
+            let services = self.carried(&scope);
+            // The last resort is always there.
+            let (carried, idle) = if port.protocol.is_http() {
+                let hosts = self.outbound_hosts(&scope, &services);
+                let made = self.outbound_table(&scope, hosts);
+                let idle = made.virtual_hosts.len() < 2;
+                (Carried::Http(table(made, tables)), idle)
+            } else {
+                let services: Vec<_> = services.iter().map(|service| (*service, port.protocol)).collect();
+                let routes = self.outbound_tcp(&scope, &services, Apart::Name);
+                let idle = routes.routes.len() < 2;
+                (Carried::Tcp(Box::new(routes)), idle)
+            };
+            if idle {
+                self.warn_idle(port.number, egress.span);
+            }
+            let bind = Spanned { value: bind, span: egress.door.span };
+            self.listen(bind, Direction::Outbound, carried, origin, listeners);
+        }
+    }
+
+    fn bound_ingress(
+        &mut self,
+        sidecar: &Sidecar,
+        by_endpoint: &ByEndpoint,
+        listeners: &mut Vec<Listener>,
+        tables: &mut Vec<RouteTable>,
+    ) {
+        for (ingress, owner) in sidecar.ingress.iter().zip(&by_endpoint.owners) {
+            let port = &ingress.port;
+            if ingress.captured || !self.is_carried(port.protocol, ingress.span) {
+                continue;
+            }
+            let origin = sidecar.meta.origin(ingress.span);
+            let pool = ingress.pool.as_ref().or(sidecar.inbound_pool.as_ref());
+            let cluster = self.inbound(ingress, pool, owner, origin.clone());
+            let carried = match port.protocol.is_http() {
+                true => Carried::Http(table(
+                    self.inbound_table(port.number, port.protocol, cluster, &origin),
+                    tables,
+                )),
+                false => Carried::Tcp(Box::new(lone_tcp(cluster, origin.clone()))),
+            };
+            self.listen(ingress.bind, Direction::Inbound, carried, origin, listeners);
+        }
+    }
+
+    fn warn_no_listener(&mut self, sidecar: Option<&Sidecar>) {
         let Some(sidecar) = sidecar else {
             let found =
                 self.sink.report(Code::NoListener, Span::default(), "no Sidecar applies to this proxy");
@@ -158,40 +243,11 @@ impl Compiler<'_> {
                 self.node.namespace, self.mesh.root_namespace
             ));
             found.help("add a Sidecar with an egress listener: `port`, `bind`, `captureMode: NONE`, `hosts`");
-            return (Vec::new(), Vec::new());
+            return;
         };
-        let outbound = sidecar.outbound.unwrap_or(self.mesh.outbound);
-        let mut listeners: Vec<Listener> = Vec::new();
-        let mut tables = Vec::new();
-        for egress in &sidecar.egress {
-            let protocol = egress.port.protocol;
-            if self.is_carried(protocol, egress.span) {
-                let origin = sidecar.meta.origin(egress.span);
-                let carried = match protocol.is_http() {
-                    true => http(self.outbound_table(egress, outbound, &sidecar.meta), &mut tables),
-                    false => Carried::Tcp(Box::new(self.outbound_tcp(egress, outbound, origin.clone()))),
-                };
-                self.listen(egress.bind, Direction::Outbound, carried, origin, &mut listeners);
-            }
-        }
-        for (ingress, owner) in sidecar.ingress.iter().zip(owners) {
-            let protocol = ingress.port.protocol;
-            if self.is_carried(protocol, ingress.span) {
-                let origin = sidecar.meta.origin(ingress.span);
-                let pool = ingress.pool.as_ref().or(sidecar.inbound_pool.as_ref());
-                let carried = match protocol.is_http() {
-                    true => http(self.inbound_table(ingress, pool, owner, &origin), &mut tables),
-                    false => Carried::Tcp(Box::new(self.inbound_tcp(ingress, pool, owner, origin.clone()))),
-                };
-                self.listen(ingress.bind, Direction::Inbound, carried, origin, &mut listeners);
-            }
-        }
-        if listeners.is_empty() {
-            let message = format!("{} has no listener that can be bound", sidecar.meta.resource());
-            let found = self.sink.report(Code::NoListener, sidecar.meta.span, message);
-            found.help("give it an egress listener: `port`, `bind`, `captureMode: NONE`, `hosts`");
-        }
-        (listeners, tables)
+        let message = format!("{} has no listener that can be bound", sidecar.meta.resource());
+        let found = self.sink.report(Code::NoListener, sidecar.meta.span, message);
+        found.help("give it an egress listener: `port`, `bind`, `captureMode: NONE`, `hosts`");
     }
 
     fn is_carried(&mut self, protocol: PortProtocol, span: Span) -> bool {
@@ -204,7 +260,7 @@ impl Compiler<'_> {
 
     fn listen(
         &mut self,
-        bind: crate::fields::Spanned<std::net::SocketAddr>,
+        bind: Spanned<SocketAddr>,
         direction: Direction,
         carried: Carried,
         origin: Origin,
@@ -245,8 +301,9 @@ impl Compiler<'_> {
     }
 }
 
-fn http(table: RouteTable, tables: &mut Vec<RouteTable>) -> Carried {
+/// Adds a table.
+fn table(table: RouteTable, tables: &mut Vec<RouteTable>) -> RouteTableId {
     let id = RouteTableId(u32::try_from(tables.len()).unwrap_or(u32::MAX));
     tables.push(table);
-    Carried::Http(id)
+    id
 }

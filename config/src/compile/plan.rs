@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Clusters, Owner, Resources, Rules, VirtualServices};
+use super::{Clusters, Resources, Rules, VirtualServices, capture::ByEndpoint};
 use crate::{
     istio::mesh::Mesh,
     registry::Registry,
@@ -30,8 +30,8 @@ pub(super) struct Plan {
     pub(super) tables: Arc<[RouteTable]>,
     /// How many clusters it has asked for.
     pub(super) clusters: usize,
-    /// The services behind the ingress listeners.
-    pub(super) owners: Vec<Owner>,
+    /// What of it follows from endpoints.
+    pub(super) by_endpoint: ByEndpoint,
     /// What was found on the way.
     pub(super) findings: Arc<[Finding]>,
 }
@@ -48,13 +48,13 @@ impl Known {
         resources: &Resources,
         mesh: &Arc<Mesh>,
         registry: &Registry,
-        owners: &[Owner],
+        by_endpoint: &ByEndpoint,
     ) -> bool {
         same(&self.resources.virtual_services, &resources.virtual_services)
             && same(&self.resources.destination_rules, &resources.destination_rules)
             && same(&self.resources.sidecars, &resources.sidecars)
             && Arc::ptr_eq(&self.mesh, mesh)
-            && self.plan.owners == owners
+            && self.plan.by_endpoint == *by_endpoint
             && self.registry.is_alike(registry)
     }
 }

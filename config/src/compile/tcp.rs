@@ -1,16 +1,10 @@
-//! Listeners of raw connections: services become routes by name or address, and what claims the same is reported.
+//! Routes of raw connections: services become routes by name or address, and what claims the same is reported.
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Compiler, Owner, policy::layered, routes::destination_port};
+use super::{Compiler, policy::layered, routes::destination_port, tables::Scope};
 use crate::{
-    istio::{
-        PortProtocol,
-        connection_pool::ConnectionPool,
-        destination::Destination,
-        sidecar::{Egress, Ingress, OutboundMode},
-        virtual_service::VirtualService,
-    },
+    istio::{PortProtocol, destination::Destination, sidecar::OutboundMode, virtual_service::VirtualService},
     registry::Service,
     report::Code,
     sink::Span,
@@ -22,51 +16,56 @@ use crate::{
 /// Envoy's idle timeout of raw connections.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
+/// By what the services of a table are told apart, where no rule says more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Apart {
+    /// By nothing but the server name: they share the port of a listener.
+    Name,
+    /// By their ranges of addresses too: they share a port of captured traffic.
+    Range,
+    /// The table is of one service.
+    Not,
+}
+
+/// Everything goes to one cluster.
+pub(super) fn lone_tcp(cluster: ClusterRef, origin: Origin) -> TcpRoutes {
+    Table::default().finish(plain(cluster, origin))
+}
+
 impl Compiler<'_> {
-    /// The visible services with a port of the listener's number, the oldest first, then the last resort.
+    /// The services, the oldest first, as connections of this protocol; then the last resort.
     pub(super) fn outbound_tcp(
         &mut self,
-        egress: &Egress,
-        outbound: OutboundMode,
-        origin: Origin,
+        scope: &Scope<'_>,
+        services: &[(&Service, PortProtocol)],
+        apart: Apart,
     ) -> TcpRoutes {
-        let number = egress.port.number;
+        let number = scope.port;
         let mut table = Table::default();
-        let carried = self.registry.services.iter().filter(|service| {
-            let taken = egress.hosts.service(&service.meta.namespace, &service.host);
-            taken && service.port(number).is_some_and(|port| port.protocol != PortProtocol::Udp)
-        });
-        let mut carried: Vec<_> = carried.collect();
-        carried.sort_by(|a, b| a.meta.age().cmp(&b.meta.age()));
-        for service in carried {
+        let carried = |(service, _): &&(&Service, PortProtocol)| {
+            service.port(number).is_some_and(|port| port.protocol != PortProtocol::Udp)
+        };
+        let mut carried: Vec<_> = services.iter().filter(carried).collect();
+        carried.sort_by(|(a, _), (b, _)| a.meta.age().cmp(&b.meta.age()));
+        for (service, protocol) in carried {
             self.all_clusters(service, number);
-            let virtual_services = self.virtual_services.all_of(service, &egress.hosts);
-            if egress.port.protocol == PortProtocol::Tls {
-                self.by_server_name(&mut table, service, number, &virtual_services);
+            let virtual_services = self.virtual_services.all_of(service, scope.hosts);
+            if *protocol == PortProtocol::Tls {
+                self.by_server_name(&mut table, service, number, &virtual_services, apart);
             } else {
-                self.by_address(&mut table, service, number, &virtual_services);
+                self.by_address(&mut table, service, number, &virtual_services, apart);
             }
         }
-        if table.routes.is_empty() {
-            self.warn_idle(egress);
-        }
-        let cluster = match outbound {
-            OutboundMode::AllowAny => self.passthrough(&origin),
-            OutboundMode::RegistryOnly => self.black_hole(&origin),
-        };
-        table.finish(plain(cluster, origin))
+        let last_resort = self.last_tcp(scope);
+        table.finish(last_resort)
     }
 
-    /// Everything goes to the workload.
-    pub(super) fn inbound_tcp(
-        &mut self,
-        ingress: &Ingress,
-        pool: Option<&ConnectionPool>,
-        owner: &Owner,
-        origin: Origin,
-    ) -> TcpRoutes {
-        let cluster = self.inbound(ingress, pool, owner, origin.clone());
-        Table::default().finish(plain(cluster, origin))
+    fn last_tcp(&mut self, scope: &Scope<'_>) -> TcpRoute {
+        let cluster = match scope.outbound {
+            OutboundMode::AllowAny => self.passthrough(&scope.origin),
+            OutboundMode::RegistryOnly => self.black_hole(&scope.origin),
+        };
+        plain(cluster, scope.origin.clone())
     }
 
     /// Rules for TLS; a service without one has its host for a name.
@@ -76,21 +75,27 @@ impl Compiler<'_> {
         service: &Service,
         port: u16,
         virtual_services: &[&VirtualService],
+        apart: Apart,
     ) {
+        let ranges = apart.ranges(service);
         let mut ruled = false;
         for vs in virtual_services {
             for rule in vs.tls.iter().filter(|rule| !rule.destinations.is_empty()) {
                 for block in rule.matches.iter().filter(|block| block.l4.applies(self.node, port)) {
                     let route = self.tcp_route(&rule.destinations, port, vs.meta.origin(block.l4.span));
                     let names: Vec<_> = block.sni_hosts.iter().map(|name| &**name).collect();
-                    self.claim(table, &block.l4.subnets, &names, route, Claimant::rule(block.l4.span));
+                    let subnets = if block.l4.subnets.is_empty() { ranges } else { &block.l4.subnets };
+                    self.claim(table, subnets, &names, route, Claimant::rule(block.l4.span));
                     ruled = true;
                 }
             }
         }
         if !ruled {
             let route = self.default_tcp(service, port);
-            self.claim(table, &[], &[&*service.host], route, Claimant::service(service));
+            // Istio: where the address tells the service, its name need not.
+            let alone = apart == Apart::Not || !ranges.is_empty();
+            let names: &[&str] = if alone { &[] } else { &[&*service.host] };
+            self.claim(table, ranges, names, route, Claimant::service(service));
         }
     }
 
@@ -101,7 +106,9 @@ impl Compiler<'_> {
         service: &Service,
         port: u16,
         virtual_services: &[&VirtualService],
+        apart: Apart,
     ) {
+        let ranges = apart.ranges(service);
         for vs in virtual_services {
             for rule in vs.tcp.iter().filter(|rule| !rule.destinations.is_empty()) {
                 let blocks = rule.matches.iter().filter(|block| block.applies(self.node, port));
@@ -112,7 +119,7 @@ impl Compiler<'_> {
                 let span = blocks.first().map_or(rule.span, |block| block.span);
                 let all = blocks.is_empty() || blocks.iter().any(|block| block.subnets.is_empty());
                 let subnets: Vec<_> = match all {
-                    true => Vec::new(),
+                    true => ranges.to_vec(),
                     false => blocks.iter().flat_map(|block| block.subnets.iter().copied()).collect(),
                 };
                 let route = self.tcp_route(&rule.destinations, port, vs.meta.origin(span));
@@ -123,7 +130,7 @@ impl Compiler<'_> {
             }
         }
         let route = self.default_tcp(service, port);
-        self.claim(table, &[], &[], route, Claimant::service(service));
+        self.claim(table, ranges, &[], route, Claimant::service(service));
     }
 
     /// The first destination's idle timeout counts, and the client's address as a key if one of them asks for it.
@@ -204,6 +211,16 @@ impl Compiler<'_> {
             found.help(
                 "connections carry no host: give each service a port of its own, or name the port `tls`",
             );
+        }
+    }
+}
+
+impl Apart {
+    /// What the service claims of the addresses.
+    fn ranges(self, service: &Service) -> &[Subnet] {
+        match self {
+            Self::Range => &service.ranges,
+            Self::Name | Self::Not => &[],
         }
     }
 }

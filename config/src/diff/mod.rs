@@ -112,18 +112,7 @@ pub fn diff(old: &Snapshot, new: &Snapshot) -> Diff {
     diff.compare(Part::Listener, &listeners(old), &listeners(new));
     for listener in new.listeners.iter() {
         let Some(before) = old.listeners.iter().find(|other| other.name == listener.name) else { continue };
-        let at = &*listener.name;
-        let (was, is) =
-            (before.route_table().map(|table| &old[table]), listener.route_table().map(|table| &new[table]));
-        diff.compare(Part::VirtualHost, &routes::hosts(was, at), &routes::hosts(is, at));
-        if let (Some(was), Some(is)) = (was, is) {
-            routes::compare(&mut diff, (old, was), (new, is), at);
-        }
-        diff.compare(
-            Part::Route,
-            &routes::of_connections(old, before),
-            &routes::of_connections(new, listener),
-        );
+        routes::compare(&mut diff, (old, before), (new, listener));
     }
     diff.compare(Part::Cluster, &clusters(old), &clusters(new));
     diff.compare(Part::Telemetry, &telemetry(old), &telemetry(new));

@@ -1,37 +1,91 @@
 //! Virtual hosts and their routes: which route of one configuration is which of the other, and whether their order
 //! differs.
 
+use std::collections::HashMap;
+
 use serde_json::{Value, json};
 
 use super::{Diff, Item, Kind, Part};
 use crate::{
-    dump::{route::domains, tcp::takes},
-    snapshot::{Carried, Listener, RouteTable, Snapshot, TcpRoute, VirtualHost},
+    dump::{capture::by_destination, route::domains, tcp::takes},
+    snapshot::{Carried, Listener, RouteTable, Snapshot, TcpRoute, TcpRoutes, VirtualHost},
 };
 
 /// A dumped listener alone: its routes are parts of their own.
 pub(super) fn without_routes(mut listener: Value) -> Value {
-    if let Some(listener) = listener.as_object_mut()
-        && listener.remove("tcp_routes").is_some()
-    {
-        listener.insert("carries".to_owned(), "raw connections".into());
+    if let Some(listener) = listener.as_object_mut() {
+        if listener.remove("tcp_routes").is_some() {
+            listener.insert("carries".to_owned(), "raw connections".into());
+        }
+        listener.remove("filter_chains");
     }
     listener
 }
 
+/// A place with routes: a listener, or one destination of captured traffic.
+struct Door<'s> {
+    name: String,
+    requests: Option<&'s RouteTable>,
+    bytes: Option<&'s TcpRoutes>,
+}
+
+fn doors<'s>(snapshot: &'s Snapshot, listener: &'s Listener) -> Vec<Door<'s>> {
+    let name = &listener.name;
+    match &listener.carried {
+        Carried::Http(table) => {
+            vec![Door { name: name.to_string(), requests: Some(&snapshot[*table]), bytes: None }]
+        }
+        Carried::Tcp(routes) => vec![Door { name: name.to_string(), requests: None, bytes: Some(routes) }],
+        Carried::Captured(captured) => by_destination(captured)
+            .map(|(to, chain)| Door {
+                name: format!("{name} for {to}"),
+                requests: chain.requests().map(|table| &snapshot[table]),
+                bytes: chain.bytes(),
+            })
+            .collect(),
+    }
+}
+
+/// What differs between a listener's routes.
+pub(super) fn compare(
+    diff: &mut Diff,
+    (old, before): (&Snapshot, &Listener),
+    (new, after): (&Snapshot, &Listener),
+) {
+    let (was, is) = (doors(old, before), doors(new, after));
+    let was: HashMap<_, _> = was.iter().map(|door| (&*door.name, door)).collect();
+    for door in &is {
+        let before = was.get(&*door.name);
+        let requests = before.and_then(|before| before.requests);
+        diff.compare(Part::VirtualHost, &hosts(requests, &door.name), &hosts(door.requests, &door.name));
+        if let (Some(requests), Some(now)) = (requests, door.requests) {
+            of_hosts(diff, (old, requests), (new, now), &door.name);
+        }
+        let bytes = before.and_then(|before| before.bytes);
+        let connections = |snapshot, routes| of_connections(snapshot, routes, &door.name);
+        diff.compare(Part::Route, &connections(old, bytes), &connections(new, door.bytes));
+    }
+    let mut gone: Vec<_> = was.values().filter(|door| !is.iter().any(|now| now.name == door.name)).collect();
+    gone.sort_by(|a, b| a.name.cmp(&b.name));
+    for door in gone {
+        diff.compare(Part::VirtualHost, &hosts(door.requests, &door.name), &[]);
+        diff.compare(Part::Route, &of_connections(old, door.bytes, &door.name), &[]);
+    }
+}
+
 /// The routes of raw connections, each under what it takes: their order says nothing.
-pub(super) fn of_connections(snapshot: &Snapshot, listener: &Listener) -> Vec<Item> {
-    let Carried::Tcp(routes) = &listener.carried else { return Vec::new() };
+fn of_connections(snapshot: &Snapshot, routes: Option<&TcpRoutes>, at: &str) -> Vec<Item> {
+    let Some(routes) = routes else { return Vec::new() };
     let item = |(index, route): (u32, &TcpRoute)| Item {
-        name: format!("for {} at {}", takes(routes, index), listener.name),
+        name: format!("for {} at {at}", takes(routes, index)),
         value: snapshot.tcp_route(routes, index, route),
         origin: Some(route.origin.clone()),
     };
     (0_u32..).zip(&routes.routes).map(item).collect()
 }
 
-/// The hosts of a listener without their routes; one of raw connections has none.
-pub(super) fn hosts(table: Option<&RouteTable>, listener: &str) -> Vec<Item> {
+/// The hosts of a table without their routes.
+fn hosts(table: Option<&RouteTable>, listener: &str) -> Vec<Item> {
     let Some(table) = table else { return Vec::new() };
     let item = |(host, domains): (&VirtualHost, Vec<String>)| Item {
         name: format!("{} at {listener}", host.name),
@@ -42,7 +96,7 @@ pub(super) fn hosts(table: Option<&RouteTable>, listener: &str) -> Vec<Item> {
 }
 
 /// The routes of the hosts that both have.
-pub(super) fn compare(
+fn of_hosts(
     diff: &mut Diff,
     (old, before): (&Snapshot, &RouteTable),
     (new, after): (&Snapshot, &RouteTable),

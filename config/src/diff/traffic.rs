@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{
     decide::{RequestView, first_match, virtual_host},
-    snapshot::{Action, Listener, Snapshot},
+    snapshot::{Action, Direction, Listener, Snapshot},
 };
 
 /// Groups that are shown.
@@ -62,7 +62,8 @@ impl Recorded {
         }
     }
 
-    /// The listener that was asked: by its address, else by its port, else the only one there is.
+    /// The listener that was asked: by its address, else by its port, else that of captured traffic, else the only one
+    /// there is.
     fn listener<'s>(&self, snapshot: &'s Snapshot) -> Option<&'s Listener> {
         let listeners = &snapshot.listeners;
         let Some(local) = self.local else {
@@ -72,13 +73,17 @@ impl Recorded {
             };
         };
         let same_port = |listener: &&Listener| listener.bind.port() == local.port();
-        listeners.iter().find(|listener| listener.bind == local).or_else(|| listeners.iter().find(same_port))
+        let captures =
+            |listener: &&Listener| listener.captured().is_some() && listener.direction == Direction::Outbound;
+        let found = listeners.iter().find(|listener| listener.bind == local);
+        found.or_else(|| listeners.iter().find(same_port)).or_else(|| listeners.iter().find(captures))
     }
 
     fn way(&self, snapshot: &Snapshot) -> Way {
         let answer = |text: String| Way { shares: vec![(text, 1.0)], route: String::new() };
         let Some(listener) = self.listener(snapshot) else { return answer("no listener".to_owned()) };
-        let Some(table) = listener.route_table() else { return answer("passed on unread".to_owned()) };
+        let table = listener.requests_to(self.local.unwrap_or(listener.bind));
+        let Some(table) = table else { return answer("passed on unread".to_owned()) };
         let view = self.view();
         let host = virtual_host(&snapshot[table], view.authority);
         let Some(route) = host.and_then(|host| first_match(host, &view)) else {

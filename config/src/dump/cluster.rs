@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde_json::{Map, Value, json};
 
 use super::{duration, object, put, texts};
-use crate::snapshot::{Balancer, Cluster, Discovery, Endpoint, Locality, Protocol, Target};
+use crate::snapshot::{Balancer, Cluster, Discovery, Endpoint, Locality, Protocol, Source, Target};
 
 impl Cluster {
     /// One cluster, its defaults written out.
@@ -42,6 +42,12 @@ impl Cluster {
         if let Discovery::Dns(dns) = &self.discovery {
             put(&mut out, "dns_failure_refresh_rate", duration(dns.refresh));
         }
+        let source = match self.source {
+            Source::System => None,
+            Source::Inbound => Some("127.0.0.6"),
+            Source::Client => Some("the client's"),
+        };
+        put(&mut out, "source_address", source.into());
         let weights = self.localities.as_deref().map(|weights| {
             weights
                 .iter()

@@ -3,6 +3,7 @@
 //! A dump is for people and scripts; nothing reads it back.
 
 pub(crate) mod action;
+pub(crate) mod capture;
 mod cluster;
 pub(crate) mod observation;
 pub(crate) mod route;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::snapshot::{Carried, Direction, Listener, Origin, PathNormalization, Snapshot};
+use crate::snapshot::{Carried, Direction, Interception, Listener, Origin, PathNormalization, Snapshot};
 use observation::{destination, observation};
 use route::domains;
 
@@ -20,15 +21,18 @@ impl Snapshot {
     /// Everything, with the origin of every part.
     #[must_use]
     pub fn to_json(&self) -> Value {
+        let interception = Some(self.node.interception).filter(|mode| mode.is_on());
+        let mut node = object(json!({
+            "namespace": &*self.node.namespace,
+            "name": &*self.node.name,
+            "labels": texts(self.node.labels.iter()),
+            "locality": self.node.locality.to_string(),
+            "domain": self.node.domain.to_string(),
+        }));
+        put(&mut node, "interception_mode", interception.map(Interception::as_str).into());
         json!({
             "version": self.version.to_string(),
-            "node": {
-                "namespace": &*self.node.namespace,
-                "name": &*self.node.name,
-                "labels": texts(self.node.labels.iter()),
-                "locality": self.node.locality.to_string(),
-                "domain": self.node.domain.to_string(),
-            },
+            "node": node,
             "path_normalization": match self.paths {
                 PathNormalization::None => "NONE",
                 PathNormalization::Base => "BASE",
@@ -62,6 +66,10 @@ impl Snapshot {
         match &listener.carried {
             Carried::Http(table) => put(&mut out, "route_config_name", (*self[*table].name).into()),
             Carried::Tcp(routes) => put(&mut out, "tcp_routes", self.tcp_routes(routes)),
+            Carried::Captured(captured) => {
+                put(&mut out, "protocol_detection_timeout", captured.detection.map(duration).into());
+                put(&mut out, "filter_chains", self.chains(captured));
+            }
         }
         Value::Object(out)
     }

@@ -6,7 +6,7 @@ use super::{duration, object, put, route::domains_of};
 use crate::snapshot::{Snapshot, TcpCluster, TcpRoute, TcpRoutes};
 
 impl Snapshot {
-    pub(super) fn tcp_routes(&self, routes: &TcpRoutes) -> Value {
+    pub(crate) fn tcp_routes(&self, routes: &TcpRoutes) -> Value {
         let routes = (0_u32..).zip(&routes.routes).map(|(index, route)| self.tcp_route(routes, index, route));
         routes.collect()
     }

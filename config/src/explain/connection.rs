@@ -13,7 +13,7 @@ use super::{
 use crate::{
     decide::{ConnectionView, Peers, range, source_key, split_tcp, tcp_route},
     dump::{object, origin, put, tcp::takes},
-    snapshot::{Carried, Listener, Snapshot, TcpRoute, TcpRoutes},
+    snapshot::{Listener, Snapshot, TcpRoute, TcpRoutes},
 };
 
 /// The way of one connection.
@@ -44,7 +44,7 @@ pub fn explain_connection<'s>(
     peers: Peers,
     mut draws: Draws<'_>,
 ) -> Option<ConnectionExplanation<'s>> {
-    let Carried::Tcp(routes) = &listener.carried else { return None };
+    let routes = listener.bytes_to(peers.local)?;
     let server_name = server_name.filter(|_| routes.by_server_name);
     let route = tcp_route(routes, ConnectionView { destination: peers.local.ip(), server_name })?;
     let shares = route.clusters.iter().map(|entry| (&entry.cluster, entry.weight));

@@ -41,7 +41,7 @@ pub fn explain<'s>(
     peers: Peers,
     mut draws: Draws<'_>,
 ) -> Option<Explanation<'s>> {
-    let table = &snapshot[listener.route_table()?];
+    let table = &snapshot[listener.requests_to(peers.local)?];
     let host = table.hosts.find_domain(request.authority).and_then(|(domain, index)| {
         Some(HostTrace { virtual_host: table.virtual_hosts.get(index as usize)?, domain })
     });
@@ -53,7 +53,7 @@ pub fn explain<'s>(
     };
     let mut passed = Vec::new();
     let mut taken = None;
-    for route in host.iter().flat_map(|host| &host.virtual_host.routes) {
+    for route in host.iter().flat_map(|host| &*host.virtual_host.routes) {
         let trace = judged(route, request);
         if trace.checks.last().is_none_or(|check| check.holds) {
             taken = Some(trace);

@@ -47,6 +47,11 @@ impl Imports {
         imports
     }
 
+    /// `*/*`
+    pub(crate) fn everything() -> Self {
+        Self { taken: vec![HostFilter { namespace: None, host: "*".into() }], excluded: Vec::new() }
+    }
+
     /// A service with a wildcard host is taken by a wildcard as wide, not by a name below it.
     pub(crate) fn service(&self, namespace: &str, host: &str) -> bool {
         let matches = |filter: &HostFilter| filter.is_in(namespace) && covers(&filter.host, host);

@@ -25,6 +25,10 @@ use crate::{
 /// The name of a provider where it is chosen.
 pub(crate) type ProviderName = Spanned<Box<str>>;
 
+/// How long a client may say nothing before its connection passes as bytes. Istio waits for ever, and a server that
+/// speaks first with it: docs/adr/0010.
+const DETECTION: Duration = Duration::from_secs(1);
+
 /// The settings, defaults applied.
 #[derive(Debug)]
 pub(crate) struct Mesh {
@@ -39,6 +43,8 @@ pub(crate) struct Mesh {
     /// `defaultProviders.accessLogging`
     pub(crate) loggers: Vec<ProviderName>,
     pub(crate) outbound: OutboundMode,
+    /// `protocolDetectionTimeout`; `None` is for ever.
+    pub(crate) detection: Option<Duration>,
     pub(crate) connect_timeout: Duration,
     /// `dnsRefreshRate`: the longest wait before a name is looked up again that had no answer.
     pub(crate) dns_refresh: Duration,
@@ -88,6 +94,7 @@ impl Default for Mesh {
             tracers: Vec::new(),
             loggers: Vec::new(),
             outbound: OutboundMode::AllowAny,
+            detection: Some(DETECTION),
             connect_timeout: Duration::from_secs(10),
             dns_refresh: Duration::from_secs(60),
             keepalive: None,
@@ -146,6 +153,9 @@ pub(crate) fn read(document: &Node, sink: &mut Sink) -> Mesh {
         outbound: config
             .object("outboundTrafficPolicy")
             .map_or(default.outbound, |policy| outbound_mode(&policy)),
+        detection: config
+            .duration("protocolDetectionTimeout")
+            .map_or(default.detection, |written| Some(written.value).filter(|limit| !limit.is_zero())),
         connect_timeout: at_least_1ms(config.duration("connectTimeout"), sink)
             .unwrap_or(default.connect_timeout),
         dns_refresh: at_least_1ms(config.duration("dnsRefreshRate"), sink).unwrap_or(default.dns_refresh),

@@ -51,8 +51,8 @@ pub(crate) static MESH_CONFIG: Message = Message {
             "the_mesh_upgrades_named_http_ports",
         ),
         yes("pathNormalization", Type::Object(&PATH_NORMALIZATION), "the_mesh_says_how_paths_are_normalised"),
-        warned("protocolDetectionTimeout", Type::Text, "protocols are not sniffed"),
-        warned("inboundTrafficPolicy", Type::Any, "inbound traffic is not captured"),
+        yes("protocolDetectionTimeout", Type::Duration, "the_mesh_says_how_long_protocols_are_sniffed"),
+        warned("inboundTrafficPolicy", Type::Any, "inbound traffic to ports without a service passes"),
         warned("hboneConfig", Type::Any, "HBONE is not built"),
         yes("defaultServiceExportTo", Type::List(&Type::Text), "the_mesh_says_who_sees_what_is_not_exported"),
         yes(

@@ -10,7 +10,7 @@ use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
     report::Code,
     sink::{Sink, Span},
-    snapshot::Locality,
+    snapshot::{Locality, Subnet},
 };
 
 /// One resource.
@@ -19,6 +19,8 @@ pub(crate) struct ServiceEntry {
     pub(crate) meta: Meta,
     pub(crate) hosts: Vec<Spanned<Box<str>>>,
     pub(crate) addresses: Vec<Spanned<Box<str>>>,
+    /// Ranges among the addresses.
+    pub(crate) ranges: Vec<Subnet>,
     pub(crate) ports: Vec<ServicePort>,
     pub(crate) resolution: Spanned<Resolution>,
     /// With the ports at which they serve the entry's.
@@ -189,9 +191,11 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> ServiceEnt
     let endpoints = entries.iter().filter_map(|entry| workload(entry, named, sink));
     let endpoints: Arc<[_]> =
         endpoints.map(|workload| Workload { ports: served_by(&ports, &workload), ..workload }).collect();
+    let (addresses, ranges) = addresses(spec, sink);
     ServiceEntry {
         hosts,
-        addresses: addresses(spec, sink),
+        addresses,
+        ranges,
         ports,
         resolution,
         endpoints,
@@ -202,8 +206,9 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> ServiceEnt
     }
 }
 
-fn addresses(spec: &Object<'_>, sink: &mut Sink) -> Vec<Spanned<Box<str>>> {
-    let mut out = Vec::new();
+/// Single addresses, and ranges.
+fn addresses(spec: &Object<'_>, sink: &mut Sink) -> (Vec<Spanned<Box<str>>>, Vec<Subnet>) {
+    let (mut out, mut ranges) = (Vec::new(), Vec::new());
     for text in spec.texts("addresses") {
         let (address, prefix) = text.value.split_once('/').unwrap_or((text.value, ""));
         let width = address.parse().ok().map(|ip: IpAddr| if ip.is_ipv4() { 32 } else { 128 });
@@ -213,13 +218,13 @@ fn addresses(spec: &Object<'_>, sink: &mut Sink) -> Vec<Spanned<Box<str>>> {
             (Some(width), Ok(bits)) if bits == width => {
                 out.push(Spanned { value: address.into(), span: text.span });
             }
-            (Some(width), Ok(bits)) if bits < width => {}
+            (Some(width), Ok(bits)) if bits < width => ranges.extend(text.value.parse::<Subnet>()),
             _ => {
                 sink.report(Code::InvalidValue, text.span, format!("`{}` is not an address", text.value));
             }
         }
     }
-    out
+    (out, ranges)
 }
 
 fn ports(spec: &Object<'_>, sink: &mut Sink) -> Vec<ServicePort> {

@@ -1,4 +1,4 @@
-//! `Sidecar`: where to listen, and which services each listener carries.
+//! `Sidecar`: where to listen, and which services each listener carries, or what is carried of captured traffic.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -26,10 +26,9 @@ use super::service_entry::{ServicePort, service_port};
 pub(crate) struct Sidecar {
     pub(crate) meta: Meta,
     pub(crate) selector: Option<Labels>,
-    /// Explicit listeners.
     pub(crate) egress: Vec<Egress>,
     /// The listener without a port, for captured traffic; everything, if there is no egress at all.
-    catch_all: Option<Imports>,
+    pub(crate) catch_all: Option<Imports>,
     pub(crate) ingress: Vec<Ingress>,
     pub(crate) outbound: Option<OutboundMode>,
     /// `inboundConnectionPool`
@@ -44,10 +43,19 @@ impl Sidecar {
     }
 }
 
-/// An explicit outbound listener.
+/// Where the connections of a listener come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// A socket of its own.
+    Bound(SocketAddr),
+    /// Captured traffic to its port: to this address alone, if one was written.
+    Captured(Option<IpAddr>),
+}
+
+/// An outbound listener.
 #[derive(Debug)]
 pub(crate) struct Egress {
-    pub(crate) bind: Spanned<SocketAddr>,
+    pub(crate) door: Spanned<Door>,
     pub(crate) port: ServicePort,
     pub(crate) hosts: Imports,
     pub(crate) span: Span,
@@ -57,6 +65,8 @@ pub(crate) struct Egress {
 #[derive(Debug)]
 pub(crate) struct Ingress {
     pub(crate) bind: Spanned<SocketAddr>,
+    /// It has no socket of its own: captured traffic to its port is meant.
+    pub(crate) captured: bool,
     pub(crate) port: ServicePort,
     pub(crate) endpoint: SocketAddr,
     /// Before the `inboundConnectionPool` of all.
@@ -91,10 +101,10 @@ static INGRESS: Message = Message {
     fields: &[
         yes("port", Type::Object(&PORT), "an_ingress_listener_forwards_to_its_endpoint"),
         yes("bind", Type::Text, "an_ingress_listener_forwards_to_its_endpoint"),
-        warned(
+        yes(
             "captureMode",
-            Type::Text,
-            "inbound traffic is not captured; the listener is bound to its port",
+            Type::Enum(&["DEFAULT", "IPTABLES", "NONE"]),
+            "an_ingress_listener_takes_its_port_of_captured_traffic",
         ),
         yes("defaultEndpoint", Type::Text, "an_ingress_listener_forwards_to_its_endpoint"),
         warned("tls", Type::Object(&later::SERVER_TLS), "listeners are plain text"),
@@ -185,8 +195,7 @@ pub(crate) fn choose<'s>(
 /// Istio: only the last listener may be one for all ports.
 fn catch_all(egress: &[Object<'_>], node: &Node, sink: &mut Sink) -> Option<Imports> {
     let Some((last, others)) = egress.split_last() else {
-        let everything = Spanned { value: "*/*", span: Span::default() };
-        return Some(Imports::read(&[everything], &node.namespace, sink));
+        return Some(Imports::everything());
     };
     for entry in others.iter().filter(|entry| !entry.has("port")) {
         let message = "only the last egress listener may be without a port";
@@ -195,9 +204,11 @@ fn catch_all(egress: &[Object<'_>], node: &Node, sink: &mut Sink) -> Option<Impo
     if last.has("port") {
         return None;
     }
-    let message = "an egress listener without a port needs captured traffic";
-    let found = sink.report(Code::NotHonoured, last.span(), message);
-    found.label("is not bound").help("give it `port`, `bind` and `captureMode: NONE`");
+    if !node.interception.is_on() {
+        let message = "an egress listener without a port needs captured traffic";
+        let found = sink.report(Code::NotHonoured, last.span(), message);
+        found.label("is not bound").help(CAPTURE);
+    }
     Some(Imports::read(&last.texts("hosts"), &node.namespace, sink))
 }
 
@@ -207,16 +218,31 @@ fn egress_listener(entry: &Object<'_>, node: &Node, sink: &mut Sink) -> Option<E
     }
     let port = entry.object("port")?;
     let hosts = Imports::read(&entry.texts("hosts"), &node.namespace, sink);
-    if let Some(mode) = entry.text("captureMode").filter(|mode| mode.value == "IPTABLES") {
-        let found = sink.report(Code::NotHonoured, mode.span, "traffic is not captured yet");
-        found.label("this listener is left out").help("use `captureMode: NONE`");
+    let captured = is_captured(entry, node);
+    if let Some(mode) = entry.text("captureMode").filter(|mode| mode.value == "IPTABLES" && !captured) {
+        let found = sink.report(Code::NotHonoured, mode.span, "traffic of this proxy is not captured");
+        found.label("this listener is left out").help(CAPTURE);
         return None;
     }
     let port = service_port(&port, sink)?;
     let bind = bind(entry, IpAddr::V4(Ipv4Addr::LOCALHOST), sink)?;
-    let bind = Spanned { value: SocketAddr::new(bind.value, port.number), span: bind.span };
-    Some(Egress { bind, port, hosts, span: entry.span() })
+    let door = match captured {
+        true => {
+            let written = entry.text("bind").is_some_and(|text| !text.value.is_empty());
+            Door::Captured(Some(bind.value).filter(|ip| written && !ip.is_unspecified()))
+        }
+        false => Door::Bound(SocketAddr::new(bind.value, port.number)),
+    };
+    Some(Egress { door: Spanned { value: door, span: bind.span }, port, hosts, span: entry.span() })
 }
+
+/// Istio: `DEFAULT` is as the proxy is run.
+fn is_captured(entry: &Object<'_>, node: &Node) -> bool {
+    node.interception.is_on() && entry.text("captureMode").is_none_or(|mode| mode.value != "NONE")
+}
+
+const CAPTURE: &str =
+    "give it `port`, `bind` and `captureMode: NONE`, or run the proxy with `--interception-mode`";
 
 fn bind(entry: &Object<'_>, default: IpAddr, sink: &mut Sink) -> Option<Spanned<IpAddr>> {
     let Some(text) = entry.text("bind").filter(|text| !text.value.is_empty()) else {
@@ -262,7 +288,12 @@ fn ingress_listener(entry: &Object<'_>, node: &Node, sink: &mut Sink) -> Option<
     let bind = bind(entry, IpAddr::V4(Ipv4Addr::UNSPECIFIED), sink)?;
     let bind = Spanned { value: SocketAddr::new(bind.value, port.number), span: bind.span };
     let pool = entry.object("connectionPool").map(|block| connection_pool(&block, sink));
-    Some(Ingress { bind, port, endpoint, pool, span: entry.span() })
+    let captured = is_captured(entry, node);
+    if let Some(mode) = entry.text("captureMode").filter(|mode| mode.value == "IPTABLES" && !captured) {
+        let found = sink.report(Code::NotHonoured, mode.span, "traffic of this proxy is not captured");
+        found.label("the listener is bound to its port");
+    }
+    Some(Ingress { bind, captured, port, endpoint, pool, span: entry.span() })
 }
 
 fn is_localhost(ip: IpAddr) -> bool {

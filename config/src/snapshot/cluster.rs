@@ -36,6 +36,8 @@ pub struct Cluster {
     pub panic_threshold: u8,
     /// What is spoken to the endpoints.
     pub protocol: Protocol,
+    /// Where our end of its connections is bound.
+    pub source: Source,
     /// Time to establish a connection.
     pub connect_timeout: Duration,
     /// Idle time after which a pooled connection is closed; `None` is never.
@@ -57,9 +59,9 @@ pub struct Cluster {
 /// The service that a cluster belongs to: labels of the metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
-    /// Full host name; `PassthroughCluster` for the last resort.
+    /// Full host name; empty for the last resort, of whose requests the host tells it.
     pub host: Arc<str>,
-    /// Short name, the metric label `destination_service_name`.
+    /// Short name, the metric label `destination_service_name`; `PassthroughCluster` and the like for a last resort.
     pub name: Arc<str>,
     /// Namespace; `unknown` for the last resort.
     pub namespace: Arc<str>,
@@ -76,8 +78,21 @@ pub enum Discovery {
     Static,
     /// Listed, but at least one by a host name that is looked up again and again while the proxy runs.
     Dns(Box<Dns>),
-    /// Wherever the client was going: an explicit listener knows no such address, so there is no endpoint.
+    /// Wherever the client was going, if its traffic was captured. An explicit listener knows no such address: its
+    /// requests go to the endpoints that the documents list, if any.
     OriginalDestination,
+}
+
+/// The address of our end of a connection to an endpoint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Source {
+    /// As the system chooses.
+    #[default]
+    System,
+    /// 127.0.0.6, or ::6 for IPv6 (Istio): rules of capture let connections from there pass to the workload.
+    Inbound,
+    /// That of the client, which the workload is to see (`TPROXY`).
+    Client,
 }
 
 /// Istio `ServiceEntry.resolution: DNS` or `DNS_ROUND_ROBIN`.

@@ -5,6 +5,7 @@
 //! flows: health, ejection, connections and counters live in the proxy, keyed by cluster name and endpoint address.
 
 mod action;
+mod capture;
 mod cluster;
 mod destination;
 mod filter;
@@ -20,9 +21,10 @@ pub use action::{
     Action, ClusterRef, CookieAttribute, DirectResponse, Forward, HashCookie, HashPolicy, HeaderOps, Mirror,
     PathRewrite, Redirect, RedirectScheme, RetryOn, RetryPolicy, WeightedCluster,
 };
+pub use capture::{Captured, Chain, Interception, InvalidInterception};
 pub use cluster::{
     Balancer, Cluster, ClusterId, Discovery, Dns, Endpoint, Http2Keepalive, Keepalive, Limits,
-    LocalityWeight, NamedEndpoint, Outlier, Protocol, RetryBudget, Service, Target, Warmup,
+    LocalityWeight, NamedEndpoint, Outlier, Protocol, RetryBudget, Service, Source, Target, Warmup,
 };
 pub use destination::{Destination, OtlpProtocol, TelemetryDefaults};
 pub use filter::{AbortStatus, Cors, Fault, FaultAbort, FaultDelay, Share};
@@ -123,6 +125,8 @@ pub struct Node {
     pub locality: Locality,
     /// The DNS suffix of the cluster's services.
     pub domain: ClusterDomain,
+    /// How the pod's traffic comes to it (`ISTIO_META_INTERCEPTION_MODE`).
+    pub interception: Interception,
 }
 
 /// The cluster's domain: services are `name.namespace.svc.DOMAIN`.

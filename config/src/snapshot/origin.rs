@@ -9,12 +9,15 @@ pub struct Origin {
     pub resource: Arc<str>,
     /// Path as it was given on the command line.
     pub file: Arc<str>,
-    /// Line, from 1.
+    /// Line, from 1; 0 for what no file says.
     pub line: u32,
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}:{})", self.resource, self.file, self.line)
+        match self.line {
+            0 => f.write_str(&self.resource),
+            line => write!(f, "{} ({}:{line})", self.resource, self.file),
+        }
     }
 }

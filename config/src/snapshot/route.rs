@@ -8,6 +8,7 @@ use regex::Regex;
 
 use super::{
     action::{Action, HeaderOps},
+    capture::Captured,
     filter::{Cors, Fault},
     origin::Origin,
     tcp::TcpRoutes,
@@ -42,12 +43,42 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// The routes of its requests; `None` if it carries raw connections.
+    /// The routes of all its requests; `None` if it carries raw connections, or what it carries depends on where a client
+    /// was going.
     #[must_use]
     pub fn route_table(&self) -> Option<RouteTableId> {
         match self.carried {
             Carried::Http(table) => Some(table),
+            Carried::Tcp(_) | Carried::Captured(_) => None,
+        }
+    }
+
+    /// The routes of requests on connections to `destination`, which only captured traffic is told apart by.
+    #[must_use]
+    pub fn requests_to(&self, destination: SocketAddr) -> Option<RouteTableId> {
+        match &self.carried {
+            Carried::Http(table) => Some(*table),
             Carried::Tcp(_) => None,
+            Carried::Captured(captured) => captured.chain(destination).requests(),
+        }
+    }
+
+    /// The same for raw connections.
+    #[must_use]
+    pub fn bytes_to(&self, destination: SocketAddr) -> Option<&TcpRoutes> {
+        match &self.carried {
+            Carried::Http(_) => None,
+            Carried::Tcp(routes) => Some(routes),
+            Carried::Captured(captured) => captured.chain(destination).bytes(),
+        }
+    }
+
+    /// What it carries of captured traffic, if that is what it is for.
+    #[must_use]
+    pub fn captured(&self) -> Option<&Captured> {
+        match &self.carried {
+            Carried::Http(_) | Carried::Tcp(_) => None,
+            Carried::Captured(captured) => Some(captured),
         }
     }
 }
@@ -59,6 +90,8 @@ pub enum Carried {
     Http(RouteTableId),
     /// Raw connections, TLS among them: it passes unopened.
     Tcp(Box<TcpRoutes>),
+    /// What was going elsewhere, to be judged by where.
+    Captured(Box<Captured>),
 }
 
 /// The routes of one port: Envoy's route configuration.
@@ -96,12 +129,12 @@ pub struct Affixes {
 }
 
 /// A set of domains and the routes of their requests, first match wins.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct VirtualHost {
     /// `host:port`, as Istio names it; `allow_any` or `block_all` for the last resort.
     pub name: Arc<str>,
-    /// In Istio's order.
-    pub routes: Box<[Route]>,
+    /// In Istio's order; shared by the tables that have the host.
+    pub routes: Arc<[Route]>,
     /// The `VirtualService`, or the service itself where none applies.
     pub origin: Origin,
 }

@@ -3,9 +3,10 @@
 use outrigger_config::compatibility::compatibility_markdown;
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/compatibility.md");
-const TESTS: [&str; 18] = [
+const TESTS: [&str; 19] = [
     include_str!("access_logs.rs"),
     include_str!("actions.rs"),
+    include_str!("capture.rs"),
     include_str!("delegates.rs"),
     include_str!("filters.rs"),
     include_str!("hosts.rs"),

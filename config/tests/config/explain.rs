@@ -157,7 +157,7 @@ fn route(snapshot: &mut Snapshot) -> &mut Route {
     let index = table(snapshot, "8080").hosts.find("reviews").unwrap();
     let at = snapshot.route_tables.iter().position(|table| &*table.name == "8080").unwrap();
     let tables = Arc::get_mut(&mut snapshot.route_tables).expect("nobody else has it");
-    &mut tables[at].virtual_hosts[index as usize].routes[0]
+    &mut Arc::get_mut(&mut tables[at].virtual_hosts[index as usize].routes).unwrap()[0]
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod support;
 
 mod access_logs;
 mod actions;
+mod capture;
 mod compatibility;
 mod delegates;
 mod diagnostics;

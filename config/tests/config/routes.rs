@@ -244,7 +244,7 @@ fn origins_name_the_match_block() {
 fn every_route_forwards_or_answers() {
     let snapshot = snapshot(&[MESH]);
     for host in snapshot.route_tables.iter().flat_map(|table| &table.virtual_hosts) {
-        for route in &host.routes {
+        for route in &*host.routes {
             let Action::Forward(forward) = &route.action else { panic!("{route:?}") };
             assert!(forward.total_weight > 0 && !forward.clusters.is_empty());
         }

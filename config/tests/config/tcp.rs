@@ -38,7 +38,7 @@ fn lone(protocol: &str) -> String {
 fn routes(snapshot: &Snapshot) -> &TcpRoutes {
     match &snapshot.listeners[0].carried {
         Carried::Tcp(routes) => routes,
-        Carried::Http(_) => panic!("it carries requests"),
+        Carried::Http(_) | Carried::Captured(_) => panic!("it carries requests"),
     }
 }
 

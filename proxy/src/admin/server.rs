@@ -76,6 +76,16 @@ pub(crate) fn server_samples(server: Server) -> impl Fn() -> Vec<Sample> + Send 
                 connections.failed() as u64,
             ),
             counter(
+                "outrigger_capture_refused_total",
+                "Connections that were closed because following them would have led back to the proxy",
+                connections.astray() as u64,
+            ),
+            counter(
+                "outrigger_protocol_detection_timeouts_total",
+                "Captured connections that passed as bytes because the client said too little in time",
+                workers.unclear.load(Relaxed),
+            ),
+            counter(
                 "outrigger_worker_panics_total",
                 "Requests and connections that ended in a panic",
                 workers.panics.load(Relaxed),

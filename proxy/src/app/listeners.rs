@@ -1,14 +1,22 @@
 //! The configured listeners: bound before a snapshot is published, closed after one without them is.
 
-use std::{collections::HashMap, io, net::SocketAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    io,
+    net::{Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
-use outrigger_config::snapshot::{Listener, Snapshot};
+use outrigger_config::snapshot::{Interception, Listener, Snapshot};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
 
 use super::{Bound, Ports, StartError};
 use crate::{
     drain::Departure,
-    net::listen::{self, ListenerInfo, Open, Workers},
+    net::{
+        capture::Capture,
+        listen::{self, ListenerInfo, Open, Workers},
+    },
     upstream::Published,
 };
 
@@ -28,12 +36,14 @@ pub(super) struct Listeners {
 #[derive(Debug)]
 struct Accepting {
     info: Arc<ListenerInfo>,
-    _open: Open,
+    _open: Vec<Open>,
 }
 
 /// Listeners that are bound but not accepted from yet: dropping them leaves everything as it was.
 #[derive(Debug)]
-pub(super) struct Prepared(Vec<(Arc<ListenerInfo>, TcpListener)>);
+pub(super) struct Prepared(Vec<(Arc<ListenerInfo>, Vec<BoundSocket>)>);
+
+type BoundSocket = (TcpListener, SocketAddr);
 
 impl Listeners {
     pub(super) fn new(ports: Ports, workers: Workers, bound: Arc<Bound>) -> Self {
@@ -46,7 +56,7 @@ impl Listeners {
             return Ok(Prepared(Vec::new()));
         }
         let new = snapshot.listeners.iter().filter(|listener| !self.accepting.contains_key(&listener.name));
-        new.map(|listener| self.bind(listener)).collect::<Result<_, _>>().map(Prepared)
+        new.map(|listener| self.bind(listener, snapshot)).collect::<Result<_, _>>().map(Prepared)
     }
 
     /// Tells the connections of listeners that `next` no longer has to leave. They have their answers by `last` until
@@ -65,10 +75,14 @@ impl Listeners {
             self.close(&name);
         }
         while self.loops.try_join_next().is_some() {}
-        for (info, listener) in prepared.0 {
-            self.bound.add(Arc::clone(&info.name), info.address, true);
-            let (open, closed) = oneshot::channel();
-            self.loops.spawn(listen::accept(listener, Arc::clone(&info), self.workers.clone(), closed));
+        for (info, sockets) in prepared.0 {
+            let open = sockets.into_iter().map(|(listener, address)| {
+                self.bound.add(Arc::clone(&info.name), address, true);
+                let (open, closed) = oneshot::channel();
+                self.loops.spawn(listen::accept(listener, Arc::clone(&info), self.workers.clone(), closed));
+                open
+            });
+            let open = open.collect();
             self.accepting.insert(Arc::clone(&info.name), Accepting { info, _open: open });
         }
         for listener in snapshot.listeners.iter() {
@@ -100,19 +114,50 @@ impl Listeners {
         }
     }
 
-    fn bind(&self, listener: &Listener) -> Result<(Arc<ListenerInfo>, TcpListener), StartError> {
+    fn bind(
+        &self,
+        listener: &Listener,
+        snapshot: &Snapshot,
+    ) -> Result<(Arc<ListenerInfo>, Vec<BoundSocket>), StartError> {
+        let captures = |listener: &&Listener| listener.captured().is_some();
+        let mode = match captures(&listener) {
+            true => snapshot.node.interception,
+            false => Interception::None,
+        };
         let address = match self.ports {
             Ports::Configured => listener.bind,
             Ports::Ephemeral => SocketAddr::from(([127, 0, 0, 1], 0)),
         };
-        let (socket, address) = bind(&listener.name, address).map_err(|error| self.explain(error))?;
+        let socket = bind_as(&listener.name, address, mode).map_err(|error| self.explain(error))?;
         let info = ListenerInfo {
             name: Arc::clone(&listener.name),
             direction: listener.direction,
-            address,
+            address: socket.1,
+            capture: mode.is_on().then(|| Capture {
+                mode,
+                direction: listener.direction,
+                ports: snapshot.listeners.iter().filter(captures).map(|other| other.bind.port()).collect(),
+            }),
             departure: Departure::default(),
         };
-        Ok((Arc::new(info), socket))
+        let mut sockets = vec![socket];
+        if mode.is_on() && self.ports == Ports::Configured {
+            sockets.extend(self.bind_ipv6(listener, mode)?);
+        }
+        Ok((Arc::new(info), sockets))
+    }
+
+    /// Captured traffic is of both families. Not every machine has IPv6.
+    fn bind_ipv6(&self, listener: &Listener, mode: Interception) -> Result<Option<BoundSocket>, StartError> {
+        let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, listener.bind.port()));
+        match bind_as(&listener.name, address, mode) {
+            Ok(socket) => Ok(Some(socket)),
+            Err(StartError::Bind { error, .. }) if is_without_ipv6(&error) => {
+                tracing::info!(listener = %listener.name, %error, "captured traffic of IPv6 is not served");
+                Ok(None)
+            }
+            Err(error) => Err(self.explain(error)),
+        }
     }
 
     /// Names the listener of our own that stands in the way. It closes only once the new ones are bound, so that a
@@ -138,13 +183,26 @@ impl Listeners {
     }
 }
 
+/// The system was built without IPv6, or has it turned off.
+fn is_without_ipv6(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
+        || error.raw_os_error() == Some(EAFNOSUPPORT)
+}
+
+/// Has no kind of its own.
+const EAFNOSUPPORT: i32 = 97;
+
 fn has(snapshot: &Snapshot, name: &str) -> bool {
     snapshot.listeners.iter().any(|listener| &*listener.name == name)
 }
 
 /// Binds, and tells the port that a 0 became.
-pub(super) fn bind(name: &Arc<str>, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let bound = listen::bind(address).and_then(|listener| Ok((listener.local_addr()?, listener)));
+pub(super) fn bind(name: &Arc<str>, address: SocketAddr) -> Result<BoundSocket, StartError> {
+    bind_as(name, address, Interception::None)
+}
+
+fn bind_as(name: &Arc<str>, address: SocketAddr, mode: Interception) -> Result<BoundSocket, StartError> {
+    let bound = listen::bind(address, mode).and_then(|listener| Ok((listener.local_addr()?, listener)));
     match bound {
         Ok((address, listener)) => Ok((listener, address)),
         Err(error) => Err(StartError::Bind { name: Arc::clone(name), address, error }),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use outrigger_config::snapshot::{ClusterDomain, Locality, Node};
+use outrigger_config::snapshot::{ClusterDomain, Interception, InvalidInterception, Locality, Node};
 
 /// Flags that the proxy and its tools share.
 #[derive(Debug, Clone, Default, Args)]
@@ -28,6 +28,11 @@ pub(super) struct IdentityArgs {
     /// Domain of the cluster, or `NS.svc.DOMAIN` as in Istio [default: ISTIO_META_DNS_DOMAIN, else `cluster.local`].
     #[arg(long, env = "OUTRIGGER_DOMAIN", value_name = "DOMAIN")]
     domain: Option<String>,
+    /// How rules of the kernel lead the pod's traffic to the proxy: NONE, REDIRECT or TPROXY. But for NONE it listens on
+    /// 15001 and 15006 too.
+    #[arg(long, env = "ISTIO_META_INTERCEPTION_MODE", value_name = "MODE", default_value = "NONE",
+        value_parser = interception)]
+    interception_mode: Interception,
 }
 
 /// Where Kubernetes puts the pod's labels (Istio mounts the downward API there).
@@ -58,8 +63,14 @@ impl IdentityArgs {
             mesh: text("ISTIO_META_MESH_ID"),
             labels,
             domain: domain.as_deref().map(ClusterDomain::of).unwrap_or_default(),
+            interception: self.interception_mode,
         }
     }
+}
+
+/// A variable that is set to nothing is not set.
+fn interception(text: &str) -> Result<Interception, InvalidInterception> {
+    if text.is_empty() { Ok(Interception::None) } else { text.parse() }
 }
 
 fn label(text: &str) -> Result<(Arc<str>, Arc<str>), String> {

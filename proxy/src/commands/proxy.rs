@@ -61,9 +61,6 @@ pub(super) struct ProxyArgs {
 pub(super) fn run(args: ProxyArgs) -> ExitCode {
     log_to_stderr();
     let settings = environment("PROXY_CONFIG").map(|json| ProxyConfig::parse(&json)).unwrap_or_default();
-    if let Some(mode) = environment("ISTIO_META_INTERCEPTION_MODE").filter(|mode| mode != "NONE") {
-        tracing::warn!(mode, "traffic capture is not supported yet: only explicit listeners are bound");
-    }
     let (otel, problems) = Otel::from_environment(environment);
     for problem in problems {
         tracing::warn!(%problem, "a telemetry setting cannot be used");

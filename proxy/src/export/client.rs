@@ -17,7 +17,7 @@ use http::{HeaderMap, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use outrigger_config::snapshot::{
     Balancer, Cluster, Destination, Discovery, Endpoint, Limits, Locality, Origin, OtlpProtocol, Protocol,
-    Service,
+    Service, Source,
 };
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -252,6 +252,7 @@ fn outside(to: &Destination, addresses: &[SocketAddr]) -> Cluster {
         outlier: None,
         panic_threshold: 0,
         protocol: Protocol::Http2,
+        source: Source::System,
         connect_timeout: CONNECT_TIMEOUT,
         idle_timeout: Some(IDLE_TIMEOUT),
         max_requests_per_connection: None,

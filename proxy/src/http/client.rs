@@ -9,12 +9,12 @@ use std::{
     time::Duration,
 };
 
-use outrigger_config::snapshot::{Direction, Listener, RouteTableId, Snapshot};
+use outrigger_config::snapshot::{Direction, RouteTableId, Snapshot};
 use tokio::time::Instant;
 
 use crate::{
     net::{head::Violation, listen::ListenerInfo, socket::SocketView},
-    upstream::Published,
+    upstream::{Original, Published},
     worker::Worker,
 };
 
@@ -22,7 +22,9 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct ConnInfo {
     peer: SocketAddr,
+    /// Where the client was going.
     local: SocketAddr,
+    captured: bool,
     listener: Arc<ListenerInfo>,
     socket: Arc<SocketView>,
     /// The configuration that was looked at last, and what was found. Held weakly: a connection that waits keeps no old
@@ -37,16 +39,18 @@ pub(crate) struct ConnInfo {
 }
 
 impl ConnInfo {
-    /// A connection that begins now.
+    /// A connection that begins now, between the client and where it was going; `captured` says that this was no listener
+    /// of ours.
     pub(crate) fn new(
-        peer: SocketAddr,
-        local: SocketAddr,
+        (peer, local): (SocketAddr, SocketAddr),
+        captured: bool,
         listener: Arc<ListenerInfo>,
         socket: Arc<SocketView>,
     ) -> Self {
         Self {
             peer,
             local,
+            captured,
             listener,
             socket,
             routes: RefCell::default(),
@@ -63,6 +67,11 @@ impl ConnInfo {
 
     pub(crate) fn local(&self) -> SocketAddr {
         self.local
+    }
+
+    /// Where the client was going, if its connection was captured.
+    pub(crate) fn original(&self) -> Option<Original> {
+        self.captured.then_some(Original { destination: self.local, client: self.peer.ip() })
     }
 
     pub(crate) fn direction(&self) -> Direction {
@@ -98,12 +107,13 @@ impl ConnInfo {
         self.listener.departure.left().await;
     }
 
-    /// The routes of this listener; `None` if the configuration no longer has it. It is looked for once a configuration.
+    /// The routes of this listener to where the client was going; `None` if the configuration no longer has it. It is looked for once a configuration.
     pub(crate) fn routes(&self, snapshot: &Arc<Snapshot>) -> Option<RouteTableId> {
         let mut found = self.routes.borrow_mut();
         if !std::ptr::eq(found.0.as_ptr(), Arc::as_ptr(snapshot)) {
             let listener = snapshot.listeners.iter().find(|listener| listener.name == self.listener.name);
-            *found = (Arc::downgrade(snapshot), listener.and_then(Listener::route_table));
+            let table = listener.and_then(|listener| listener.requests_to(self.local));
+            *found = (Arc::downgrade(snapshot), table);
         }
         found.1
     }

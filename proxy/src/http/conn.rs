@@ -50,9 +50,9 @@ pub(crate) async fn serve(accepted: Accepted, worker: Rc<Worker>) {
 }
 
 async fn serve_io(accepted: Accepted, worker: Rc<Worker>) -> Result<(), Box<dyn std::error::Error>> {
-    let Accepted { stream, peer, listener, live: _live } = accepted;
+    let Accepted { stream, peer, destination, listener, live: _live } = accepted;
     let mut stream = TcpStream::from_std(stream)?;
-    let local = stream.local_addr()?;
+    let local = destination.map_or_else(|| stream.local_addr(), Ok)?;
     let mut drain = worker.drain().clone();
     let closing = async {
         drain.reached(Phase::Closing).await;
@@ -65,7 +65,7 @@ async fn serve_io(accepted: Accepted, worker: Rc<Worker>) -> Result<(), Box<dyn 
     };
     let Some((version, bytes)) = sniffed else { return Ok(()) };
     let socket = Socket::new(stream, bytes, version == Version::HTTP_11);
-    let conn = Rc::new(ConnInfo::new(peer, local, listener, socket.view()));
+    let conn = Rc::new(ConnInfo::new((peer, local), destination.is_some(), listener, socket.view()));
     if version == Version::HTTP_2 {
         // Boxed, since it is large, and the other kind of connection is small when it waits.
         Box::pin(serve_http2(socket, conn, worker)).await

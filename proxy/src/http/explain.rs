@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri,
 use outrigger_config::{
     decide::Peers,
     explain::{ConnectionExplanation, Explanation, Pick, Picked, Split, Standing, explain_connection},
-    snapshot::{Balancer, Cluster, ClusterRef, Discovery, Listener, Snapshot},
+    snapshot::{Balancer, Cluster, ClusterRef, Direction, Discovery, Listener, Snapshot},
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use serde_json::{Value, json};
@@ -127,8 +127,12 @@ pub(crate) fn explain<'p>(
     let (runs, bound) = (bound.is_some(), bound.unwrap_or_default());
     let known = |cluster: &Cluster| runs || !matches!(cluster.discovery, Discovery::Dns(_));
     let listener = listener(snapshot, bound, question);
-    let local = |listener: &Listener| {
-        bound.iter().find(|(name, _)| *name == listener.name).map_or(listener.bind, |(_, at)| *at)
+    // What is captured goes on to where it was going, unless a cluster says otherwise.
+    let original =
+        |listener: &Listener| listener.captured().map(|_| destination(snapshot, listener, &question.url));
+    let local = |listener: &Listener| match original(listener) {
+        Some(destination) => destination,
+        None => bound.iter().find(|(name, _)| *name == listener.name).map_or(listener.bind, |(_, at)| *at),
     };
     if let Ok(listener) = &listener
         && let Some(connection) = connection(published, listener, local(listener), known, question)
@@ -157,7 +161,8 @@ pub(crate) fn explain<'p>(
     if let Some(forward) = explanation.forward_mut() {
         let limits = timeout::limits(forward.forward, &parts.headers, is_grpc(&parts.headers));
         (forward.timeout, forward.per_try_timeout) = (limits.overall, limits.per_try);
-        picks(published, &mut forward.split, forward.key, known, &mut rng, seeded);
+        let asked = Asked { key: forward.key, original: original(listener), seeded };
+        picks(published, &mut forward.split, &asked, known, &mut rng);
     }
     Ok(Explained::Decided(Box::new(explanation)))
 }
@@ -201,6 +206,36 @@ impl std::fmt::Display for Explained<'_> {
     }
 }
 
+/// Where a client with this URL goes: its host, or the address that the service of this name has on the port. Any other
+/// name stands for an address that no service has.
+fn destination(snapshot: &Snapshot, listener: &Listener, url: &Uri) -> SocketAddr {
+    let port = port_of(url);
+    let host = url.host().unwrap_or_default();
+    let written = host.trim_matches(['[', ']']).parse();
+    let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    let of_service = || {
+        let table = &snapshot[listener.requests_to(any)?];
+        let index = table.hosts.exact.get(&*host.to_ascii_lowercase())?;
+        let mut addresses: Vec<IpAddr> = table
+            .hosts
+            .exact
+            .iter()
+            .filter(|(_, other)| *other == index)
+            .filter_map(|(name, _)| name.trim_matches(['[', ']']).parse().ok())
+            .collect();
+        addresses.sort_unstable();
+        addresses.first().copied()
+    };
+    let ip = written.ok().or_else(of_service);
+    ip.map_or(any, |ip| SocketAddr::new(ip, port))
+}
+
+/// Of the URL, or its scheme's own.
+fn port_of(url: &Uri) -> u16 {
+    let default = if url.scheme_str() == Some("https") { 443 } else { 80 };
+    url.port_u16().unwrap_or(default)
+}
+
 /// `None` where the listener carries requests. The name of a URL with TLS is the server name of the hello, as a client
 /// would send it: an address is none.
 fn connection<'p>(
@@ -210,7 +245,12 @@ fn connection<'p>(
     known: impl Fn(&Cluster) -> bool,
     question: &Question,
 ) -> Option<ConnectionExplanation<'p>> {
-    let encrypted = matches!(question.url.scheme_str(), Some("https" | "tls"));
+    let scheme = question.url.scheme_str();
+    // Where the first bytes tell, a URL of HTTP has those of a request.
+    if scheme == Some("http") && listener.requests_to(local).is_some() {
+        return None;
+    }
+    let encrypted = matches!(scheme, Some("https" | "tls"));
     let name = question.url.host().filter(|_| encrypted);
     let is_address = |name: &str| name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
     let name = name.filter(|name| !is_address(name));
@@ -220,7 +260,9 @@ fn connection<'p>(
     let draws = seeded.then_some(&mut draws as &mut dyn FnMut() -> u64);
     let peers = Peers { remote: question.client, local };
     let mut explanation = explain_connection(&published.snapshot, listener, name, peers, draws)?;
-    picks(published, &mut explanation.split, explanation.key, known, &mut rng, seeded);
+    let original = listener.captured().map(|_| local);
+    let asked = Asked { key: explanation.key, original, seeded };
+    picks(published, &mut explanation.split, &asked, known, &mut rng);
     Some(explanation)
 }
 
@@ -242,15 +284,20 @@ fn listener<'s>(
         let found = snapshot.listeners.iter().find(|listener| *listener.name == **name);
         return found.ok_or_else(|| Unanswerable::NoName { name: name.clone(), known: known() });
     }
-    let default = if question.url.scheme_str() == Some("https") { 443 } else { 80 };
-    let port = question.url.port_u16().unwrap_or(default);
+    let port = port_of(&question.url);
     let has_port = |listener: &&Listener| {
         let elsewhere = bound.iter().any(|(name, at)| *name == listener.name && at.port() == port);
         listener.bind.port() == port || elsewhere
     };
+    let captures =
+        |listener: &&Listener| listener.captured().is_some() && listener.direction == Direction::Outbound;
     let mut found = snapshot.listeners.iter().filter(has_port);
     match (found.next(), found.next()) {
-        (None, _) => Err(Unanswerable::NoPort { port, known: known() }),
+        // What no explicit listener is asked for is captured.
+        (None, _) => {
+            let captured = snapshot.listeners.iter().find(captures);
+            captured.ok_or_else(|| Unanswerable::NoPort { port, known: known() })
+        }
         (Some(only), None) => Ok(only),
         (Some(_), Some(_)) => Err(Unanswerable::Several { port, known: known() }),
     }
@@ -288,21 +335,32 @@ fn request(question: &Question) -> Result<Request<()>, Unanswerable> {
 fn picks(
     published: &Published,
     split: &mut Split<'_>,
-    key: Option<u64>,
+    asked: &Asked,
     known: impl Fn(&Cluster) -> bool,
     rng: &mut SmallRng,
-    seeded: bool,
 ) {
     for bucket in split.possible_mut() {
         if let ClusterRef::Known(id) = bucket.cluster
             && known(&published.snapshot[*id])
         {
-            bucket.pick = Some(pick(published.cluster(*id), key, rng, seeded));
+            bucket.pick = Some(pick(published.cluster(*id), asked, rng));
         }
     }
 }
 
-fn pick(cluster: &Arc<ClusterState>, key: Option<u64>, rng: &mut SmallRng, seeded: bool) -> Pick {
+/// By what an endpoint is chosen.
+struct Asked {
+    key: Option<u64>,
+    original: Option<SocketAddr>,
+    seeded: bool,
+}
+
+fn pick(cluster: &Arc<ClusterState>, asked: &Asked, rng: &mut SmallRng) -> Pick {
+    if let Some(original) = asked.original.filter(|_| cluster.is_original()) {
+        let picked = Picked::One(original.to_string().into());
+        return Pick { picked, how: "where the client was going", panic: false, endpoints: Vec::new() };
+    }
+    let (key, seeded) = (asked.key, asked.seeded);
     let set = cluster.hosts();
     let (how, by_key) = match (&cluster.config().balancer, key) {
         (Balancer::RoundRobin, _) => ("round robin", false),

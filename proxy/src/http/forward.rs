@@ -15,7 +15,7 @@ use super::{
 use crate::{
     telemetry::Record,
     upstream::{
-        ClusterState, Host, Outcome, Overflow,
+        ClusterState, Host, Original, Outcome, Overflow,
         pool::{PoolError, ResetReason, SendError, Sent, Wire},
         transport_failure,
     },
@@ -29,6 +29,8 @@ const MAX_RESENDS: u32 = 3;
 #[derive(Debug)]
 pub(crate) struct Outbound {
     pub(crate) cluster: Arc<ClusterState>,
+    /// Where the client was going, if its connection was captured.
+    pub(crate) original: Option<Original>,
     pub(crate) wire: Wire,
     pub(crate) method: Method,
     pub(crate) authority: HeaderValue,

@@ -74,6 +74,8 @@ pub(crate) fn start(
     let recalled = Rc::<Cell<bool>>::default();
     for cluster in clusters {
         let copy = Outbound {
+            // As in Envoy, a copy has no client.
+            original: None,
             cluster: Arc::clone(cluster),
             wire: wire(cluster.protocol(), terms.version),
             method: request.method.clone(),

@@ -221,6 +221,7 @@ async fn outcome<'p>(
     let mut outbound = Outbound {
         wire: forward::wire(cluster.protocol(), parts.version),
         cluster: Arc::clone(cluster),
+        original: conn.original(),
         method: parts.method,
         authority: authority.unwrap_or(target.authority),
         path: path.unwrap_or(target.path),

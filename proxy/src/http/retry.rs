@@ -92,7 +92,7 @@ impl Tries<'_> {
     ) -> Result<Box<Sent<RequestBody>>, Failure> {
         let avoids = self.policy.is_some_and(|policy| policy.avoid_previous_hosts);
         let avoid = if avoids { &*self.tried } else { &[] };
-        let picked = worker.balancers().pick(&outbound.cluster, self.hash, avoid, &mut worker.rng());
+        let picked = worker.pick(&outbound.cluster, outbound.original, self.hash, avoid);
         let Some(host) = picked else {
             outbound.cluster.stats.upstream_cx_none_healthy.inc();
             record.endpoint = None;

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_config::snapshot::Direction;
+use outrigger_config::snapshot::{Direction, Interception};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -25,7 +25,10 @@ use tokio::{
     time::sleep,
 };
 
-use super::complaint::Complaint;
+use super::{
+    capture::{self, Capture},
+    complaint::Complaint,
+};
 use crate::{drain::Departure, overload::Overload};
 
 /// Connections that wait to be accepted by the system.
@@ -44,6 +47,8 @@ pub struct ListenerInfo {
     pub direction: Direction,
     /// The bound address, port 0 resolved.
     pub address: SocketAddr,
+    /// What comes in there was going elsewhere.
+    pub capture: Option<Capture>,
     /// Whether it is still in the configuration.
     pub departure: Departure,
 }
@@ -55,10 +60,19 @@ pub struct Accepted {
     pub stream: std::net::TcpStream,
     /// The client.
     pub peer: SocketAddr,
+    /// Where the client was going, if its connection was captured.
+    pub destination: Option<SocketAddr>,
     /// Where it came in.
     pub listener: Arc<ListenerInfo>,
     /// Held as long as the connection lives.
     pub live: Live,
+}
+
+impl Accepted {
+    /// The destination of the connection: on an explicit listener, that listener.
+    pub(crate) fn going_to(&self) -> SocketAddr {
+        self.destination.unwrap_or(self.listener.address)
+    }
 }
 
 /// Counts one live connection of a worker and of the process, until it is dropped.
@@ -107,6 +121,7 @@ pub struct Workers {
 struct Counts {
     refused: AtomicUsize,
     failed: AtomicUsize,
+    astray: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -159,7 +174,40 @@ impl Workers {
         self.counts.failed.load(Relaxed)
     }
 
-    async fn hand_off(&self, stream: std::net::TcpStream, peer: SocketAddr, listener: &Arc<ListenerInfo>) {
+    /// Connections that were closed because following them would have led back to the proxy.
+    #[must_use]
+    pub fn astray(&self) -> usize {
+        self.counts.astray.load(Relaxed)
+    }
+
+    /// Learns where a connection was going, and hands it off.
+    async fn take(&self, stream: std::net::TcpStream, peer: SocketAddr, listener: &Arc<ListenerInfo>) {
+        let destination = match &listener.capture {
+            None => None,
+            Some(capture) => match capture.destination(&stream, peer) {
+                Ok(destination) => Some(destination),
+                Err(why) => {
+                    let count = self.counts.astray.fetch_add(1, Relaxed) + 1;
+                    // Whoever scans ports must not fill the log.
+                    if count.is_power_of_two() {
+                        let name = &listener.name;
+                        tracing::warn!(listener = %name, %peer, count, "a connection was refused: {why}");
+                    }
+                    return;
+                }
+            },
+        };
+        self.hand_off(stream, peer, destination, listener).await;
+    }
+
+    /// Gives a connection to the worker with the fewest.
+    pub(crate) async fn hand_off(
+        &self,
+        stream: std::net::TcpStream,
+        peer: SocketAddr,
+        destination: Option<SocketAddr>,
+        listener: &Arc<ListenerInfo>,
+    ) {
         if self.live() >= self.limit {
             self.counts.refused.fetch_add(1, Relaxed);
             return;
@@ -167,18 +215,28 @@ impl Workers {
         let Some(lane) = self.lanes.iter().min_by_key(|lane| lane.live.load(Relaxed)) else { return };
         let live = Live::new(&lane.live, &self.total);
         // A worker that is gone takes nothing: the process is stopping.
-        let _ = lane.sender.send(Accepted { stream, peer, listener: Arc::clone(listener), live }).await;
+        let _ = lane
+            .sender
+            .send(Accepted { stream, peer, destination, listener: Arc::clone(listener), live })
+            .await;
     }
 }
 
-/// Binds `address` with `SO_REUSEADDR`.
+/// Binds `address` with `SO_REUSEADDR`. Where traffic is captured an address of IPv6 takes nothing but IPv6, and `Tproxy`
+/// is for processes with `CAP_NET_ADMIN`.
 ///
 /// # Errors
 /// Those of the system: the port is in use, or may not be bound.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+pub fn bind(address: SocketAddr, interception: Interception) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
+    if interception.is_on() && address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    if interception == Interception::Tproxy {
+        capture::set_transparent(&socket, address)?;
+    }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
@@ -206,7 +264,7 @@ pub async fn accept(
             _ = &mut closed => break,
         };
         match accepted {
-            Ok((stream, peer)) => workers.hand_off(stream, peer, &info).await,
+            Ok((stream, peer)) => workers.take(stream, peer, &info).await,
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) => {
                 workers.counts.failed.fetch_add(1, Relaxed);
@@ -232,7 +290,7 @@ async fn take_rest(listener: TcpListener, info: &Arc<ListenerInfo>, workers: &Wo
             Ok((stream, peer)) => {
                 let ready = stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true));
                 if ready.is_ok() {
-                    workers.hand_off(stream, peer, info).await;
+                    workers.take(stream, peer, info).await;
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -265,12 +323,18 @@ mod tests {
     fn info(listener: &TcpListener) -> Arc<ListenerInfo> {
         let address = listener.local_addr().unwrap();
         let departure = Departure::default();
-        Arc::new(ListenerInfo { name: "test".into(), direction: Direction::Outbound, address, departure })
+        Arc::new(ListenerInfo {
+            name: "test".into(),
+            direction: Direction::Outbound,
+            address,
+            capture: None,
+            departure,
+        })
     }
 
     #[tokio::test]
     async fn the_worker_with_the_fewest_connections_takes_the_next() {
-        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = bind("127.0.0.1:0".parse().unwrap(), Interception::None).unwrap();
         let info = info(&listener);
         let address = info.address;
         let (workers, mut lanes) = Workers::new(2, 100, Arc::default());
@@ -296,7 +360,7 @@ mod tests {
 
     #[tokio::test]
     async fn connections_above_the_limit_are_closed() {
-        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = bind("127.0.0.1:0".parse().unwrap(), Interception::None).unwrap();
         let info = info(&listener);
         let address = info.address;
         let (workers, mut lanes) = Workers::new(1, 1, Arc::default());
@@ -315,7 +379,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_the_system_has_connected_is_taken_before_the_listener_closes() {
-        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = bind("127.0.0.1:0".parse().unwrap(), Interception::None).unwrap();
         let info = info(&listener);
         let address = info.address;
         let clients: Vec<_> = (0..20).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
@@ -332,7 +396,7 @@ mod tests {
 
     #[tokio::test]
     async fn connections_on_their_way_to_a_worker_are_not_idle() {
-        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = bind("127.0.0.1:0".parse().unwrap(), Interception::None).unwrap();
         let info = info(&listener);
         let _client = std::net::TcpStream::connect(info.address).unwrap();
         let (workers, mut lanes) = Workers::new(1, 100, Arc::default());

@@ -4,9 +4,12 @@
 
 pub(crate) mod ask;
 pub(crate) mod batched;
+pub mod capture;
 pub(crate) mod complaint;
+pub(crate) mod detect;
 mod gate;
 pub(crate) mod head;
 pub mod listen;
+pub(crate) mod peek;
 pub(crate) mod sniff;
 pub(crate) mod socket;

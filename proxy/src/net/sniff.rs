@@ -7,7 +7,7 @@ use http::Version;
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 
 /// RFC 9113 3.4.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// From the first byte to the decision.
 const LIMIT: Duration = Duration::from_secs(5);
 const ROOM: usize = 1024;

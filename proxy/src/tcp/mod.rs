@@ -17,7 +17,7 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 
 use outrigger_config::{
     decide::{ConnectionView, decide_tcp, source_key},
-    snapshot::{Carried, ClusterRef, Snapshot, TcpRoutes},
+    snapshot::{ClusterRef, Listener},
 };
 use rand::Rng;
 use socket2::SockRef;
@@ -27,44 +27,27 @@ use crate::{
     drain::Phase,
     net::listen::Accepted,
     telemetry::{Flag, RawConnection, Record},
-    upstream::{ClusterState, DialError, Host, Published, transport_failure},
+    upstream::{ClusterState, DialError, Host, Original, Published, transport_failure},
     worker::Worker,
 };
 use relay::{Ended, Limits, Way, relay};
+use sniff::Sniffed;
 
-/// The configuration by which a connection is passed on as bytes: the newest, or the last that had its listener. `None`
-/// if that says that the listener carries requests.
-pub(crate) fn configuration(accepted: &Accepted, worker: &Worker) -> Option<Arc<Published>> {
-    let newest = worker.published();
-    let name = &accepted.listener.name;
-    let has = |listener: &outrigger_config::snapshot::Listener| listener.name == *name;
-    let published = match accepted.listener.departure.last() {
-        Some(last) if !newest.snapshot.listeners.iter().any(has) => Arc::clone(last),
-        _ => newest,
-    };
-    routes(&published.snapshot, name).is_some().then_some(published)
-}
-
-fn routes<'s>(snapshot: &'s Snapshot, listener: &str) -> Option<&'s TcpRoutes> {
-    let listener = snapshot.listeners.iter().find(|known| &*known.name == listener)?;
-    match &listener.carried {
-        Carried::Tcp(routes) => Some(routes),
-        Carried::Http(_) => None,
-    }
-}
-
-/// Serves one connection to its end.
-pub(crate) async fn serve(accepted: Accepted, published: Arc<Published>, worker: Rc<Worker>) {
-    let Accepted { stream, peer, listener, live: _live } = accepted;
+/// Serves one connection to its end, by the configuration that says that it is bytes. Of a `silent` client nothing is
+/// waited for.
+pub(crate) async fn serve(accepted: Accepted, published: Arc<Published>, silent: bool, worker: Rc<Worker>) {
+    let Accepted { stream, peer, destination, listener, live: _live } = accepted;
     let Ok(mut client) = TcpStream::from_std(stream) else { return };
-    let Ok(local) = client.local_addr() else { return };
-    let Some(routes) = routes(&published.snapshot, &listener.name) else { return };
+    let captured = destination.is_some();
+    let Ok(local) = destination.map_or_else(|| client.local_addr(), Ok) else { return };
+    let known = published.snapshot.listeners.iter().find(|known| known.name == listener.name);
+    let Some((known, routes)) = known.and_then(|known| Some((known, known.bytes_to(local)?))) else { return };
     let mut record = worker.shard().begin(&published.snapshot, listener.direction);
     record.downstream_remote = Some(peer);
     record.downstream_local = Some(local);
     let mut server_name = None;
-    if routes.by_server_name {
-        match hello(&client, &worker).await {
+    if routes.by_server_name && !silent {
+        match hello(&client, known, &worker).await {
             Some(found) => server_name = found,
             // As in Envoy, what never got as far as a route is not logged.
             None => return,
@@ -81,20 +64,30 @@ pub(crate) async fn serve(accepted: Accepted, published: Arc<Published>, worker:
         key: route.hash_source_ip.then(|| source_key(peer.ip())),
     });
     record.connection = Some(RawConnection::new(server_name));
-    let mut connection = Connection { worker: Rc::clone(&worker), record: Some(Box::new(record)) };
+    let mut connection = Connection { worker: Rc::clone(&worker), captured, record: Some(Box::new(record)) };
     // A connection may last for days, and would keep an old configuration as long.
     drop(published);
     connection.carry(&mut client, route.unwrap_or_default()).await;
 }
 
-/// `None` where the client or the proxy gives up before there is a hello.
-async fn hello(client: &TcpStream, worker: &Worker) -> Option<Option<Box<str>>> {
+/// `None` where the client or the proxy gives up before there is a hello. Captured clients may be those of a server that
+/// speaks first: they are not waited for as long.
+async fn hello(client: &TcpStream, listener: &Listener, worker: &Worker) -> Option<Option<Box<str>>> {
+    let detection = listener.captured().and_then(|captured| captured.detection);
+    let silence = detection.unwrap_or(worker.settings().idle_timeout);
     let mut drain = worker.drain().clone();
-    let sniffed = sniff::server_name(client, worker.settings().idle_timeout, worker.relay_buffer());
-    tokio::select! {
+    let sniffed = tokio::select! {
         biased;
-        sniffed = sniffed => sniffed.ok().flatten(),
-        () = drain.reached(Phase::Closing) => None,
+        sniffed = sniff::server_name(client, silence, worker.relay_buffer()) => sniffed.ok()?,
+        () = drain.reached(Phase::Closing) => return None,
+    };
+    match sniffed {
+        Sniffed::Name(name) => Some(name),
+        Sniffed::Silent if detection.is_some() => {
+            worker.count_unclear();
+            Some(None)
+        }
+        Sniffed::Silent | Sniffed::Unfinished => None,
     }
 }
 
@@ -110,6 +103,7 @@ struct Route {
 /// A connection that has its route. Its record goes out when it is dropped.
 struct Connection {
     worker: Rc<Worker>,
+    captured: bool,
     record: Option<Box<Record>>,
 }
 
@@ -160,7 +154,10 @@ impl Connection {
             record.flags.raise(Flag::UpstreamOverflow);
             return None;
         }
-        let picked = self.worker.balancers().pick(cluster, route.key, &[], &mut self.worker.rng());
+        let ends = record.downstream_local.zip(record.downstream_remote);
+        let original = ends.filter(|_| self.captured);
+        let original = original.map(|(destination, peer)| Original { destination, client: peer.ip() });
+        let picked = self.worker.pick(cluster, original, route.key, &[]);
         let Some(host) = picked else {
             cluster.stats.upstream_cx_none_healthy.inc();
             record.flags.raise(Flag::NoHealthyUpstream);

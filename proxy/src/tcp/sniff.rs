@@ -1,57 +1,48 @@
-//! Looks at the first bytes of a connection for the server name of a TLS hello, and leaves them in the socket: they go
-//! upstream as they came, and a connection that is refused is closed unread, as Envoy does.
+//! The server name of a TLS hello, before a connection has a route.
 
-use std::{cell::RefCell, future::poll_fn, io, time::Duration};
+use std::{cell::RefCell, io, time::Duration};
 
-use tokio::{
-    io::{Interest, ReadBuf},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::{net::TcpStream, time::timeout};
 
 use super::hello::{self, Hello};
+use crate::net::peek::{Seen, peek};
 
 /// From the first byte to the end of the hello.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// The server name that the client asks for, `Some(None)` if it asks for none or does not speak TLS. `idle` limits the
-/// wait for the first byte, `space` the length of a hello. `None`: the client sent nothing, closed too early, took too
-/// long, or its hello is too long.
+/// What was found.
+#[derive(Debug)]
+pub(super) enum Sniffed {
+    /// The server name that the client asks for; none if it asks for none or does not speak TLS.
+    Name(Option<Box<str>>),
+    /// There was no byte in time.
+    Silent,
+    /// The client closed too early, took too long, or its hello is too long.
+    Unfinished,
+}
+
+/// Waits for the first byte for as long as `silence`, and for a hello that fits into `space`.
 ///
 /// # Errors
 /// Those of the socket.
 pub(super) async fn server_name(
     stream: &TcpStream,
-    idle: Duration,
+    silence: Duration,
     space: &RefCell<Vec<u8>>,
-) -> io::Result<Option<Option<Box<str>>>> {
-    if timeout(idle, stream.readable()).await.is_err() {
-        return Ok(None);
+) -> io::Result<Sniffed> {
+    if timeout(silence, stream.readable()).await.is_err() {
+        return Ok(Sniffed::Silent);
     }
-    let whole = async {
-        loop {
-            let closed = stream.ready(Interest::READABLE).await?.is_read_closed();
-            let (length, found) = peek(stream, space).await?;
-            match found {
-                Hello::Tls(name) => return Ok(Some(name)),
-                Hello::Other => return Ok(Some(None)),
-                Hello::Partial if closed || length == space.borrow().len() => return Ok(None),
-                // What was peeked at is still there: wait for the next event, not for bytes.
-                Hello::Partial => {
-                    let _: io::Result<()> =
-                        stream.try_io(Interest::READABLE, || Err(io::ErrorKind::WouldBlock.into()));
-                }
-            }
-        }
-    };
-    timeout(LIMIT, whole).await.unwrap_or(Ok(None))
-}
-
-async fn peek(stream: &TcpStream, space: &RefCell<Vec<u8>>) -> io::Result<(usize, Hello)> {
-    poll_fn(|cx| {
-        let space = &mut *space.borrow_mut();
-        let mut buffer = ReadBuf::new(space);
-        stream.poll_peek(cx, &mut buffer).map_ok(|length| (length, hello::read(buffer.filled())))
+    let whole = peek(stream, space, |bytes| match hello::read(bytes) {
+        Hello::Tls(name) => Some(name),
+        Hello::Other => Some(None),
+        Hello::Partial => None,
+    });
+    Ok(match timeout(LIMIT, whole).await {
+        Ok(seen) => match seen? {
+            Seen::Found(name) => Sniffed::Name(name),
+            Seen::Unfinished { .. } => Sniffed::Unfinished,
+        },
+        Err(_) => Sniffed::Unfinished,
     })
-    .await
 }

@@ -14,7 +14,7 @@ use super::{relay::*, *};
 /// Of a task that waits, sockets and the record apart.
 const CEILING: usize = 1536;
 
-fn size_of_future<A, B, C, F>(_: fn(A, B, C) -> F) -> usize {
+fn size_of_future<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
     size_of::<F>()
 }
 

@@ -72,7 +72,7 @@ pub(super) struct Outcome<'a> {
     pub(super) direction: Direction,
     pub(super) cluster: Option<&'a Cluster>,
     pub(super) endpoint: Option<&'a Endpoint>,
-    /// Host of the request, where no cluster tells the service.
+    /// Host of the request, where no cluster tells the service: there is none, or one for traffic to anywhere.
     pub(super) host: Option<&'a str>,
     pub(super) spoken: Spoken,
     pub(super) grpc_status: Option<u32>,
@@ -90,8 +90,8 @@ impl Labels {
             (Peer::unknown(), own.clone())
         };
         let service = match (outcome.cluster, outcome.host) {
-            (Some(cluster), _) => Arc::clone(&cluster.service.host),
-            (None, Some(host)) if outbound => host.into(),
+            (Some(cluster), _) if !cluster.service.host.is_empty() => Arc::clone(&cluster.service.host),
+            (_, Some(host)) if outbound => host.into(),
             _ if outbound => unknown(),
             _ => Arc::clone(&own.canonical_service),
         };

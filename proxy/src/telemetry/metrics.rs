@@ -27,7 +27,7 @@ use super::{
 
 /// Distinct label sets that are kept; each costs about 3 KiB and 0.5 KiB for each worker that counts in it.
 const MAX_SERIES: usize = 2_000;
-/// Distinct hosts that a worker reports for requests without a cluster: clients choose them.
+/// Distinct hosts that a worker reports for requests to no service: clients choose them.
 const MAX_HOSTS: usize = 50;
 /// A series that no worker holds is dropped when it stood still for so long.
 const EXPIRY: Duration = Duration::from_mins(15);
@@ -257,10 +257,11 @@ impl<'r> Outcome<'r> {
             direction: record.direction,
             cluster: record.cluster.as_deref(),
             endpoint: record.endpoint.as_deref(),
-            // Only a request without a cluster is told by its host.
+            // Only a request whose cluster is none of a service is told by its host.
             host: match (&record.cluster, &record.authority) {
-                (None, Some(authority)) => authority.to_str().ok(),
-                _ => None,
+                (Some(cluster), _) if !cluster.service.host.is_empty() => None,
+                (_, Some(authority)) => authority.to_str().ok(),
+                (_, None) => None,
             },
             spoken: match record.connection {
                 Some(_) => Spoken::Tcp,

@@ -7,7 +7,7 @@ use outrigger_config::{
     format::Format,
     snapshot::{
         self, AccessLog, Balancer, Cluster, Direction, Discovery, Endpoint, Locality, LogEncoding, LogSink,
-        Node, Observation, Origin, PathNormalization, Protocol, Service, Snapshot,
+        Node, Observation, Origin, PathNormalization, Protocol, Service, Snapshot, Source,
     },
 };
 
@@ -66,6 +66,7 @@ pub(super) fn cluster() -> Arc<Cluster> {
         max_requests_per_connection: None,
         max_connection_duration: None,
         max_concurrent_streams: 1,
+        source: Source::System,
         keepalive: None,
         http2_keepalive: None,
         origin: origin(),

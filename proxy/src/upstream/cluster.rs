@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use outrigger_config::snapshot::{Cluster, Outlier, Protocol};
+use outrigger_config::snapshot::{Cluster, Discovery, Outlier, Protocol};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
@@ -79,6 +79,11 @@ impl ClusterState {
     /// What the endpoints speak, without a count of the description's users: workers share that.
     pub fn protocol(&self) -> Protocol {
         self.config.load().protocol
+    }
+
+    /// Whether captured traffic goes where it was going.
+    pub(crate) fn is_original(&self) -> bool {
+        matches!(self.config.load().discovery, Discovery::OriginalDestination)
     }
 
     /// The most requests that one HTTP/2 connection gets.

@@ -17,10 +17,10 @@ use outrigger_config::snapshot::Keepalive;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
-use super::ConnectionPermit;
+use super::{ConnectionPermit, Host, LocalEnd};
 
 /// Counts the bytes that came over one connection, and sees its end: whether a failed request was answered at all, and
 /// whose end it was.
@@ -67,11 +67,11 @@ pub(super) struct Socket {
 impl Socket {
     /// Connects without a deadline: the caller sets one.
     pub(super) async fn connect(
-        address: SocketAddr,
+        host: &Host,
         keepalive: Option<Keepalive>,
         permit: ConnectionPermit,
     ) -> io::Result<Self> {
-        Ok(Self { stream: connect(address, keepalive).await?, meter: Arc::default(), _permit: permit })
+        Ok(Self { stream: connect(host, keepalive).await?, meter: Arc::default(), _permit: permit })
     }
 
     pub(super) fn local_address(&self) -> io::Result<SocketAddr> {
@@ -83,8 +83,11 @@ impl Socket {
     }
 }
 
-pub(super) async fn connect(address: SocketAddr, keepalive: Option<Keepalive>) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
+pub(super) async fn connect(host: &Host, keepalive: Option<Keepalive>) -> io::Result<TcpStream> {
+    let stream = match host.local_end() {
+        LocalEnd::Any => TcpStream::connect(host.address()).await?,
+        local => bound(local, host.address())?.connect(host.address()).await?,
+    };
     // Without it gRPC waits 40 ms for the peer's delayed acknowledgement.
     stream.set_nodelay(true)?;
     if let Some(keepalive) = keepalive {
@@ -92,6 +95,30 @@ pub(super) async fn connect(address: SocketAddr, keepalive: Option<Keepalive>) -
     }
     Ok(stream)
 }
+
+/// A socket for a connection to `address`.
+fn bound(local: LocalEnd, address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    let ip = match local {
+        LocalEnd::Any => return Ok(socket),
+        LocalEnd::Own(ip) => ip,
+        LocalEnd::Client(ip) => {
+            let options = SockRef::from(&socket);
+            if ip.is_ipv4() {
+                options.set_ip_transparent_v4(true)
+            } else {
+                options.set_ip_transparent_v6(true)
+            }?;
+            options.set_mark(CLIENT_MARK)?;
+            ip
+        }
+    };
+    socket.bind(SocketAddr::new(ip, 0))?;
+    Ok(socket)
+}
+
+/// Istio: rules for `TPROXY` lead the answers to connections with this mark back to the proxy.
+const CLIENT_MARK: u32 = 1337;
 
 /// Why a connection could not be made, as the transport failure reason shows it.
 pub(crate) fn transport_failure(error: &io::Error) -> Cow<'static, str> {

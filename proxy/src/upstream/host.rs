@@ -1,7 +1,7 @@
 //! One endpoint of one cluster at run time: its counters and its health. Both outlive a reload.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -32,7 +32,19 @@ impl HostId {
 pub struct Host {
     /// Address, weight and labels.
     pub endpoint: Arc<Endpoint>,
+    local: LocalEnd,
     state: Arc<HostState>,
+}
+
+/// What our end of connections to a host is bound to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LocalEnd {
+    /// Whatever the system chooses.
+    Any,
+    /// An address of this machine.
+    Own(IpAddr),
+    /// The address of a client, which takes a privilege (`CAP_NET_ADMIN`).
+    Client(IpAddr),
 }
 
 #[derive(Debug)]
@@ -46,6 +58,11 @@ struct HostState {
 
 impl Host {
     pub(super) fn new(endpoint: Arc<Endpoint>) -> Self {
+        Self::reached_from(endpoint, LocalEnd::Any)
+    }
+
+    /// One whose connections begin at `local`.
+    pub(super) fn reached_from(endpoint: Arc<Endpoint>, local: LocalEnd) -> Self {
         let state = HostState {
             id: HostId::next(),
             stats: HostStats::default(),
@@ -53,12 +70,12 @@ impl Host {
             removed: AtomicBool::new(false),
             added: Instant::now(),
         };
-        Self { endpoint, state: Arc::new(state) }
+        Self { endpoint, local, state: Arc::new(state) }
     }
 
     /// The same host under a new description.
     pub(super) fn described(&self, endpoint: Arc<Endpoint>) -> Self {
-        Self { endpoint, state: self.state.clone() }
+        Self { endpoint, local: self.local, state: self.state.clone() }
     }
 
     /// Identity: the same cluster name and address, whatever the weight and labels.
@@ -69,6 +86,10 @@ impl Host {
     /// Where to connect.
     pub fn address(&self) -> SocketAddr {
         self.endpoint.address
+    }
+
+    pub(super) fn local_end(&self) -> LocalEnd {
+        self.local
     }
 
     /// Since when the cluster has it; an ejection is no new beginning.

@@ -19,6 +19,7 @@ mod cluster;
 mod connect;
 mod dns;
 mod host;
+mod original;
 mod outlier;
 pub mod pool;
 pub mod stats;
@@ -33,7 +34,8 @@ pub use breaker::{Breaker, ConnectionPermit, Overflow, PendingPermit, RequestPer
 pub use cluster::ClusterState;
 pub(crate) use connect::transport_failure;
 pub(crate) use dns::{Lookup, name_servers};
-pub use host::{Host, HostId};
+pub use host::{Host, HostId, LocalEnd};
+pub use original::{Original, Originals};
 pub use outlier::{Ejection, EjectionReport, Outcome, Reason};
 pub use pool::{Lease, PoolError, Pools, ResetReason, ResponseBody, SendError, Sent, Wire};
 pub use stats::{ClusterStats, HostStats};

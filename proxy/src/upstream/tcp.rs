@@ -63,7 +63,7 @@ impl ClusterState {
         let permit = ConnectionPermit::acquire(self, host, true).ok_or(DialError::Pending)?;
         let config = self.config();
         let connecting = async {
-            let stream = connect(host.address(), config.keepalive).await?;
+            let stream = connect(host, config.keepalive).await?;
             io::Result::Ok((stream.local_addr()?, stream))
         };
         let (error, outcome) = match timeout(config.connect_timeout, connecting).await {

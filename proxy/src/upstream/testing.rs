@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use outrigger_config::snapshot::{
     Balancer, Cluster, Discovery, Endpoint, Limits, Locality, Node, Observation, Origin, Outlier,
-    PathNormalization, Protocol, Service, Snapshot, Version,
+    PathNormalization, Protocol, Service, Snapshot, Source, Version,
 };
 use tokio::{sync::Notify, time::Instant};
 
@@ -42,6 +42,7 @@ impl ClusterBuilder {
             max_requests_per_connection: None,
             max_connection_duration: None,
             max_concurrent_streams: i32::MAX as u32,
+            source: Source::System,
             keepalive: None,
             http2_keepalive: None,
             origin: Origin { resource: "ServiceEntry test".into(), file: "test.yaml".into(), line: 1 },

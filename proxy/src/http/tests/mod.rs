@@ -22,9 +22,10 @@ use outrigger_config::{
     format::Format,
     snapshot::{
         AccessLog, Action, Balancer, Carried, Cluster, ClusterId, ClusterRef, DirectResponse, Direction,
-        Discovery, Endpoint, Forward, HeaderOps, HostMap, Limits, Listener, Locality, LogEncoding, LogSink,
-        Node, Observation, Origin, PathMatch, PathNormalization, Protocol, RetryOn, RetryPolicy, Route,
-        RouteMatch, RouteTable, RouteTableId, Service, Snapshot, Version, VirtualHost, WeightedCluster,
+        Discovery, Endpoint, Forward, HeaderOps, HostMap, Interception, Limits, Listener, Locality,
+        LogEncoding, LogSink, Node, Observation, Origin, PathMatch, PathNormalization, Protocol, RetryOn,
+        RetryPolicy, Route, RouteMatch, RouteTable, RouteTableId, Service, Snapshot, Source, Version,
+        VirtualHost, WeightedCluster,
     },
 };
 use tokio::{
@@ -93,10 +94,16 @@ impl Bench {
             settings,
             1,
         );
-        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = bind("127.0.0.1:0".parse().unwrap(), Interception::None).unwrap();
         let address = listener.local_addr().unwrap();
         let departure = Departure::default();
-        let info = ListenerInfo { name: "test".into(), direction: Direction::Outbound, address, departure };
+        let info = ListenerInfo {
+            name: "test".into(),
+            direction: Direction::Outbound,
+            address,
+            capture: None,
+            departure,
+        };
         let (workers, mut lanes) = Workers::new(1, 1000, Arc::default());
         let (open, closed) = oneshot::channel();
         let info = Arc::new(info);
@@ -332,6 +339,7 @@ fn cluster(name: &str, protocol: Protocol, addresses: &[SocketAddr]) -> Cluster 
         max_requests_per_connection: None,
         max_connection_duration: None,
         max_concurrent_streams: 1024,
+        source: Source::System,
         keepalive: None,
         http2_keepalive: None,
         origin: made_here(),

@@ -248,7 +248,8 @@ async fn a_running_request_keeps_the_configuration_it_began_with() {
     })
     .await;
     let mut old = to(&[origin], forward());
-    Arc::get_mut(&mut old.route_tables).unwrap()[0].virtual_hosts[0].routes[0].response_headers.set =
+    let routes = &mut Arc::get_mut(&mut old.route_tables).unwrap()[0].virtual_hosts[0].routes;
+    Arc::get_mut(routes).unwrap()[0].response_headers.set =
         [(http::HeaderName::from_static("x-version"), Format::parse("1").unwrap())].into();
     let bench = Bench::start(old);
     let mut client = bench.client().await;

@@ -50,7 +50,7 @@ impl<B: Payload> HostPool<B> {
     async fn open(self: &Rc<Self>, permit: ConnectionPermit) -> Result<(), PoolError> {
         let config = self.cluster.config();
         let deadline = Instant::now() + config.connect_timeout;
-        let connect = Socket::connect(self.host.address(), config.keepalive, permit);
+        let connect = Socket::connect(&self.host, config.keepalive, permit);
         let socket = match timeout_at(deadline, connect).await {
             Ok(connected) => connected.inspect_err(|_| self.count_end(true))?,
             Err(_) => return Err(self.out_of_time()),

@@ -1,0 +1,130 @@
+//! Hosts of clusters that go where the client was going (Envoy's `ORIGINAL_DST`): each worker makes one for a destination
+//! when it is asked for, keeps it while it is used, and drops what was not for a while. They are in no host set.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use outrigger_config::snapshot::{Endpoint, Locality, Source};
+use tokio::time::Instant;
+
+use super::{ClusterState, Host, LocalEnd};
+
+/// A host that was not asked for so long is dropped, and its idle connections with it.
+const UNUSED: Duration = Duration::from_secs(60);
+/// Time between two looks for such hosts.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// Clients choose destinations: of more hosts than these, half are dropped, those first that were unused for longest.
+const MAX_HOSTS: usize = 1024;
+/// Where Istio binds connections to the workload, so that its rules let them pass.
+const INBOUND: (Ipv4Addr, Ipv6Addr) = (Ipv4Addr::new(127, 0, 0, 6), Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6));
+
+/// What is known of a captured connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Original {
+    /// Where it was going.
+    pub destination: SocketAddr,
+    /// Who it came from.
+    pub client: IpAddr,
+}
+
+/// The hosts of one worker.
+#[derive(Debug)]
+pub struct Originals(RefCell<Known>);
+
+#[derive(Debug)]
+struct Known {
+    hosts: HashMap<Key, Entry>,
+    swept: Instant,
+}
+
+/// Cluster, destination, and the client if its address is ours too: a connection serves one.
+type Key = (u64, SocketAddr, Option<IpAddr>);
+
+#[derive(Debug)]
+struct Entry {
+    host: Arc<Host>,
+    used: Instant,
+}
+
+impl Default for Originals {
+    fn default() -> Self {
+        Self(RefCell::new(Known { hosts: HashMap::new(), swept: Instant::now() }))
+    }
+}
+
+impl Originals {
+    /// The host of a destination, and whether others were dropped for it: they are marked as removed.
+    pub fn host(&self, cluster: &Arc<ClusterState>, original: Original) -> (Arc<Host>, bool) {
+        let now = Instant::now();
+        let local = local_end(cluster.config().source, original);
+        let client = matches!(local, LocalEnd::Client(_)).then_some(original.client);
+        let key = (cluster.id(), original.destination, client);
+        let known = &mut *self.0.borrow_mut();
+        if let Some(entry) = known.hosts.get_mut(&key) {
+            entry.used = now;
+            return (Arc::clone(&entry.host), false);
+        }
+        let dropped = known.make_room(now);
+        let host = Arc::new(Host::reached_from(endpoint(cluster, original.destination), local));
+        known.hosts.insert(key, Entry { host: Arc::clone(&host), used: now });
+        (host, dropped)
+    }
+}
+
+impl Known {
+    fn make_room(&mut self, now: Instant) -> bool {
+        let before = self.hosts.len();
+        if now >= self.swept + INTERVAL {
+            self.swept = now;
+            self.keep(|entry| now < entry.used + UNUSED);
+        }
+        if self.hosts.len() >= MAX_HOSTS {
+            let mut used: Vec<_> = self.hosts.values().map(|entry| entry.used).collect();
+            used.sort_unstable();
+            let middle = used.get(used.len() / 2).copied().unwrap_or(now);
+            self.keep(|entry| entry.used > middle);
+        }
+        self.hosts.len() < before
+    }
+
+    fn keep(&mut self, stays: impl Fn(&Entry) -> bool) {
+        self.hosts.retain(|_, entry| {
+            let stays = stays(entry);
+            if !stays {
+                entry.host.remove();
+            }
+            stays
+        });
+    }
+}
+
+fn local_end(source: Source, original: Original) -> LocalEnd {
+    match (source, original.destination.ip()) {
+        (Source::System, _) => LocalEnd::Any,
+        (Source::Inbound, IpAddr::V4(_)) => LocalEnd::Own(INBOUND.0.into()),
+        (Source::Inbound, IpAddr::V6(_)) => LocalEnd::Own(INBOUND.1.into()),
+        (Source::Client, _) => LocalEnd::Client(original.client),
+    }
+}
+
+/// As the documents describe it, if they do.
+fn endpoint(cluster: &ClusterState, destination: SocketAddr) -> Arc<Endpoint> {
+    let config = cluster.config();
+    let known = config.endpoints.iter().find(|endpoint| endpoint.address == destination);
+    known.map(Arc::clone).unwrap_or_else(|| {
+        Arc::new(Endpoint {
+            address: destination,
+            key: destination.to_string().into(),
+            hostname: "".into(),
+            weight: 1,
+            labels: Default::default(),
+            locality: Locality::default(),
+            priority: 0,
+        })
+    })
+}
