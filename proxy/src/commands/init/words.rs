@@ -73,7 +73,7 @@ mod tests {
             assert_eq!(named(absent, file), None, "{absent}");
         }
         assert_eq!("202".parse(), Ok(Group(202)));
-        assert_eq!("no-such-group".parse::<Group>().unwrap_err().contains("/etc/group"), true);
+        assert!("no-such-group".parse::<Group>().unwrap_err().contains("/etc/group"));
         "4294967295".parse::<Id>().unwrap_err();
     }
 
