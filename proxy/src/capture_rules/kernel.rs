@@ -5,7 +5,8 @@ use rustix::io::Errno;
 use super::{
     Error,
     netlink::{Message, Socket, Subsystem},
-    nftables, routing,
+    nftables::{self, Installed, Step},
+    routing,
     rules::RuleSet,
 };
 
@@ -27,11 +28,15 @@ pub(crate) enum Change {
 pub(crate) fn apply(rules: &RuleSet, forced: bool) -> Result<Change, Error> {
     let mut netfilter = netfilter()?;
     let mut routes = Socket::open(Subsystem::Routing).map_err(Error::Netlink)?;
-    let is_in_place = !forced && difference(&mut netfilter, rules)?.is_none();
+    let installed = read(&mut netfilter)?;
+    // An empty table of ours is in nobody's way, but a clean-up leaves none.
+    let is_in_place = !forced && !rules.chains.is_empty() && installed.difference(rules).is_none();
     // Before the rules that count on it, or after those that did.
     routing::install(&mut routes, rules)?;
     if !is_in_place {
-        replace(&mut netfilter, rules)?;
+        let is_new = installed.is_empty() && !rules.chains.is_empty();
+        let steps = if is_new { nftables::addition(rules) } else { nftables::replacement(rules) };
+        carry_out(&mut netfilter, steps)?;
         check(&mut netfilter, rules)?;
     }
     routing::tidy(&mut routes, rules)?;
@@ -51,9 +56,9 @@ fn netfilter() -> Result<Socket, Error> {
     Socket::open(Subsystem::Netfilter).map_err(Error::NoNetfilter)
 }
 
-fn replace(netfilter: &mut Socket, rules: &RuleSet) -> Result<(), Error> {
-    let (messages, subjects): (Vec<Message>, Vec<String>) =
-        nftables::steps(rules).into_iter().map(|step| (step.message, step.what)).unzip();
+fn carry_out(netfilter: &mut Socket, steps: Vec<Step>) -> Result<(), Error> {
+    let (messages, subjects): (Vec<_>, Vec<_>) =
+        steps.into_iter().map(|step| (step.message, step.what)).unzip();
     let [begin, end] = nftables::brackets();
     netfilter.transaction(&begin, &messages, &end).map_err(|refusal| {
         let subject = refusal.index.and_then(|index| subjects.get(index));
@@ -62,10 +67,10 @@ fn replace(netfilter: &mut Socket, rules: &RuleSet) -> Result<(), Error> {
 }
 
 fn check(netfilter: &mut Socket, rules: &RuleSet) -> Result<(), Error> {
-    difference(netfilter, rules)?.map_or(Ok(()), |difference| Err(Error::Differs(difference)))
+    read(netfilter)?.difference(rules).map_or(Ok(()), |difference| Err(Error::Differs(difference)))
 }
 
-fn difference(netfilter: &mut Socket, rules: &RuleSet) -> Result<Option<String>, Error> {
+fn read(netfilter: &mut Socket) -> Result<Installed, Error> {
     let mut list = |message: &Message| {
         netfilter.list(message).map_err(|reason| match reason {
             Errno::PERM => Error::NotPermitted,
@@ -73,7 +78,5 @@ fn difference(netfilter: &mut Socket, rules: &RuleSet) -> Result<Option<String>,
             reason => Error::Netlink(reason),
         })
     };
-    let chains = list(&nftables::list_chains())?;
-    let installed = list(&nftables::list_rules())?;
-    Ok(nftables::difference(rules, &chains, &installed))
+    Ok(Installed::new(list(&nftables::list_chains())?, list(&nftables::list_rules())?))
 }

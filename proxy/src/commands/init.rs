@@ -21,6 +21,9 @@ use crate::{
     upstream::name_servers,
 };
 
+/// The sidecar's user, and its group (Istio).
+const SIDECAR: u32 = 1337;
+
 pub(super) fn run(args: &InitArgs) -> ExitCode {
     let options = options(args);
     let rules = capture_rules::plan(&options);
@@ -50,14 +53,14 @@ pub(super) fn run(args: &InitArgs) -> ExitCode {
 }
 
 fn options(args: &InitArgs) -> CaptureOptions {
-    let numbers = |ids: &List<Id>| ids.0.iter().map(|Id(id)| *id).collect::<Vec<_>>();
+    let users = numbers(&args.proxy_uid, &[SIDECAR]);
     CaptureOptions {
         mode: if args.cleanup_only { Mode::None } else { args.istio_inbound_interception_mode },
         outbound_port: args.envoy_port,
         inbound_port: args.inbound_capture_port,
         tunnel_port: args.inbound_tunnel_port,
-        proxy_users: numbers(&args.proxy_uid),
-        proxy_groups: numbers(args.proxy_gid.as_ref().unwrap_or(&args.proxy_uid)),
+        proxy_groups: numbers(&args.proxy_gid, &users),
+        proxy_users: users,
         inbound: args.istio_inbound_ports.clone(),
         inbound_excluded: args.istio_local_exclude_ports.0.clone(),
         outbound: args.istio_service_cidr.clone(),
@@ -67,12 +70,17 @@ fn options(args: &InitArgs) -> CaptureOptions {
         owners: owners(&args.outbound_owner_groups, &args.outbound_owner_groups_exclude),
         virtual_interfaces: args.kube_virt_interfaces.0.clone(),
         excluded_interfaces: args.istio_exclude_interfaces.0.clone(),
-        dns: dns(args.redirect_dns || is_set("ISTIO_META_DNS_CAPTURE"), args.capture_all_dns),
-        drop_invalid: args.drop_invalid || is_set("INVALID_DROP"),
+        dns: dns(args.redirect_dns.unwrap_or_else(|| is_set("ISTIO_META_DNS_CAPTURE")), args.capture_all_dns),
+        drop_invalid: args.drop_invalid.unwrap_or_else(|| is_set("INVALID_DROP")),
         loopback: args.outbound_ipv4_loopback_cidr,
         tproxy_mark: args.istio_inbound_tproxy_mark,
         tproxy_table: args.istio_inbound_tproxy_route_table,
     }
+}
+
+/// An empty list (`PROXY_UID=""`) is that of `usual`: without the exemption of the sidecar, nothing would ever go out.
+fn numbers(ids: &List<Id>, usual: &[u32]) -> Vec<u32> {
+    if ids.0.is_empty() { usual.to_vec() } else { ids.0.iter().map(|Id(id)| *id).collect() }
 }
 
 /// Istio: what is excluded counts only where all are included.

@@ -36,8 +36,10 @@ fn usage_errors_are_64_and_help_is_none() {
     assert!(is(run(&["validate", "x", "--explain", "OUT0107"]), 64));
     assert!(is(run(&["proxy", "--config", "x", "--labels", "novalue"]), 64));
     assert!(is(run(&["proxy", "--config", "-"]), 64));
+    assert!(is(run(&["init", "-b", "http"]), 64));
     assert!(is(run(&["--version"]), 0));
     assert!(is(run(&["proxy", "--help"]), 0));
+    assert!(is(run(&["init", "-b", "*", "-i", "*", "--dry-run"]), 0));
 }
 
 #[test]

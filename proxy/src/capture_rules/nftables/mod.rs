@@ -1,16 +1,18 @@
-//! A rule set as the kernel takes it: nf_tables messages, and the kernel's own list of them read back.
+//! A rule set as the kernel takes it: nf_tables messages. [`installed`] is the kernel's own list, read back.
 //!
 //! The layout is that of the kernel's `nf_tables.h`; the end-to-end test compares what `nft` makes of the result with
 //! what it makes of the text.
 
 mod expressions;
+mod installed;
 
 use super::{
-    netlink::{Attributes, Flags, Message, attributes},
+    netlink::{Attributes, Flags, Message},
     rules::{Chain, Hook, HookPoint, Rule, RuleSet},
     text::TABLE,
 };
 use expressions::Expression;
+pub(super) use installed::Installed;
 
 /// `NFNL_SUBSYS_NFTABLES`, in the upper byte of a message's kind.
 const SUBSYSTEM: u8 = 10;
@@ -25,8 +27,6 @@ const NEW_RULE: u8 = 6;
 const GET_RULE: u8 = 7;
 /// `NFPROTO_INET`: IPv4 and IPv6.
 const INET: u8 = 1;
-/// Bytes of `struct nfgenmsg` before the attributes.
-const FIXED: usize = 4;
 
 /// Attributes, `NFTA_*`.
 const TABLE_NAME: u16 = 1;
@@ -55,17 +55,22 @@ pub(super) struct Step {
 }
 
 /// Replaces our table, or takes it away if there is nothing to capture.
-pub(super) fn steps(rules: &RuleSet) -> Vec<Step> {
-    let table = || Attributes::new().text(TABLE_NAME, TABLE);
-    let step = |message, what: &str| Step { message, what: what.to_owned() };
+pub(super) fn replacement(rules: &RuleSet) -> Vec<Step> {
     // To delete what is not there is an error, to add what is there is none.
     let mut steps = vec![
-        step(message(NEW_TABLE, Flags::CREATE, table()), "to add the table"),
-        step(message(DELETE_TABLE, Flags::CHANGE, table()), "to delete the table"),
+        table(NEW_TABLE, Flags::CREATE, "to add the table"),
+        table(DELETE_TABLE, Flags::CHANGE, "to delete the table"),
     ];
     if !rules.chains.is_empty() {
-        steps.push(step(message(NEW_TABLE, Flags::CREATE, table()), "to add the table"));
+        steps.extend(addition(rules));
     }
+    steps
+}
+
+/// Adds our table where there is none. A deletion has the kernel wait some ten milliseconds until nobody reads what was
+/// deleted, which a pod that starts can do without.
+pub(super) fn addition(rules: &RuleSet) -> Vec<Step> {
+    let mut steps = vec![table(NEW_TABLE, Flags::CREATE, "to add the table")];
     // All chains first: a rule can jump to any.
     steps.extend(rules.chains.iter().map(|chain| Step {
         message: message(NEW_CHAIN, Flags::CREATE, chain_attributes(chain)),
@@ -80,6 +85,10 @@ pub(super) fn steps(rules: &RuleSet) -> Vec<Step> {
     steps
 }
 
+fn table(kind: u8, flags: Flags, what: &str) -> Step {
+    Step { message: message(kind, flags, Attributes::new().text(TABLE_NAME, TABLE)), what: what.to_owned() }
+}
+
 /// The brackets around a transaction.
 pub(super) fn brackets() -> [Message; 2] {
     let subsystem = [0, 0, 0, SUBSYSTEM];
@@ -92,60 +101,6 @@ pub(super) fn list_chains() -> Message {
 
 pub(super) fn list_rules() -> Message {
     message(GET_RULE, Flags::DUMP, Attributes::new().text(RULE_TABLE, TABLE))
-}
-
-/// Where the kernel's chains and rules (the bodies of its answers) are not those of `rules`, if they are not.
-///
-/// The kernel may tell more about an expression than it was told, such as counts; what it was told must be there.
-pub(super) fn difference(rules: &RuleSet, chains: &[Vec<u8>], installed: &[Vec<u8>]) -> Option<String> {
-    let chains: Vec<_> =
-        chains.iter().filter(|body| value(body, CHAIN_TABLE) == Some(TABLE.as_bytes())).collect();
-    let of_table: Vec<_> =
-        installed.iter().filter(|body| value(body, RULE_TABLE) == Some(TABLE.as_bytes())).collect();
-    for body in &chains {
-        let name = value(body, CHAIN_NAME).unwrap_or_default();
-        if !rules.chains.iter().any(|chain| chain.name.as_str().as_bytes() == name) {
-            return Some(format!("there is a chain {} too many", String::from_utf8_lossy(name)));
-        }
-    }
-    for chain in &rules.chains {
-        let name = chain.name.as_str();
-        let Some(body) = chains.iter().find(|body| value(body, CHAIN_NAME) == Some(name.as_bytes())) else {
-            return Some(format!("the chain {name} is missing"));
-        };
-        if !is_told(chain_attributes(chain).as_bytes(), body.get(FIXED..).unwrap_or_default()) {
-            return Some(format!("the chain {name} hangs at another place"));
-        }
-        let found: Vec<_> =
-            of_table.iter().filter(|body| value(body, RULE_CHAIN) == Some(name.as_bytes())).collect();
-        for (index, rule) in chain.rules.iter().enumerate() {
-            if !found.get(index).is_some_and(|body| is_rule(rule, body)) {
-                return Some(format!("rule {} of chain {name} is not `{}`", index + 1, shortened(rule)));
-            }
-        }
-        if found.len() > chain.rules.len() {
-            return Some(format!("the chain {name} has rules behind ours"));
-        }
-    }
-    None
-}
-
-fn is_rule(rule: &Rule, body: &[u8]) -> bool {
-    let expected = expressions::of(rule);
-    let Some(list) = attribute(body, RULE_EXPRESSIONS) else { return false };
-    let found: Vec<_> =
-        attributes(list).filter(|(kind, _)| *kind == LIST_ELEMENT).map(|(_, value)| value).collect();
-    expected.len() == found.len()
-        && expected.iter().zip(found).all(|(expected, found)| {
-            let part = |wanted| attributes(found).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
-            part(EXPRESSION_NAME).map(without_end) == Some(expected.name.as_bytes())
-                && is_told(expected.attributes.as_bytes(), part(EXPRESSION_DATA).unwrap_or_default())
-        })
-}
-
-/// Whether each attribute of `expected` is among those of `found`.
-fn is_told(expected: &[u8], found: &[u8]) -> bool {
-    attributes(expected).all(|attribute| attributes(found).any(|other| other == attribute))
 }
 
 fn chain_attributes(chain: &Chain) -> Attributes {
@@ -189,18 +144,4 @@ fn shortened(rule: &Rule) -> String {
 
 fn message(kind: u8, flags: Flags, attributes: Attributes) -> Message {
     Message::new(u16::from_be_bytes([SUBSYSTEM, kind]), flags, &[INET, 0, 0, 0], attributes)
-}
-
-/// An attribute of an answer.
-fn attribute(body: &[u8], wanted: u16) -> Option<&[u8]> {
-    attributes(body.get(FIXED..)?).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
-}
-
-/// A text of an answer.
-fn value(body: &[u8], wanted: u16) -> Option<&[u8]> {
-    attribute(body, wanted).map(without_end)
-}
-
-fn without_end(text: &[u8]) -> &[u8] {
-    text.strip_suffix(&[0]).unwrap_or(text)
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::{ArgAction, Args, builder::BoolishValueParser};
+use clap::{Arg, ArgAction, Args, builder::BoolishValueParser};
 
 use super::words::{Group, Id, loopback, timeout};
 use crate::capture_rules::options::{Interface, List, Mark, Mode, Network, Port, RouteTable, Selection};
@@ -12,17 +12,21 @@ use crate::capture_rules::options::{Interface, List, Mark, Mode, Network, Port, 
 /// Flags and variables are those of Istio's istio-iptables. The rules are one nftables table, `inet outrigger`, which
 /// is replaced whole or not at all.
 #[derive(Debug, Args)]
-#[command(after_help = "EXAMPLES:
+#[command(
+    mut_args(switch),
+    after_help = "EXAMPLES:
   outrigger init -b '*' -i '*' -d 15090,15021,15020
   outrigger init -b '*' -i '*' -m TPROXY --dry-run
   outrigger init --cleanup
 
 NEEDS the capability NET_ADMIN, and no other. With --skip-rule-apply --run-validation, none.
 
-EXIT CODES: 0 done, 64 usage, 71 the kernel refused, 77 not permitted, 126 the rules are not in force")]
+EXIT CODES: 0 done, 64 usage, 71 the kernel refused, 77 not permitted, 126 the rules are not in force"
+)]
 pub(in crate::commands) struct InitArgs {
+    // Without Istio's old variable ENVOY_PORT: Kubernetes sets it beside a service that is called `envoy`.
     /// Port that takes captured outbound connections.
-    #[arg(short = 'p', long, env = "ENVOY_PORT", value_name = "PORT", default_value = "15001")]
+    #[arg(short = 'p', long, value_name = "PORT", default_value = "15001")]
     pub(super) envoy_port: Port,
     /// Port that takes captured inbound connections.
     #[arg(short = 'z', long, env = "INBOUND_CAPTURE_PORT", value_name = "PORT", default_value = "15006")]
@@ -34,8 +38,15 @@ pub(in crate::commands) struct InitArgs {
     #[arg(short = 'u', long, env = "PROXY_UID", value_name = "UID,...", default_value = "1337")]
     pub(super) proxy_uid: List<Id>,
     /// Groups whose connections are let through [default: as the users].
-    #[arg(short = 'g', long, env = "PROXY_GID", value_name = "GID,...")]
-    pub(super) proxy_gid: Option<List<Id>>,
+    #[arg(
+        short = 'g',
+        long,
+        env = "PROXY_GID",
+        value_name = "GID,...",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(super) proxy_gid: List<Id>,
     /// How inbound connections are captured: REDIRECT, TPROXY (keeps the client's address) or NONE.
     #[arg(
         short = 'm',
@@ -106,43 +117,29 @@ pub(in crate::commands) struct InitArgs {
     /// Send questions to the name servers of /etc/resolv.conf to the sidecar, port 15053 [env also:
     /// ISTIO_META_DNS_CAPTURE].
     #[arg(long, env = "REDIRECT_DNS", value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        action = ArgAction::Set, value_parser = BoolishValueParser::new(), default_value = "false",
-        default_missing_value = "true", hide_default_value = true, hide_possible_values = true)]
-    pub(super) redirect_dns: bool,
+        value_parser = BoolishValueParser::new(), default_missing_value = "true")]
+    pub(super) redirect_dns: Option<bool>,
     /// With --redirect-dns: those to any name server.
-    #[arg(long, env = "CAPTURE_ALL_DNS", value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        action = ArgAction::Set, value_parser = BoolishValueParser::new(), default_value = "false",
-        default_missing_value = "true", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long, env = "CAPTURE_ALL_DNS")]
     pub(super) capture_all_dns: bool,
     /// Drop packets out of every window, which the kernel would answer with a reset [env also: INVALID_DROP].
     #[arg(long, env = "DROP_INVALID", value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        action = ArgAction::Set, value_parser = BoolishValueParser::new(), default_value = "false",
-        default_missing_value = "true", hide_default_value = true, hide_possible_values = true)]
-    pub(super) drop_invalid: bool,
+        value_parser = BoolishValueParser::new(), default_missing_value = "true")]
+    pub(super) drop_invalid: Option<bool>,
     /// Print the rules as nft reads them, and change nothing.
-    #[arg(short = 'n', long, env = "DRY_RUN", value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        action = ArgAction::Set, value_parser = BoolishValueParser::new(), default_value = "false",
-        default_missing_value = "true", hide_default_value = true, hide_possible_values = true)]
+    #[arg(short = 'n', long, env = "DRY_RUN")]
     pub(super) dry_run: bool,
     /// Remove all rules.
-    #[arg(long, visible_alias = "cleanup", env = "CLEANUP_ONLY", value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        action = ArgAction::Set, value_parser = BoolishValueParser::new(), default_value = "false",
-        default_missing_value = "true", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long, visible_alias = "cleanup", env = "CLEANUP_ONLY")]
     pub(super) cleanup_only: bool,
     /// Install nothing; with --run-validation, check what is there.
-    #[arg(long, env = "SKIP_RULE_APPLY", value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        action = ArgAction::Set, value_parser = BoolishValueParser::new(), default_value = "false",
-        default_missing_value = "true", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long, env = "SKIP_RULE_APPLY")]
     pub(super) skip_rule_apply: bool,
     /// Check that the rules are in force: as the sidecar's user by a connection, else by reading them back.
-    #[arg(long, env = "RUN_VALIDATION", value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        action = ArgAction::Set, value_parser = BoolishValueParser::new(), default_value = "false",
-        default_missing_value = "true", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long, env = "RUN_VALIDATION")]
     pub(super) run_validation: bool,
     /// Install the rules again even if they are there.
-    #[arg(long, env = "FORCE_APPLY", value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        action = ArgAction::Set, value_parser = BoolishValueParser::new(), default_value = "false",
-        default_missing_value = "true", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long, env = "FORCE_APPLY")]
     pub(super) force_apply: bool,
     /// Replace other rules of ours: always done, taken for Istio's sake.
     #[arg(long, env = "RECONCILE", value_name = "BOOL", num_args = 0..=1, require_equals = true,
@@ -150,14 +147,10 @@ pub(in crate::commands) struct InitArgs {
         default_missing_value = "true", hide_default_value = true, hide_possible_values = true, hide = true)]
     pub(super) reconcile: bool,
     /// Capture IPv6 beside IPv4: always done, taken for Istio's sake.
-    #[arg(long, env = "DUAL_STACK", value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        action = ArgAction::Set, value_parser = BoolishValueParser::new(), default_value = "false",
-        default_missing_value = "true", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long, env = "DUAL_STACK")]
     pub(super) dual_stack: bool,
     /// Use nftables: always done, taken for Istio's sake.
-    #[arg(long, env = "NATIVE_NFTABLES", value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        action = ArgAction::Set, value_parser = BoolishValueParser::new(), default_value = "false",
-        default_missing_value = "true", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long, env = "NATIVE_NFTABLES")]
     pub(super) native_nftables: bool,
     /// Port that the validation dials.
     #[arg(long, env = "IPTABLES_PROBE_PORT", value_name = "PORT", default_value = "15002")]
@@ -165,4 +158,20 @@ pub(in crate::commands) struct InitArgs {
     /// How long the validation waits for its connection.
     #[arg(long, env = "PROBE_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = timeout)]
     pub(super) probe_timeout: Duration,
+}
+
+/// A switch can be given a value, as in Istio: `--dry-run`, `--dry-run=false`, `DRY_RUN=1`.
+fn switch(arg: Arg) -> Arg {
+    if !matches!(arg.get_action(), ArgAction::SetTrue) {
+        return arg;
+    }
+    arg.action(ArgAction::Set)
+        .value_parser(BoolishValueParser::new())
+        .value_name("BOOL")
+        .num_args(0..=1)
+        .require_equals(true)
+        .default_value("false")
+        .default_missing_value("true")
+        .hide_default_value(true)
+        .hide_possible_values(true)
 }

@@ -64,6 +64,30 @@ fn groups_of_the_sidecar_are_its_users_unless_they_are_named() {
     assert_eq!(parsed("").proxy_groups, [1337]);
     assert_eq!(parsed("-u 7,8").proxy_groups, [7, 8]);
     assert_eq!(parsed("-u 7 -g 9").proxy_groups, [9]);
+    let empty = parsed("-u= -g=");
+    assert_eq!(
+        (empty.proxy_users, empty.proxy_groups),
+        (vec![1337], vec![1337]),
+        "never without the sidecar"
+    );
+}
+
+#[test]
+fn switches_are_given_with_a_value_or_without() {
+    let line = |flags: &str| {
+        Line::try_parse_from(std::iter::once("init").chain(flags.split_whitespace())).unwrap().args
+    };
+    assert!(!line("").dry_run);
+    assert!(
+        line("-n").dry_run
+            && line("--dry-run").dry_run
+            && line("--dry-run=true").dry_run
+            && line("--dry-run=1").dry_run
+    );
+    assert!(!line("--dry-run=false -b 80").dry_run);
+    assert!(line("--cleanup").cleanup_only && line("--cleanup-only").cleanup_only);
+    assert_eq!(line("--redirect-dns").redirect_dns, Some(true));
+    assert_eq!(line("").redirect_dns, None);
 }
 
 #[test]
