@@ -26,7 +26,7 @@ use crate::{
 pub(crate) type ProviderName = Spanned<Box<str>>;
 
 /// How long a client may say nothing before its connection passes as bytes. Istio waits for ever, and a server that
-/// speaks first with it: docs/adr/0010.
+/// speaks first with it: docs/adr/0011.
 const DETECTION: Duration = Duration::from_secs(1);
 
 /// The settings, defaults applied.
