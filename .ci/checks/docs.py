@@ -26,6 +26,16 @@ def run(suite):
                     with tempfile.TemporaryDirectory() as folder:
                         pathlib.Path(folder, "block.yaml").write_text(block)
                         command(BIN / "outrigger", "validate", folder, "--namespace", "shop")
+    verbs = command(BIN / "outrigger", "--help").split()
+    for path in PAGES:
+        missing = {verb for verb, _ in invocations(path) if verb not in verbs}
+        if missing:
+            suite.skip(f"{path.relative_to(ROOT)}: the commands exist", f"this build has no {sorted(missing)}")
+            continue
+        with suite.check(f"{path.relative_to(ROOT)}: the commands exist, and take the flags"):
+            for verb, flags in invocations(path):
+                known = command(BIN / "outrigger", verb, "--help")
+                assert not (wrong := [flag for flag in flags if flag not in known]), f"outrigger {verb} has no {wrong}"
     with suite.check("each step of the canary splits as it says"):
         steps = [block for block in blocks(CANARY) if "kind: VirtualService" in block]
         assert len(steps) == len(SHARES), len(steps)
@@ -38,6 +48,15 @@ def run(suite):
 
 def blocks(path):
     return re.findall(r"^```yaml\n(.*?)^```$", path.read_text(), re.M | re.S)
+
+
+def invocations(path):
+    """The commands of ours that a page tells to run: (verb, flags)."""
+    text = path.read_text()
+    code = [block for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S) if not language]
+    code += re.findall(r"`(outrigger [^`]*)`", text)
+    for verb, rest in re.findall(r"(?:^|\| |-- /)outrigger ([a-z]+)([^|\n]*)", "\n".join(code), re.M):
+        yield verb, re.findall(r"(?<!\S)--[a-z-]+", rest.partition(" -- ")[0])
 
 
 def links(path):
