@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use rustix::io::Errno;
 use thiserror::Error;
 
-/// Nothing was changed in the table when one of these comes back.
+/// With all but [`Error::Differs`] after an installation, the table is as it was.
 #[derive(Debug, Error)]
 pub(crate) enum Error {
     #[error(
