@@ -20,7 +20,7 @@ use http::{
 };
 use http_body_util::Full;
 use serde_json::Value;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
 
 use crate::{
     net::ask,
@@ -29,6 +29,8 @@ use crate::{
 
 /// A longer page is left out: it is held in memory.
 const MAX_PAGE: usize = 16 << 20;
+/// Pages of the application that are asked for at a time; further scrapers wait.
+const PAGES: usize = 2;
 /// How long a scraper waits that does not say so (Prometheus' default).
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The scraper wants its answer before its own time is over.
@@ -41,6 +43,8 @@ pub struct Scrape {
     port: u16,
     path: PathAndQuery,
     counts: Arc<Counts>,
+    /// Pages that may be held at a time.
+    places: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
@@ -85,7 +89,7 @@ impl Scrape {
         }
         let slash = if path.starts_with('/') { "" } else { "/" };
         let path = format!("{slash}{path}").parse().map_err(|error| format!("path: `{path}`: {error}"))?;
-        Ok(Some(Self { port, path, counts: Arc::default() }))
+        Ok(Some(Self { port, path, counts: Arc::default(), places: Arc::new(Semaphore::new(PAGES)) }))
     }
 
     /// Asks the application; `asked` are the scraper's headers. A failure is logged and counted: the sidecar's own
@@ -104,6 +108,7 @@ impl Scrape {
     }
 
     async fn fetch(&self, asked: &HeaderMap) -> Result<Page, String> {
+        let _place = self.places.acquire().await.map_err(|error| error.to_string())?;
         let mut request = Request::get(self.path.as_str()).header(HOST, format!("localhost:{}", self.port));
         for name in [ACCEPT, USER_AGENT, SCRAPE_TIMEOUT] {
             for value in asked.get_all(&name) {

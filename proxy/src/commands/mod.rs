@@ -86,7 +86,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match Cli::try_parse_from(args) {
         Ok(cli) => match cli.verb {
             Verb::Proxy(args) => proxy::run(*args),
-            Verb::Run(args) => run::run(args),
+            Verb::Run(args) => run::run(&args),
             Verb::Healthcheck(args) => healthcheck::run(&args),
             Verb::Admin(args) => admin::run(&args),
             Verb::Validate(args) => validate::run(&args),

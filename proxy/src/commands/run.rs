@@ -64,24 +64,28 @@ enum WithoutSidecar {
 /// How long the sidecar has to take note of the end.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-pub(super) fn run(args: RunArgs) -> ExitCode {
-    let code = sidecar::runtime().and_then(|runtime| runtime.block_on(beside_sidecar(args)));
+pub(super) fn run(args: &RunArgs) -> ExitCode {
+    let code = sidecar::runtime().and_then(|runtime| {
+        runtime.block_on(async {
+            let code = beside_sidecar(args).await;
+            // However it went: a sidecar that stays would keep the pod from its end.
+            finish_sidecar(args.agent).await;
+            code
+        })
+    });
     code.unwrap_or_else(|error| {
         eprintln!("error: {error}");
         UNAVAILABLE.into()
     })
 }
 
-async fn beside_sidecar(args: RunArgs) -> io::Result<ExitCode> {
+async fn beside_sidecar(args: &RunArgs) -> io::Result<ExitCode> {
     // First of all: a process 1 has no default action for signals.
     let mut signals = Signals::new()?;
     let deadline = Instant::now() + Duration::from_secs(args.wait.into());
     let ready = tokio::select! {
         ready = sidecar::ready(args.health, deadline) => ready,
-        number = signals.next() => {
-            finish_sidecar(args.agent).await;
-            return Ok(by_signal(number.as_raw()));
-        }
+        number = signals.next() => return Ok(by_signal(number.as_raw())),
     };
     if let Err(why) = ready {
         match args.without_sidecar {
@@ -93,16 +97,14 @@ async fn beside_sidecar(args: RunArgs) -> io::Result<ExitCode> {
             }
         }
     }
-    let code = match start(&args.command) {
-        Ok(mut child) => ended(attend(&mut child, &mut signals).await?),
+    match start(&args.command) {
+        Ok(mut child) => Ok(ended(attend(&mut child, &mut signals).await?)),
         Err(error) => {
             let name = args.command.first().cloned().unwrap_or_default();
             eprintln!("error: cannot run {}: {error}", name.display());
-            ExitCode::from(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
+            Ok(ExitCode::from(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }))
         }
-    };
-    finish_sidecar(args.agent).await;
-    Ok(code)
+    }
 }
 
 fn start(command: &[OsString]) -> io::Result<Child> {

@@ -320,19 +320,25 @@ async fn a_receiver_that_hangs_is_blamed_as_any_endpoint_is() {
 
 #[tokio::test]
 async fn what_is_queued_at_the_end_is_exported_first() {
-    let (web, otel) = (Origin::named("web").await, receiver().await);
-    let bounds = Bounds::default();
-    let settings = Otel {
-        spans: Batching { bounds, delay: Duration::from_secs(3600) },
-        ..soon(traces(to(otel.address(), OtlpProtocol::Grpc)))
-    };
-    let drain = DrainTimes { announce: Duration::ZERO, ..DrainTimes::default() };
-    let proxy = Mesh::web(&web).otel(settings).drain(drain).start().await;
-    get(&proxy, 7).await;
-    proxy.metric("outrigger_otlp_queued", &["signal=\"traces\""], 7.0).await;
-    proxy.shut_down();
-    proxy.ended().await;
-    assert_eq!(spans(&otel).len(), 7);
+    for by_agent in [false, true] {
+        let (web, otel) = (Origin::named("web").await, receiver().await);
+        let bounds = Bounds::default();
+        let settings = Otel {
+            spans: Batching { bounds, delay: Duration::from_secs(3600) },
+            ..soon(traces(to(otel.address(), OtlpProtocol::Grpc)))
+        };
+        let drain = DrainTimes { announce: Duration::ZERO, ..DrainTimes::default() };
+        let proxy = Mesh::web(&web).otel(settings).drain(drain).start().await;
+        get(&proxy, 7).await;
+        proxy.metric("outrigger_otlp_queued", &["signal=\"traces\""], 7.0).await;
+        if by_agent {
+            assert_eq!(proxy.agent("POST", "/quitquitquit").await.status, 200);
+        } else {
+            proxy.shut_down();
+        }
+        proxy.ended().await;
+        assert_eq!(spans(&otel).len(), 7);
+    }
 }
 
 #[tokio::test]

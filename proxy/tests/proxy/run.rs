@@ -151,6 +151,8 @@ async fn without_a_sidecar_the_flag_decides() {
     assert_eq!(proxy.admin_as("POST", "/healthcheck/fail").await.status, 200);
     let unready = output(beside(&proxy, &["--wait", "0", "--without-sidecar", "run"], "exit 3")).await;
     assert_eq!(unready.status.code(), Some(69), "{}", all(&unready));
+    // Its pod is to end all the same.
+    proxy.ended().await;
 }
 
 #[tokio::test]
