@@ -141,6 +141,7 @@ impl Service {
                 labels: workload.labels.clone(),
                 locality: workload.locality(),
                 priority: 0,
+                mutual: false,
             })
         });
         endpoints.collect()

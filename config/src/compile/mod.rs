@@ -8,6 +8,7 @@ mod delegates;
 mod hosts;
 mod locality;
 mod mirrors;
+mod peers;
 mod plan;
 mod policy;
 mod receivers;
@@ -17,11 +18,13 @@ mod routes;
 mod tables;
 mod tcp;
 mod telemetry;
+mod tls;
 
 use std::sync::Arc;
 
 use clusters::{Clusters, Owner};
 use hosts::VirtualServices;
+use peers::PeerPolicies;
 pub(crate) use plan::Known;
 use plan::Plan;
 use policy::Rules;
@@ -38,8 +41,8 @@ use crate::{
     resources::Resources,
     sink::{Sink, Span},
     snapshot::{
-        Carried, Destination, Direction, Listener, Node, Origin, RouteTable, RouteTableId, Snapshot,
-        TelemetryDefaults, Version,
+        Carried, Destination, Direction, InboundTls, Listener, Node, Origin, RouteTable, RouteTableId,
+        Snapshot, TelemetryDefaults, Version,
     },
 };
 
@@ -47,6 +50,7 @@ use crate::{
 struct Compiler<'a> {
     node: &'a Node,
     mesh: &'a Arc<Mesh>,
+    peers: &'a Arc<PeerPolicies>,
     registry: &'a Registry,
     rules: &'a Rules,
     virtual_services: &'a VirtualServices,
@@ -74,8 +78,11 @@ pub(crate) fn compile(
     let sidecar = sidecar::choose(&resources.sidecars, &mesh.root_namespace, node, sink);
     let view = View { node, mesh: &mesh, sidecar };
     let registry = Registry::build(&resources, &view, known.map(|known| &known.registry), sink);
+    let peers = known.and_then(|known| known.peers(&resources, &mesh)).unwrap_or_else(|| {
+        Arc::new(PeerPolicies::new(&resources.peer_authentications, &mesh.root_namespace))
+    });
     let owners = clusters::owners(sidecar, &registry, node);
-    let alike = known.filter(|known| known.is_alike(&resources, &mesh, &registry, &owners));
+    let alike = known.filter(|known| known.is_alike(&resources, &mesh, &peers, &registry, &owners));
     for filter in &resources.envoy_filters {
         envoy_filter::check(filter, &mesh.root_namespace, node, allow_envoy_filters, sink);
     }
@@ -95,6 +102,7 @@ pub(crate) fn compile(
     let mut compiler = Compiler {
         node,
         mesh: &mesh,
+        peers: &peers,
         registry: &registry,
         rules: &rules,
         virtual_services: &virtual_services,
@@ -144,7 +152,7 @@ pub(crate) fn compile(
         metrics,
         node: node.clone(),
     };
-    (snapshot, Known { resources, mesh, registry, plan, clusters })
+    (snapshot, Known { resources, mesh, peers, registry, plan, clusters })
 }
 
 impl Compiler<'_> {
@@ -171,7 +179,14 @@ impl Compiler<'_> {
                     true => http(self.outbound_table(egress, outbound, &sidecar.meta), &mut tables),
                     false => Carried::Tcp(Box::new(self.outbound_tcp(egress, outbound, origin.clone()))),
                 };
-                self.listen(egress.bind, Direction::Outbound, carried, origin, &mut listeners);
+                self.listen(
+                    egress.bind,
+                    InboundTls::Off,
+                    Direction::Outbound,
+                    carried,
+                    origin,
+                    &mut listeners,
+                );
             }
         }
         for (ingress, owner) in sidecar.ingress.iter().zip(owners) {
@@ -183,7 +198,8 @@ impl Compiler<'_> {
                     true => http(self.inbound_table(ingress, pool, owner, &origin), &mut tables),
                     false => Carried::Tcp(Box::new(self.inbound_tcp(ingress, pool, owner, origin.clone()))),
                 };
-                self.listen(ingress.bind, Direction::Inbound, carried, origin, &mut listeners);
+                let tls = tls::inbound(self.peers, ingress.port.number, self.node, self.mesh);
+                self.listen(ingress.bind, tls, Direction::Inbound, carried, origin, &mut listeners);
             }
         }
         if listeners.is_empty() {
@@ -205,6 +221,7 @@ impl Compiler<'_> {
     fn listen(
         &mut self,
         bind: crate::fields::Spanned<std::net::SocketAddr>,
+        tls: InboundTls,
         direction: Direction,
         carried: Carried,
         origin: Origin,
@@ -219,6 +236,7 @@ impl Compiler<'_> {
             name: format!("{}_{}", bind.value.ip(), bind.value.port()).into(),
             bind: bind.value,
             direction,
+            tls,
             carried,
             origin,
         });

@@ -7,6 +7,7 @@ mod cluster;
 pub(crate) mod observation;
 pub(crate) mod route;
 pub(crate) mod tcp;
+mod tls;
 
 use std::time::Duration;
 
@@ -59,6 +60,7 @@ impl Snapshot {
             },
             "origin": listener.origin.to_string(),
         }));
+        put(&mut out, "tls", tls::inbound_tls(&listener.tls));
         match &listener.carried {
             Carried::Http(table) => put(&mut out, "route_config_name", (*self[*table].name).into()),
             Carried::Tcp(routes) => put(&mut out, "tcp_routes", self.tcp_routes(routes)),

@@ -3,7 +3,7 @@
 use outrigger_config::compatibility::compatibility_markdown;
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/compatibility.md");
-const TESTS: [&str; 18] = [
+const TESTS: [&str; 19] = [
     include_str!("access_logs.rs"),
     include_str!("actions.rs"),
     include_str!("delegates.rs"),
@@ -21,6 +21,7 @@ const TESTS: [&str; 18] = [
     include_str!("sidecars.rs"),
     include_str!("tcp.rs"),
     include_str!("telemetry.rs"),
+    include_str!("tls.rs"),
     include_str!("tracing.rs"),
 ];
 

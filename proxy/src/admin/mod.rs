@@ -3,6 +3,7 @@
 //! All of it runs on the control thread. Changes are POST only, and the admin port answers to loopback names only while
 //! it is bound to loopback, so that a web page cannot reach it by rebinding a name.
 
+mod certs;
 mod clusters;
 mod config_dump;
 mod explain;
@@ -20,6 +21,7 @@ use axum::response::Response;
 use http::{HeaderValue, Method, StatusCode, header, request::Parts};
 use tokio::net::TcpListener;
 
+pub(crate) use certs::certificate_samples;
 pub(crate) use clusters::cluster_samples;
 pub(crate) use pages::Admin;
 use serve::{LIMITS, serve};

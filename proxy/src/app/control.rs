@@ -28,7 +28,10 @@ use crate::{
     admin::{self, Admin, Server},
     drain::{Drain, Phase},
     export::{Accounts, Exporter},
-    net::listen::Workers,
+    net::{
+        listen::Workers,
+        tls::{Identity, Secrets},
+    },
     reload::{Documents, POLL, Sources, Unreadable, Watcher},
     telemetry::{LogQueue, Metrics, Outbox, Queues, Requests},
     upstream::{Lookup, Published, Upstreams},
@@ -54,6 +57,7 @@ struct Process {
     watcher: Watcher,
     retry_at: Option<Instant>,
     upstreams: Arc<Upstreams>,
+    secrets: Arc<Secrets>,
     published: Arc<ArcSwap<Published>>,
     config: Arc<ConfigStatus>,
     drain: Arc<Drain>,
@@ -121,7 +125,8 @@ impl Process {
             .map(|address| listeners::bind(&"metrics".into(), *address))
             .collect::<Result<Vec<_>, _>>()?;
 
-        let upstreams = Arc::new(Upstreams::new());
+        let secrets = Arc::new(Secrets::new(options.identity.map(Identity::new)));
+        let upstreams = Arc::new(Upstreams::with(Arc::clone(&secrets)));
         let resolving = Arc::clone(&upstreams);
         tokio::spawn(async move { resolving.resolve(Lookup::of_system).await });
         upstreams.prepare(&snapshot, FIRST_ANSWERS).await;
@@ -157,6 +162,7 @@ impl Process {
             workers: stats,
             concurrency,
         }));
+        metrics.add(admin::certificate_samples(Arc::clone(&secrets)));
         let counted = accounts.clone();
         metrics.add(move || counted.samples());
         let metrics = Arc::new(metrics);
@@ -183,6 +189,7 @@ impl Process {
             started: Instant::now(),
             concurrency,
             unhealthy: AtomicBool::new(false),
+            secrets: Arc::clone(&secrets),
         });
         listeners.follow(prepared, &snapshot);
         bound.add("admin".into(), admin_page.1, false);
@@ -203,6 +210,7 @@ impl Process {
             watcher: Watcher::new(sources, &documents),
             retry_at: None,
             upstreams,
+            secrets,
             published,
             config,
             drain,
@@ -231,6 +239,7 @@ impl Process {
             };
             tokio::select! {
                 _ = look.tick() => {
+                    self.secrets.poll();
                     let again = self.retry_at.is_some_and(|at| at <= Instant::now());
                     if again {
                         self.watcher.repeat();

@@ -11,7 +11,7 @@ use outrigger_config::snapshot::{Direction, Listener, RouteTableId, Snapshot};
 use tokio::time::Instant;
 
 use crate::{
-    net::{head::Violation, listen::ListenerInfo, socket::SocketView},
+    net::{head::Violation, listen::ListenerInfo, socket::SocketView, tls::Secured},
     upstream::Published,
     worker::Worker,
 };
@@ -22,6 +22,7 @@ pub(crate) struct ConnInfo {
     peer: SocketAddr,
     local: SocketAddr,
     listener: Arc<ListenerInfo>,
+    secured: Option<Arc<Secured>>,
     socket: Arc<SocketView>,
     /// The configuration that was looked at last, and what was found. Held weakly: a connection that waits keeps no old
     /// configuration, and its address is not used again as long as this points to it.
@@ -39,12 +40,14 @@ impl ConnInfo {
         peer: SocketAddr,
         local: SocketAddr,
         listener: Arc<ListenerInfo>,
+        secured: Option<Arc<Secured>>,
         socket: Arc<SocketView>,
     ) -> Self {
         Self {
             peer,
             local,
             listener,
+            secured,
             socket,
             routes: RefCell::default(),
             begun: Cell::new(0),
@@ -59,6 +62,11 @@ impl ConnInfo {
 
     pub(crate) fn local(&self) -> SocketAddr {
         self.local
+    }
+
+    /// What was agreed with the client, if the connection is secured.
+    pub(crate) fn secured(&self) -> Option<&Arc<Secured>> {
+        self.secured.as_ref()
     }
 
     pub(crate) fn direction(&self) -> Direction {

@@ -8,3 +8,4 @@ pub(crate) mod head;
 pub mod listen;
 pub(crate) mod sniff;
 pub(crate) mod socket;
+pub(crate) mod tls;

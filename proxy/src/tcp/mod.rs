@@ -1,15 +1,13 @@
 //! Raw connections: bytes both ways, whatever they mean. Routes are chosen by address and by the server name of a TLS
-//! hello; TLS itself is not ended here.
+//! hello. Mutual TLS of the mesh is ended on the way in and begun on the way out; other TLS passes unopened.
 //!
-//! A connection is one function, [`serve`]: look at the hello if a route asks for it (`sniff`), decide, pick an
+//! A connection is one function, [`serve`]: look at the hello if a route asks for it, decide, pick an
 //! endpoint, connect, copy (`relay`). Whatever happens, it leaves one [`Record`].
 //!
 //! One that waits costs about 2 KiB beside its two sockets: a task of 1.5 KiB, its record, its timer. There is no buffer
 //! while nothing flows; a receiver that is slower than its sender makes it hold up to 64 KiB each way.
 
-mod hello;
 pub(crate) mod relay;
-mod sniff;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +23,10 @@ use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
     drain::Phase,
-    net::listen::Accepted,
+    net::{
+        listen::{Accepted, ListenerInfo},
+        tls::{self, Inbound, Stream, Taken},
+    },
     telemetry::{Flag, RawConnection, Record},
     upstream::{ClusterState, DialError, Host, Published, transport_failure},
     worker::Worker,
@@ -35,14 +36,8 @@ use relay::{Ended, Limits, Way, relay};
 /// The configuration by which a connection is passed on as bytes: the newest, or the last that had its listener. `None`
 /// if that says that the listener carries requests.
 pub(crate) fn configuration(accepted: &Accepted, worker: &Worker) -> Option<Arc<Published>> {
-    let newest = worker.published();
-    let name = &accepted.listener.name;
-    let has = |listener: &outrigger_config::snapshot::Listener| listener.name == *name;
-    let published = match accepted.listener.departure.last() {
-        Some(last) if !newest.snapshot.listeners.iter().any(has) => Arc::clone(last),
-        _ => newest,
-    };
-    routes(&published.snapshot, name).is_some().then_some(published)
+    let published = worker.published_for(&accepted.listener);
+    routes(&published.snapshot, &accepted.listener.name).is_some().then_some(published)
 }
 
 fn routes<'s>(snapshot: &'s Snapshot, listener: &str) -> Option<&'s TcpRoutes> {
@@ -56,17 +51,24 @@ fn routes<'s>(snapshot: &'s Snapshot, listener: &str) -> Option<&'s TcpRoutes> {
 /// Serves one connection to its end.
 pub(crate) async fn serve(accepted: Accepted, published: Arc<Published>, worker: Rc<Worker>) {
     let Accepted { stream, peer, listener, live: _live } = accepted;
-    let Ok(mut client) = TcpStream::from_std(stream) else { return };
+    let Ok(client) = TcpStream::from_std(stream) else { return };
     let Ok(local) = client.local_addr() else { return };
     let Some(routes) = routes(&published.snapshot, &listener.name) else { return };
     let mut record = worker.shard().begin(&published.snapshot, listener.direction);
     record.downstream_remote = Some(peer);
     record.downstream_local = Some(local);
-    let mut server_name = None;
-    if routes.by_server_name {
-        match hello(&client, &worker).await {
+    // As in Envoy, what never got as far as a route is not logged.
+    let taken = match worker.inbound(&listener) {
+        None => Some(Taken::plain(client)),
+        // Boxed, since few connections are taken so, and a handshake is large.
+        Some(inbound) => Box::pin(taken(client, &inbound, &listener, &worker)).await,
+    };
+    let Some(Taken { stream: mut client, secured }) = taken else { return };
+    record.secured = secured.map(Arc::new);
+    let mut server_name = record.requested_server_name().map(Into::into);
+    if routes.by_server_name && record.secured.is_none() {
+        match hello(client.tcp(), &worker).await {
             Some(found) => server_name = found,
-            // As in Envoy, what never got as far as a route is not logged.
             None => return,
         }
     }
@@ -87,13 +89,28 @@ pub(crate) async fn serve(accepted: Accepted, published: Arc<Published>, worker:
     connection.carry(&mut client, route.unwrap_or_default()).await;
 }
 
+/// `None` where the client or the proxy gives up, or the client is refused.
+async fn taken(
+    client: TcpStream,
+    inbound: &Inbound,
+    listener: &ListenerInfo,
+    worker: &Worker,
+) -> Option<Taken> {
+    let mut drain = worker.drain().clone();
+    tokio::select! {
+        biased;
+        taken = worker.take(client, inbound, listener, true) => taken.ok().flatten(),
+        () = drain.reached(Phase::Closing) => None,
+    }
+}
+
 /// `None` where the client or the proxy gives up before there is a hello.
 async fn hello(client: &TcpStream, worker: &Worker) -> Option<Option<Box<str>>> {
     let mut drain = worker.drain().clone();
-    let sniffed = sniff::server_name(client, worker.settings().idle_timeout, worker.relay_buffer());
+    let asked = tls::hello(client, worker.settings().idle_timeout, worker.relay_buffer());
     tokio::select! {
         biased;
-        sniffed = sniffed => sniffed.ok().flatten(),
+        asked = asked => asked.ok().flatten().map(|asked| asked.and_then(|asked| asked.server_name)),
         () = drain.reached(Phase::Closing) => None,
     }
 }
@@ -114,7 +131,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn carry(&mut self, client: &mut TcpStream, route: Route) {
+    async fn carry(&mut self, client: &mut Stream, route: Route) {
         // Whoever is refused is closed unread: a reset, if the client has sent something.
         let Some((cluster, host)) = self.endpoint(&route) else { return };
         let began = Instant::now();
@@ -138,11 +155,11 @@ impl Connection {
         match ended {
             Ended::ByClient | Ended::Idle => {}
             Ended::ByUpstream => upstream.ended_by_peer(),
-            Ended::ClientReset => reset(&upstream.stream),
+            Ended::ClientReset => reset(upstream.stream.tcp()),
             Ended::UpstreamReset => {
                 record.flags.raise(Flag::UpstreamRemoteReset);
                 upstream.ended_by_peer();
-                reset(client);
+                reset(client.tcp());
             }
             Ended::TooOld => record.flags.raise(Flag::DurationTimeout),
         }
@@ -180,6 +197,7 @@ impl Connection {
             Ok(upstream) => {
                 record.endpoint = Some(Arc::clone(&host.endpoint));
                 record.upstream_local = Some(upstream.local);
+                record.upstream_parties = upstream.parties.clone();
                 return Some(upstream);
             }
             Err(error) => error,

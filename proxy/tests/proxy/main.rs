@@ -28,4 +28,6 @@ mod strictness;
 mod support;
 mod tcp;
 mod timeouts;
+mod tls;
+mod tls_refusals;
 mod tracing;

@@ -22,9 +22,10 @@ use outrigger_config::{
     format::Format,
     snapshot::{
         AccessLog, Action, Balancer, Carried, Cluster, ClusterId, ClusterRef, DirectResponse, Direction,
-        Discovery, Endpoint, Forward, HeaderOps, HostMap, Limits, Listener, Locality, LogEncoding, LogSink,
-        Node, Observation, Origin, PathMatch, PathNormalization, Protocol, RetryOn, RetryPolicy, Route,
-        RouteMatch, RouteTable, RouteTableId, Service, Snapshot, Version, VirtualHost, WeightedCluster,
+        Discovery, Endpoint, Forward, HeaderOps, HostMap, InboundTls, Limits, Listener, Locality,
+        LogEncoding, LogSink, Node, Observation, Origin, PathMatch, PathNormalization, Protocol, RetryOn,
+        RetryPolicy, Route, RouteMatch, RouteTable, RouteTableId, Service, Snapshot, UpstreamTls, Version,
+        VirtualHost, WeightedCluster,
     },
 };
 use tokio::{
@@ -299,6 +300,7 @@ fn cluster(name: &str, protocol: Protocol, addresses: &[SocketAddr]) -> Cluster 
             labels: BTreeMap::new(),
             locality: Locality::default(),
             priority: 0,
+            mutual: false,
         })
     };
     Cluster {
@@ -319,6 +321,7 @@ fn cluster(name: &str, protocol: Protocol, addresses: &[SocketAddr]) -> Cluster 
         retry_budget: None,
         outlier: None,
         panic_threshold: 0,
+        tls: UpstreamTls::Off,
         protocol,
         connect_timeout: Duration::from_secs(10),
         idle_timeout: None,
@@ -382,6 +385,7 @@ fn snapshot_of(clusters: Vec<Cluster>, routes: Vec<Route>) -> Snapshot {
         name: "test".into(),
         bind: "127.0.0.1:0".parse().unwrap(),
         direction: Direction::Outbound,
+        tls: InboundTls::Off,
         carried: Carried::Http(RouteTableId(0)),
         origin: made_here(),
     };

@@ -1,5 +1,5 @@
-//! Looks at the first bytes of a connection for the server name of a TLS hello, and leaves them in the socket: they go
-//! upstream as they came, and a connection that is refused is closed unread, as Envoy does.
+//! Looks at the first bytes of a connection for a TLS hello, and leaves them in the socket: they go upstream as they came,
+//! or to the handshake, and a connection that is refused is closed unread, as Envoy does.
 
 use std::{cell::RefCell, future::poll_fn, io, time::Duration};
 
@@ -9,22 +9,22 @@ use tokio::{
     time::timeout,
 };
 
-use super::hello::{self, Hello};
+use super::hello::{self, Asked, Hello};
 
 /// From the first byte to the end of the hello.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// The server name that the client asks for, `Some(None)` if it asks for none or does not speak TLS. `idle` limits the
-/// wait for the first byte, `space` the length of a hello. `None`: the client sent nothing, closed too early, took too
+/// What the client asks for, `Some(None)` if it does not speak TLS. `idle` limits the wait for the first byte, `space`
+/// the length of a hello. `None`: the client sent nothing, closed too early, took too
 /// long, or its hello is too long.
 ///
 /// # Errors
 /// Those of the socket.
-pub(super) async fn server_name(
+pub(crate) async fn hello(
     stream: &TcpStream,
     idle: Duration,
     space: &RefCell<Vec<u8>>,
-) -> io::Result<Option<Option<Box<str>>>> {
+) -> io::Result<Option<Option<Asked>>> {
     if timeout(idle, stream.readable()).await.is_err() {
         return Ok(None);
     }
@@ -33,7 +33,7 @@ pub(super) async fn server_name(
             let closed = stream.ready(Interest::READABLE).await?.is_read_closed();
             let (length, found) = peek(stream, space).await?;
             match found {
-                Hello::Tls(name) => return Ok(Some(name)),
+                Hello::Tls(asked) => return Ok(Some(Some(asked))),
                 Hello::Other => return Ok(Some(None)),
                 Hello::Partial if closed || length == space.borrow().len() => return Ok(None),
                 // What was peeked at is still there: wait for the next event, not for bytes.
