@@ -13,24 +13,28 @@ UNTRACED = "enableTracing: false\n"
 class Outrigger(Program):
     """Outrigger with these documents, and a listener on `PORT`; where it really binds is the system's choice.
 
-    `more` are ports with listeners of their own, and what they carry.
+    `more` are ports with listeners of their own, and what they carry; `ingress` are inbound ones in front of an address.
+    `identity` is a folder with a certificate, its key and the roots.
     """
 
-    def __init__(self, name, folder, documents, mesh=UNTRACED, env=None, more=()):
+    def __init__(self, name, folder, documents, mesh=UNTRACED, env=None, more=(), ingress=(), identity=None):
         config = os.path.join(folder, f"{name}.yaml")
         self.log = os.path.join(folder, f"{name}.log")
         settings = os.path.join(folder, f"{name}-mesh.yaml")
         with open(config, "w", encoding="utf-8") as out:
-            out.write(sidecar([(PORT, "HTTP"), *more]) + documents)
+            out.write(sidecar([(PORT, "HTTP"), *more], ingress) + documents)
         with open(settings, "w", encoding="utf-8") as out:
             out.write(f"accessLogFile: {self.log}\naccessLogEncoding: JSON\n{mesh}")
         args = [outrigger(), "proxy", "--config", config, "--mesh-config", settings, "--concurrency", "1"]
         args += ["--ports", "ephemeral"]
         for flag in ("--admin", "--metrics", "--health"):
             args += [flag, "127.0.0.1:0"]
+        if identity:
+            args += ["--identity", identity]
         super().__init__(name, args, folder, env)
         self.address, self.admin, self.metrics = self.listening(f"127.0.0.1_{PORT}", "admin", "metrics")
-        self.listens = {port: self.listening(f"127.0.0.1_{port}")[0] for port, _ in more}
+        ports = [port for port, *_ in [*more, *ingress]]
+        self.listens = {port: self.listening(f"127.0.0.1_{port}")[0] for port in ports}
 
 
 def cluster_name(host, subset="", port=PORT):
@@ -57,14 +61,20 @@ spec:
     return text + "---"
 
 
-def sidecar(ports):
+def sidecar(ports, ingress=()):
     text = """
 apiVersion: networking.istio.io/v1
 kind: Sidecar
 metadata: { name: default }
 spec:
-  egress:
 """
+    text += "  ingress:\n" if ingress else ""
+    for number, protocol, address in ingress:
+        text += f"""  - port: {{ number: {number}, name: in-{number}, protocol: {protocol} }}
+    bind: 127.0.0.1
+    defaultEndpoint: "{address}"
+"""
+    text += "  egress:\n"
     for number, protocol in ports:
         text += f"""  - port: {{ number: {number}, name: port-{number}, protocol: {protocol} }}
     bind: 127.0.0.1

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use crate::{
     fields::{Message, Status, Type},
     istio::{
-        destination_rule::DESTINATION_RULE, mesh_fields::MESH_CONFIG, service_entry::SERVICE_ENTRY,
-        sidecar::SIDECAR, telemetry_fields::TELEMETRY, virtual_service::VIRTUAL_SERVICE,
+        destination_rule::DESTINATION_RULE, mesh_fields::MESH_CONFIG,
+        peer_authentication::PEER_AUTHENTICATION, service_entry::SERVICE_ENTRY, sidecar::SIDECAR,
+        telemetry_fields::TELEMETRY, virtual_service::VIRTUAL_SERVICE,
     },
     kinds::NOT_HONOURED,
     kubernetes::{endpoint_slice::ENDPOINT_SLICE, service::SERVICE},
@@ -33,7 +34,7 @@ is not listed here is an error, with a guess at what was meant.
 | accepted | no business of a sidecar |
 
 API versions `v1`, `v1beta1` and `v1alpha3` of `networking.istio.io` are read alike, as are `v1` and `v1alpha1` of
-`telemetry.istio.io`. Kinds that are not honoured are listed at the end; kinds that are no business of a sidecar (a
+`telemetry.istio.io`, and `v1` and `v1beta1` of `security.istio.io`. Kinds that are not honoured are listed at the end; kinds that are no business of a sidecar (a
 Deployment) are passed over.
 
 Of Kubernetes, `Service`, `EndpointSlice` and `Pod` are read, one by one or in a `List`. A `Pod` gives its labels to its
@@ -59,6 +60,7 @@ pub fn compatibility_markdown() -> String {
         &SERVICE_ENTRY,
         &SIDECAR,
         &TELEMETRY,
+        &PEER_AUTHENTICATION,
         &MESH_CONFIG,
         &SERVICE,
         &ENDPOINT_SLICE,

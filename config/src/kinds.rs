@@ -40,7 +40,7 @@ const NO_GATEWAY: &str = "nothing listens for it, as only sidecars are built";
 const DEFAULT_ROUTE: &str = "requests take the route of a VirtualService, or all endpoints of the service";
 
 /// By group. `EnvoyFilter` stands here for the page on compatibility; `istio::envoy_filter` knows more of it.
-pub(crate) static NOT_HONOURED: [NotHonoured; 30] = [
+pub(crate) static NOT_HONOURED: [NotHonoured; 29] = [
     row("", "Endpoints", NO_ENDPOINTS, AS_SLICES),
     // Versions before v1.
     row("discovery.k8s.io", "EndpointSlice", NO_ENDPOINTS, AS_SLICES),
@@ -57,12 +57,6 @@ pub(crate) static NOT_HONOURED: [NotHonoured; 30] = [
         "ProxyConfig",
         "the proxy keeps its own number of workers and environment",
         "set `--concurrency` and the environment of the proxy's container",
-    ),
-    row(
-        SECURITY,
-        "PeerAuthentication",
-        "mutual TLS is neither offered nor asked for, and plain text is accepted",
-        "",
     ),
     row(
         SECURITY,

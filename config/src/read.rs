@@ -9,7 +9,7 @@ use crate::{
     diagnose::in_order,
     fields::did_you_mean,
     istio::{
-        self, Meta, destination_rule, envoy_filter, mesh,
+        self, Meta, destination_rule, envoy_filter, mesh, peer_authentication,
         service_entry::{self, WORKLOAD_ENTRY},
         sidecar, telemetry, telemetry_fields, virtual_service,
     },
@@ -25,8 +25,17 @@ use crate::{
 
 const NETWORKING: &str = "networking.istio.io";
 const TELEMETRY: &str = "telemetry.istio.io";
-const KINDS: [&str; 6] =
-    ["VirtualService", "DestinationRule", "ServiceEntry", "WorkloadEntry", "Sidecar", "Telemetry"];
+const SECURITY: &str = "security.istio.io";
+/// Those of Istio that are honoured, with their groups.
+const KINDS: [(&str, &str); 7] = [
+    (NETWORKING, "VirtualService"),
+    (NETWORKING, "DestinationRule"),
+    (NETWORKING, "ServiceEntry"),
+    (NETWORKING, "WorkloadEntry"),
+    (NETWORKING, "Sidecar"),
+    (TELEMETRY, "Telemetry"),
+    (SECURITY, "PeerAuthentication"),
+];
 const KUBERNETES: [(&str, &str); 3] =
     [("v1", "Service"), ("v1", "Pod"), ("discovery.k8s.io/v1", "EndpointSlice")];
 
@@ -151,11 +160,11 @@ impl Reader<'_> {
             }
             ("", "ConfigMap") if mesh::is_mesh_config_map(document) => self.config_map(document),
             _ if KUBERNETES.contains(&(version, kind)) => self.kubernetes(document, kind),
-            (NETWORKING | TELEMETRY, kind) if is_honoured(group, kind) => {
-                let (versions, listed): (&[&str], _) = if group == TELEMETRY {
-                    (&["v1", "v1alpha1"], "v1 and v1alpha1")
-                } else {
-                    (&["v1", "v1beta1", "v1alpha3"], "v1, v1beta1 and v1alpha3")
+            _ if KINDS.contains(&(group, kind)) => {
+                let (versions, listed): (&[&str], _) = match group {
+                    TELEMETRY => (&["v1", "v1alpha1"], "v1 and v1alpha1"),
+                    SECURITY => (&["v1", "v1beta1"], "v1 and v1beta1"),
+                    _ => (&["v1", "v1beta1", "v1alpha3"], "v1, v1beta1 and v1alpha3"),
                 };
                 let fine = versions.iter().any(|v| version.ends_with(&format!("/{v}")));
                 if !fine {
@@ -174,9 +183,10 @@ impl Reader<'_> {
     fn other(&mut self, document: &Node, group: &str, kind: &str) {
         let span = document.get("kind").map_or(document.span, |node| node.span);
         if !kinds::report_not_honoured(group, kind, span, self.sink) && group.ends_with("istio.io") {
-            let guess = did_you_mean(kind, KINDS.into_iter().chain(kinds::istio_kinds()));
+            let known = KINDS.map(|(_, kind)| kind);
+            let guess = did_you_mean(kind, known.into_iter().chain(kinds::istio_kinds()));
             let found = self.sink.report(Code::UnknownKind, span, format!("the kind `{kind}` is unknown"));
-            found.help(format!("{guess}kinds are {}", KINDS.join(", ")));
+            found.help(format!("{guess}kinds are {}", known.join(", ")));
         }
     }
 
@@ -187,7 +197,7 @@ impl Reader<'_> {
     }
 
     fn resource(&mut self, document: &Node, kind: &str) {
-        let Some(kind) = KINDS.into_iter().find(|known| *known == kind) else { return };
+        let Some((_, kind)) = KINDS.into_iter().find(|(_, known)| *known == kind) else { return };
         let Some(meta) = self.meta(document, kind) else { return };
         let table = match kind {
             "VirtualService" => &virtual_service::VIRTUAL_SERVICE,
@@ -195,6 +205,7 @@ impl Reader<'_> {
             "ServiceEntry" => &service_entry::SERVICE_ENTRY,
             "WorkloadEntry" => &WORKLOAD_ENTRY,
             "Telemetry" => &telemetry_fields::TELEMETRY,
+            "PeerAuthentication" => &peer_authentication::PEER_AUTHENTICATION,
             _ => &sidecar::SIDECAR,
         };
         let Some(spec) = istio::spec(document, table, self.sink) else { return };
@@ -216,6 +227,10 @@ impl Reader<'_> {
                 resources.workloads.extend(workload.map(|workload| Arc::new((meta, workload))));
             }
             "Telemetry" => resources.telemetries.push(Arc::new(telemetry::read(&spec, meta, self.sink))),
+            "PeerAuthentication" => {
+                let policy = peer_authentication::read(&spec, meta, self.sink);
+                resources.peer_authentications.push(Arc::new(policy));
+            }
             _ => {
                 let sidecar = sidecar::read(&spec, meta, self.node, self.sink);
                 resources.sidecars.push(Arc::new(sidecar));
@@ -265,8 +280,4 @@ impl Reader<'_> {
             self.trees.push(settings);
         }
     }
-}
-
-fn is_honoured(group: &str, kind: &str) -> bool {
-    KINDS.contains(&kind) && (kind == "Telemetry") == (group == TELEMETRY)
 }

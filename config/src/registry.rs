@@ -149,6 +149,7 @@ impl Service {
                 labels: workload.labels.clone(),
                 locality: workload.locality(),
                 priority: 0,
+                mutual: false,
             })
         });
         endpoints.collect()

@@ -8,6 +8,7 @@ use crate::{
         destination_rule::DestinationRule,
         envoy_filter::EnvoyFilter,
         mesh::Mesh,
+        peer_authentication::PeerAuthentication,
         service_entry::{ServiceEntry, Workload},
         sidecar::Sidecar,
         telemetry::Telemetry,
@@ -27,6 +28,7 @@ pub(crate) struct Resources {
     pub(crate) sidecars: Vec<Arc<Sidecar>>,
     pub(crate) telemetries: Vec<Arc<Telemetry>>,
     pub(crate) envoy_filters: Vec<Arc<EnvoyFilter>>,
+    pub(crate) peer_authentications: Vec<Arc<PeerAuthentication>>,
     pub(crate) mesh: Option<Arc<Mesh>>,
 }
 
@@ -42,6 +44,7 @@ impl Resources {
             sidecars,
             telemetries,
             envoy_filters,
+            peer_authentications,
             mesh,
         } = other;
         self.virtual_services.extend(virtual_services.iter().cloned());
@@ -52,6 +55,7 @@ impl Resources {
         self.sidecars.extend(sidecars.iter().cloned());
         self.telemetries.extend(telemetries.iter().cloned());
         self.envoy_filters.extend(envoy_filters.iter().cloned());
+        self.peer_authentications.extend(peer_authentications.iter().cloned());
         self.mesh = mesh.clone().or(self.mesh.take());
     }
 }

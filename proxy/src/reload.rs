@@ -206,7 +206,7 @@ fn text(reader: impl Read) -> io::Result<String> {
 }
 
 /// Follows links, so that a swapped one shows as another file.
-fn stamp(file: &Path, hasher: &mut impl Hasher) {
+pub(crate) fn stamp(file: &Path, hasher: &mut impl Hasher) {
     file.hash(hasher);
     if let Ok(metadata) = fs::metadata(file) {
         metadata.len().hash(hasher);

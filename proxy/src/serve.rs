@@ -12,7 +12,7 @@ use crate::{
     drain::Phase,
     http::conn,
     net::{
-        detect::{Spoken, detect},
+        detect::{Spoken, TlsEnded, detect},
         listen::Accepted,
     },
     tcp,
@@ -47,7 +47,7 @@ pub async fn serve(mut sockets: mpsc::Receiver<Accepted>, worker: Rc<Worker>) {
                     drop(connections.spawn_local(conn::serve(accepted, Rc::clone(&worker))));
                 }
                 Ok(Some((accepted, spoken))) => {
-                    let published = configuration(&accepted, &worker);
+                    let published = worker.published_for(&accepted.listener);
                     let silent = spoken == Spoken::Unclear;
                     drop(connections.spawn_local(tcp::serve(accepted, published, silent, Rc::clone(&worker))));
                 }
@@ -82,7 +82,7 @@ enum Kind {
 /// By the listener, or where the client was going. A listener that no configuration has is left to whoever answers
 /// requests: they say so.
 fn kind(accepted: &Accepted, worker: &Worker) -> Kind {
-    let published = configuration(accepted, worker);
+    let published = worker.published_for(&accepted.listener);
     let name = &accepted.listener.name;
     let listener = published.snapshot.listeners.iter().find(|known| known.name == *name);
     match listener.map(|listener| &listener.carried) {
@@ -96,28 +96,23 @@ fn kind(accepted: &Accepted, worker: &Worker) -> Kind {
     }
 }
 
-/// The newest configuration, or the last that had the listener.
-fn configuration(accepted: &Accepted, worker: &Worker) -> Arc<Published> {
-    let newest = worker.published();
-    let name = &accepted.listener.name;
-    match accepted.listener.departure.last() {
-        Some(last) if !newest.snapshot.listeners.iter().any(|known| known.name == *name) => Arc::clone(last),
-        _ => newest,
-    }
-}
-
 /// `None` where the client or the proxy has given up.
 async fn sniff(
     mut accepted: Accepted,
     limit: Option<Duration>,
     worker: Rc<Worker>,
 ) -> Option<(Accepted, Spoken)> {
+    let ended = match worker.inbound(&accepted.listener, accepted.going_to().port()) {
+        None => TlsEnded::No,
+        Some(inbound) if inbound.plaintext => TlsEnded::OfMesh,
+        Some(_) => TlsEnded::All,
+    };
     let stream = TcpStream::from_std(accepted.stream).ok()?;
     let idle = worker.settings().idle_timeout;
     let mut drain = worker.drain().clone();
     let spoken = tokio::select! {
         biased;
-        spoken = detect(&stream, limit.unwrap_or(idle), worker.relay_buffer()) => spoken.ok()?,
+        spoken = detect(&stream, limit.unwrap_or(idle), ended, worker.relay_buffer()) => spoken.ok()?,
         () = drain.reached(Phase::Closing) => return None,
     };
     match spoken {

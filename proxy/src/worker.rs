@@ -5,7 +5,7 @@
 
 use std::{
     cell::{Cell, RefCell, RefMut},
-    fmt,
+    fmt, io,
     rc::Rc,
     sync::{
         Arc,
@@ -17,15 +17,22 @@ use std::{
 use arc_swap::{ArcSwap, Cache};
 use http::HeaderValue;
 use rand::{SeedableRng, rngs::SmallRng};
+use tokio::net::TcpStream;
 
 use crate::{
     drain::Watch,
     http::{replay::ReplayBudget, upload::RequestBody},
+    net::{
+        listen::ListenerInfo,
+        tls::{self, Inbound, Taken, TlsFailure},
+    },
     overload::Overload,
     tcp::relay,
     telemetry::Shard,
     upstream::{
-        Balancers, ClusterState, Host, Original, Originals, Published, pool::Pools, stats::FilterStats,
+        Balancers, ClusterState, Host, Original, Originals, Published,
+        pool::Pools,
+        stats::{FilterStats, TlsStats},
     },
 };
 
@@ -54,6 +61,10 @@ pub struct WorkerStats {
     pub unclear: AtomicU64,
     /// What the filters before the router did.
     pub filters: FilterStats,
+    /// Handshakes with clients.
+    pub(crate) tls: TlsStats,
+    /// Clients that spoke plain text where mutual TLS alone is taken.
+    pub(crate) plaintext_refused: AtomicU64,
 }
 
 /// Held while a connection is parked.
@@ -82,6 +93,8 @@ pub struct Worker {
     replay: Rc<ReplayBudget>,
     date: RefCell<(u64, HeaderValue)>,
     relay_buffer: RefCell<Vec<u8>>,
+    /// The second in which a refusal was told last.
+    refusal_told: Cell<u64>,
 }
 
 impl Worker {
@@ -111,6 +124,7 @@ impl Worker {
             replay: Rc::default(),
             date: RefCell::new((0, HeaderValue::from_static(""))),
             relay_buffer: RefCell::default(),
+            refusal_told: Cell::new(0),
         })
     }
 
@@ -180,6 +194,52 @@ impl Worker {
         &self.relay_buffer
     }
 
+    /// The newest configuration, or the last one that had the listener.
+    pub(crate) fn published_for(&self, listener: &ListenerInfo) -> Arc<Published> {
+        let newest = self.published();
+        match listener.departure.last() {
+            Some(last) if !newest.has_listener(&listener.name) => Arc::clone(last),
+            _ => newest,
+        }
+    }
+
+    /// How a listener takes connections to this port now; `None` is bytes as they come.
+    pub(crate) fn inbound(&self, listener: &ListenerInfo, port: u16) -> Option<Inbound> {
+        self.published_for(listener).inbound(&listener.name, port).cloned()
+    }
+
+    /// Takes a connection; `raw` says that it carries no requests. `None`: the client sent nothing, or left.
+    pub(crate) async fn take(
+        &self,
+        stream: TcpStream,
+        inbound: &Inbound,
+        listener: &ListenerInfo,
+        raw: bool,
+    ) -> io::Result<Option<Taken>> {
+        // Only raw bytes are looked at in it.
+        let space = if raw { self.relay_buffer() } else { &self.relay_buffer };
+        let taken = tls::take(stream, inbound, raw, self.settings.idle_timeout, space).await;
+        match &taken {
+            Ok(Some(Taken { secured: Some(_), .. })) => self.stats.tls.ssl_handshake.inc(),
+            Ok(_) => {}
+            Err(error) => self.refused(error, listener),
+        }
+        taken
+    }
+
+    /// Counts it; one in a second is told, for a client may try for ever.
+    fn refused(&self, error: &io::Error, listener: &ListenerInfo) {
+        match TlsFailure::within(error) {
+            Some(TlsFailure::Plaintext) => drop(self.stats.plaintext_refused.fetch_add(1, Relaxed)),
+            Some(_) => self.stats.tls.failed(error),
+            None => return,
+        }
+        let now = seconds(SystemTime::now());
+        if self.refusal_told.replace(now) != now {
+            tracing::warn!(listener = %listener.name, reason = %error, "a connection was refused");
+        }
+    }
+
     pub(crate) fn stats(&self) -> &Arc<WorkerStats> {
         &self.stats
     }
@@ -202,7 +262,7 @@ impl Worker {
     /// The value of `date`, made once a second.
     pub(crate) fn date(&self) -> HeaderValue {
         let now = SystemTime::now();
-        let second = now.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let second = seconds(now);
         let mut date = self.date.borrow_mut();
         if date.0 != second
             && let Ok(value) = HeaderValue::from_str(&httpdate::fmt_http_date(now))
@@ -211,6 +271,10 @@ impl Worker {
         }
         date.1.clone()
     }
+}
+
+fn seconds(now: SystemTime) -> u64 {
+    now.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
 impl fmt::Debug for Worker {

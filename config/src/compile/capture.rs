@@ -13,6 +13,7 @@ use super::{
     table,
     tables::{Hosted, Scope, lone_table},
     tcp::{Apart, lone_tcp},
+    tls,
 };
 use crate::{
     istio::{
@@ -22,7 +23,9 @@ use crate::{
     },
     registry::{Registry, Service},
     report::Code,
-    snapshot::{Captured, Carried, Chain, ClusterRef, Direction, Listener, Node, Origin, RouteTable},
+    snapshot::{
+        Captured, Carried, Chain, ClusterRef, Direction, InboundTls, Listener, Node, Origin, RouteTable,
+    },
 };
 
 /// Istio's ports for captured traffic.
@@ -120,16 +123,18 @@ impl<'a> Compiler<'a> {
         };
         let outbound = self.outbound_chains(sidecar, outbound, &origin, by_endpoint, tables);
         let inbound = self.inbound_chains(sidecar, &origin, by_endpoint, tables);
-        let listener = |name: &str, port, direction, captured| Listener {
+        let listener = |name: &str, port, direction, tls, captured| Listener {
             name: name.into(),
             bind: SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
             direction,
+            tls,
             carried: Carried::Captured(Box::new(captured)),
             origin: origin.clone(),
         };
+        let tls = tls::inbound(self.peers, None, self.node, self.mesh);
         [
-            listener("virtualOutbound", OUTBOUND, Direction::Outbound, outbound),
-            listener("virtualInbound", INBOUND, Direction::Inbound, inbound),
+            listener("virtualOutbound", OUTBOUND, Direction::Outbound, InboundTls::Off, outbound),
+            listener("virtualInbound", INBOUND, Direction::Inbound, tls, inbound),
         ]
     }
 
@@ -181,6 +186,7 @@ impl<'a> Compiler<'a> {
             ports: chains.ports,
             last_resort: Chain::Bytes(Arc::new(self.outbound_tcp(&scope, &[], Apart::Range))),
             detection: self.mesh.detection,
+            tls: BTreeMap::new(),
         }
     }
 
@@ -314,11 +320,15 @@ impl<'a> Compiler<'a> {
             }
         }
         let passthrough = self.inbound_passthrough(origin);
+        let (peers, node, mesh) = (self.peers, self.node, self.mesh);
+        let apart = peers.ports(&node.namespace, &node.labels);
+        let apart = apart.map(|port| (port, tls::inbound(peers, Some(port), node, mesh)));
         Captured {
             destinations: HashMap::new(),
             ports,
             last_resort: self.inbound_chain(0, PortProtocol::Sniffed, passthrough, origin, tables),
             detection: self.mesh.detection,
+            tls: apart.collect(),
         }
     }
 

@@ -11,7 +11,9 @@ use super::{
     Compiler,
     capture::Served,
     locality::{Placed, place},
+    peers::PeerPolicies,
     policy::layered,
+    tls,
 };
 use crate::{
     fields::Labels,
@@ -28,7 +30,7 @@ use crate::{
     report::Code,
     snapshot::{
         Balancer, Cluster, ClusterId, ClusterRef, Discovery, Dns, Endpoint, Interception, Limits,
-        NamedEndpoint, Node, Origin, Protocol, Service, Source, Target,
+        NamedEndpoint, Node, Origin, Protocol, Service, Source, Target, UpstreamTls,
     },
 };
 
@@ -58,6 +60,7 @@ struct Inputs {
     service: Arc<registry::Service>,
     rule: Option<Arc<DestinationRule>>,
     mesh: Arc<Mesh>,
+    peers: Arc<PeerPolicies>,
 }
 
 impl Inputs {
@@ -66,7 +69,9 @@ impl Inputs {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
             (one, other) => one.is_none() && other.is_none(),
         };
-        rule && Arc::ptr_eq(&self.service, &other.service) && Arc::ptr_eq(&self.mesh, &other.mesh)
+        rule && Arc::ptr_eq(&self.service, &other.service)
+            && Arc::ptr_eq(&self.mesh, &other.mesh)
+            && Arc::ptr_eq(&self.peers, &other.peers)
     }
 
     /// The blocks that count on a port.
@@ -168,13 +173,19 @@ fn kept(new: Cluster, old: Option<&Made>) -> Arc<Cluster> {
 /// `None` if the service has no such port, or no rule such a subset. It sees nothing but its arguments, so that equal
 /// ones need not be asked again.
 fn build(from: &Inputs, node: &Node, number: u16, subset: &str) -> Option<Cluster> {
-    let Inputs { service, mesh, .. } = from;
+    let Inputs { service, mesh, peers, .. } = from;
     let port = service.port(number)?;
     let subset = from.subset(subset)?;
     let blocks = from.blocks(subset, number);
     let name = subset.map_or("", |subset| &subset.name);
     let all = Labels::new();
-    let endpoints = service.endpoints(port, subset.map_or(&all, |subset| &subset.labels));
+    let mut endpoints = service.endpoints(port, subset.map_or(&all, |subset| &subset.labels));
+    for endpoint in &mut endpoints {
+        let (namespace, number) = (&service.meta.namespace, endpoint.address.port());
+        if tls::takes_mutual(peers, namespace, &endpoint.labels, number) {
+            Arc::make_mut(endpoint).mutual = true;
+        }
+    }
     let own = blocks.load_balancer.as_ref().and_then(|block| block.locality.as_ref());
     // Endpoints that are near come first even if none is ever found unhealthy: there may be none.
     let close = (own.is_none() && service.close).then(LocalitySetting::close);
@@ -215,6 +226,7 @@ fn build(from: &Inputs, node: &Node, number: u16, subset: &str) -> Option<Cluste
         warmup: blocks.load_balancer.as_ref().and_then(|block| block.warmup),
         retry_budget: blocks.retry_budget,
         balancer: blocks.load_balancer.map_or(Balancer::LeastRequest, |block| block.balancer),
+        tls: tls::upstream(blocks.tls.as_ref(), &cluster.service, node, mesh),
         panic_threshold: blocks.outlier.as_ref().map_or(0, |detection| detection.panic_threshold),
         outlier: blocks.outlier.map(|detection| detection.outlier),
         ..cluster
@@ -251,6 +263,7 @@ fn target(endpoint: Arc<Endpoint>) -> Target {
         labels: endpoint.labels.clone(),
         locality: endpoint.locality.clone(),
         priority: endpoint.priority,
+        mutual: endpoint.mutual,
     })
 }
 
@@ -270,7 +283,8 @@ impl Compiler<'_> {
     fn make_outbound(&self, name: &str, host: &str, port: u16, subset: &str) -> Option<Made> {
         let service = self.registry.shared(host)?;
         let rule = self.rules.shared(service).map(Arc::clone);
-        let from = Inputs { service: Arc::clone(service), rule, mesh: Arc::clone(self.mesh) };
+        let (mesh, peers) = (Arc::clone(self.mesh), Arc::clone(self.peers));
+        let from = Inputs { service: Arc::clone(service), rule, mesh, peers };
         let old = self.known.and_then(|known| known.get(name));
         if let Some(old) = old.filter(|old| old.from.as_ref().is_some_and(|known| known.are(&from))) {
             return Some(old.clone());
@@ -379,6 +393,7 @@ impl Compiler<'_> {
             labels: node.labels.clone(),
             locality: node.locality.clone(),
             priority: 0,
+            mutual: false,
         };
         let of_rule = self.own_pool(owner);
         let pool = pool.or(of_rule.as_ref()).cloned().unwrap_or_default();
@@ -479,6 +494,7 @@ fn bare(
         retry_budget: None,
         outlier: None,
         panic_threshold: 0,
+        tls: UpstreamTls::Off,
         protocol,
         source: Source::System,
         connect_timeout: mesh.connect_timeout,

@@ -9,6 +9,7 @@ mod delegates;
 mod hosts;
 mod locality;
 mod mirrors;
+mod peers;
 mod plan;
 mod policy;
 mod receivers;
@@ -18,12 +19,14 @@ mod routes;
 mod tables;
 mod tcp;
 mod telemetry;
+mod tls;
 
 use std::{net::SocketAddr, sync::Arc};
 
 use capture::ByEndpoint;
 use clusters::Clusters;
 use hosts::VirtualServices;
+use peers::PeerPolicies;
 pub(crate) use plan::Known;
 use plan::Plan;
 use policy::Rules;
@@ -43,8 +46,8 @@ use crate::{
     resources::Resources,
     sink::{Sink, Span},
     snapshot::{
-        Carried, Destination, Direction, Listener, Node, Origin, RouteTable, RouteTableId, Snapshot,
-        TelemetryDefaults, Version,
+        Carried, Destination, Direction, InboundTls, Listener, Node, Origin, RouteTable, RouteTableId,
+        Snapshot, TelemetryDefaults, Version,
     },
 };
 
@@ -52,6 +55,7 @@ use crate::{
 struct Compiler<'a> {
     node: &'a Node,
     mesh: &'a Arc<Mesh>,
+    peers: &'a Arc<PeerPolicies>,
     registry: &'a Registry,
     rules: &'a Rules,
     virtual_services: &'a VirtualServices,
@@ -79,8 +83,11 @@ pub(crate) fn compile(
     let sidecar = sidecar::choose(&resources.sidecars, &mesh.root_namespace, node, sink);
     let view = View { node, mesh: &mesh, sidecar };
     let registry = Registry::build(&resources, &view, known.map(|known| &known.registry), sink);
+    let peers = known.and_then(|known| known.peers(&resources, &mesh)).unwrap_or_else(|| {
+        Arc::new(PeerPolicies::new(&resources.peer_authentications, &mesh.root_namespace))
+    });
     let by_endpoint = ByEndpoint::of(sidecar, &registry, node);
-    let alike = known.filter(|known| known.is_alike(&resources, &mesh, &registry, &by_endpoint));
+    let alike = known.filter(|known| known.is_alike(&resources, &mesh, &peers, &registry, &by_endpoint));
     for filter in &resources.envoy_filters {
         envoy_filter::check(filter, &mesh.root_namespace, node, allow_envoy_filters, sink);
     }
@@ -100,6 +107,7 @@ pub(crate) fn compile(
     let mut compiler = Compiler {
         node,
         mesh: &mesh,
+        peers: &peers,
         registry: &registry,
         rules: &rules,
         virtual_services: &virtual_services,
@@ -149,7 +157,7 @@ pub(crate) fn compile(
         metrics,
         node: node.clone(),
     };
-    (snapshot, Known { resources, mesh, registry, plan, clusters })
+    (snapshot, Known { resources, mesh, peers, registry, plan, clusters })
 }
 
 impl Compiler<'_> {
@@ -204,7 +212,7 @@ impl Compiler<'_> {
                 self.warn_idle(port.number, egress.span);
             }
             let bind = Spanned { value: bind, span: egress.door.span };
-            self.listen(bind, Direction::Outbound, carried, origin, listeners);
+            self.listen(bind, InboundTls::Off, Direction::Outbound, carried, origin, listeners);
         }
     }
 
@@ -230,7 +238,8 @@ impl Compiler<'_> {
                 )),
                 false => Carried::Tcp(Box::new(lone_tcp(cluster, origin.clone()))),
             };
-            self.listen(ingress.bind, Direction::Inbound, carried, origin, listeners);
+            let tls = tls::inbound(self.peers, Some(port.number), self.node, self.mesh);
+            self.listen(ingress.bind, tls, Direction::Inbound, carried, origin, listeners);
         }
     }
 
@@ -261,6 +270,7 @@ impl Compiler<'_> {
     fn listen(
         &mut self,
         bind: Spanned<SocketAddr>,
+        tls: InboundTls,
         direction: Direction,
         carried: Carried,
         origin: Origin,
@@ -275,6 +285,7 @@ impl Compiler<'_> {
             name: format!("{}_{}", bind.value.ip(), bind.value.port()).into(),
             bind: bind.value,
             direction,
+            tls,
             carried,
             origin,
         });

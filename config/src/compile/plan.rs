@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Clusters, Resources, Rules, VirtualServices, capture::ByEndpoint};
+use super::{Clusters, PeerPolicies, Resources, Rules, VirtualServices, capture::ByEndpoint};
 use crate::{
     istio::mesh::Mesh,
     registry::Registry,
@@ -16,6 +16,7 @@ use crate::{
 pub(crate) struct Known {
     pub(super) resources: Resources,
     pub(super) mesh: Arc<Mesh>,
+    pub(super) peers: Arc<PeerPolicies>,
     pub(super) registry: Registry,
     pub(super) plan: Plan,
     pub(super) clusters: Clusters,
@@ -42,11 +43,19 @@ impl Known {
         self.resources.mesh.is_none().then(|| Arc::clone(&self.mesh))
     }
 
+    /// The policies, if they are as they were.
+    pub(super) fn peers(&self, resources: &Resources, mesh: &Mesh) -> Option<Arc<PeerPolicies>> {
+        let alike = same(&self.resources.peer_authentications, &resources.peer_authentications)
+            && self.mesh.root_namespace == mesh.root_namespace;
+        alike.then(|| Arc::clone(&self.peers))
+    }
+
     /// True if the plan for these would be the same.
     pub(super) fn is_alike(
         &self,
         resources: &Resources,
         mesh: &Arc<Mesh>,
+        peers: &Arc<PeerPolicies>,
         registry: &Registry,
         by_endpoint: &ByEndpoint,
     ) -> bool {
@@ -54,6 +63,7 @@ impl Known {
             && same(&self.resources.destination_rules, &resources.destination_rules)
             && same(&self.resources.sidecars, &resources.sidecars)
             && Arc::ptr_eq(&self.mesh, mesh)
+            && Arc::ptr_eq(&self.peers, peers)
             && self.plan.by_endpoint == *by_endpoint
             && self.registry.is_alike(registry)
     }

@@ -145,6 +145,7 @@ pub(crate) fn layered(rule: Option<&DestinationRule>, subset: Option<&Subset>, p
         pool: over.pool.or(top.pool),
         outlier: over.outlier.or(top.outlier),
         retry_budget: over.retry_budget.or(top.retry_budget),
+        tls: over.tls.or(top.tls),
     }
 }
 

@@ -4,8 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::{Map, Value, json};
 
-use super::{duration, object, put, texts};
-use crate::snapshot::{Balancer, Cluster, Discovery, Endpoint, Locality, Protocol, Source, Target};
+use super::{duration, object, put, texts, tls::client_tls};
+use crate::snapshot::{
+    Balancer, Cluster, Discovery, Endpoint, Locality, Protocol, Source, Target, UpstreamTls,
+};
 
 impl Cluster {
     /// One cluster, its defaults written out.
@@ -39,6 +41,7 @@ impl Cluster {
             "idle_timeout": self.idle_timeout.map(duration),
             "origin": self.origin.to_string(),
         }));
+        put(&mut out, "tls", self.tls_mode());
         if let Discovery::Dns(dns) = &self.discovery {
             put(&mut out, "dns_failure_refresh_rate", duration(dns.refresh));
         }
@@ -111,11 +114,23 @@ impl Cluster {
         }
         Value::Object(out)
     }
+
+    /// Whether it is automatic is told where that makes a difference.
+    fn tls_mode(&self) -> Value {
+        let any = self.endpoints.iter().any(|endpoint| endpoint.mutual)
+            || matches!(&self.discovery, Discovery::Dns(dns) if dns.targets.iter().any(Target::takes_mutual));
+        match &self.tls {
+            UpstreamTls::On(tls) => client_tls(tls),
+            UpstreamTls::Auto(_) if any => "AUTO".into(),
+            UpstreamTls::Off if any => "DISABLE".into(),
+            UpstreamTls::Auto(_) | UpstreamTls::Off => Value::Null,
+        }
+    }
 }
 
 fn written(endpoint: &Endpoint) -> Value {
-    let Endpoint { key, weight, labels, locality, priority, .. } = endpoint;
-    one(key, *weight, labels, locality, *priority)
+    let Endpoint { key, weight, labels, locality, priority, mutual, .. } = endpoint;
+    one(key, *weight, labels, locality, *priority, *mutual)
 }
 
 /// A name stands where an address would.
@@ -124,7 +139,7 @@ fn target(target: &Target) -> Value {
         Target::Address(endpoint) => written(endpoint),
         Target::Name(named) => {
             let address = format!("{}:{}", named.name, named.port);
-            one(&address, named.weight, &named.labels, &named.locality, named.priority)
+            one(&address, named.weight, &named.labels, &named.locality, named.priority, named.mutual)
         }
     }
 }
@@ -135,9 +150,11 @@ fn one(
     labels: &BTreeMap<Arc<str>, Arc<str>>,
     locality: &Locality,
     priority: u32,
+    mutual: bool,
 ) -> Value {
     let mut out = object(json!({ "address": address, "weight": weight, "labels": texts(labels.iter()) }));
     put(&mut out, "locality", Some(locality.to_string()).filter(|_| !locality.is_empty()).into());
+    put(&mut out, "mutual_tls", mutual.then_some(true).into());
     put(&mut out, "priority", Some(priority).filter(|priority| *priority > 0).into());
     Value::Object(out)
 }

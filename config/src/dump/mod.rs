@@ -8,6 +8,7 @@ mod cluster;
 pub(crate) mod observation;
 pub(crate) mod route;
 pub(crate) mod tcp;
+mod tls;
 
 use std::time::Duration;
 
@@ -63,6 +64,7 @@ impl Snapshot {
             },
             "origin": listener.origin.to_string(),
         }));
+        put(&mut out, "tls", tls::inbound_tls(&listener.tls));
         match &listener.carried {
             Carried::Http(table) => put(&mut out, "route_config_name", (*self[*table].name).into()),
             Carried::Tcp(routes) => put(&mut out, "tcp_routes", self.tcp_routes(routes)),

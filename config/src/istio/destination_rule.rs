@@ -2,6 +2,7 @@
 
 use super::{
     Exports, Meta, check_labels, check_name,
+    client_tls::{CLIENT_TLS, ClientTls, client_tls},
     connection_pool::{CONNECTION_POOL, ConnectionPool, connection_pool},
     destination::PORT_SELECTOR,
     is_label, later,
@@ -55,9 +56,8 @@ pub(crate) struct Blocks {
     pub(crate) pool: Option<ConnectionPool>,
     pub(crate) outlier: Option<OutlierDetection>,
     pub(crate) retry_budget: Option<RetryBudget>,
+    pub(crate) tls: Option<ClientTls>,
 }
-
-const TLS_LATER: &str = "connections to endpoints are plain text";
 
 pub(crate) static DESTINATION_RULE: Message = Message {
     name: "DestinationRule",
@@ -91,7 +91,7 @@ pub(crate) static TRAFFIC_POLICY: Message = Message {
         yes("loadBalancer", Type::Object(&LOAD_BALANCER), "policies_are_layered_block_by_block"),
         yes("connectionPool", Type::Object(&CONNECTION_POOL), "policies_are_layered_block_by_block"),
         yes("outlierDetection", Type::Object(&OUTLIER), "policies_are_layered_block_by_block"),
-        warned("tls", Type::Object(&later::CLIENT_TLS), TLS_LATER),
+        yes("tls", Type::Object(&CLIENT_TLS), "tls_is_layered_like_the_other_blocks"),
         yes(
             "portLevelSettings",
             Type::List(&Type::Object(&PORT_POLICY)),
@@ -110,7 +110,7 @@ static PORT_POLICY: Message = Message {
         yes("loadBalancer", Type::Object(&LOAD_BALANCER), "policies_are_layered_block_by_block"),
         yes("connectionPool", Type::Object(&CONNECTION_POOL), "policies_are_layered_block_by_block"),
         yes("outlierDetection", Type::Object(&OUTLIER), "policies_are_layered_block_by_block"),
-        warned("tls", Type::Object(&later::CLIENT_TLS), TLS_LATER),
+        yes("tls", Type::Object(&CLIENT_TLS), "tls_is_layered_like_the_other_blocks"),
     ],
 };
 
@@ -125,7 +125,7 @@ pub(crate) static DEFAULT_TRAFFIC_POLICY: Message = Message {
         ),
         yes("outlierDetection", Type::Object(&OUTLIER), "the_default_traffic_policy_is_the_lowest_layer"),
         warned("loadBalancer", Type::Object(&LOAD_BALANCER), MESH_WIDE),
-        warned("tls", Type::Object(&later::CLIENT_TLS), TLS_LATER),
+        warned("tls", Type::Object(&CLIENT_TLS), MESH_WIDE),
         warned("portLevelSettings", Type::List(&Type::Object(&PORT_POLICY)), MESH_WIDE),
         warned("tunnel", Type::Object(&later::TUNNEL), MESH_WIDE),
         warned("proxyProtocol", Type::Object(&later::PROXY_PROTOCOL), MESH_WIDE),
@@ -227,5 +227,6 @@ pub(crate) fn blocks(policy: &Object<'_>, retry_budget: Option<RetryBudget>, sin
         pool: policy.object("connectionPool").map(|block| connection_pool(&block, sink)),
         outlier: policy.object("outlierDetection").map(|block| outlier(&block, sink)),
         retry_budget,
+        tls: policy.object("tls").map(|block| client_tls(&block, sink)),
     }
 }

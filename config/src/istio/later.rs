@@ -4,21 +4,6 @@
 use super::locality::FAILOVER;
 use crate::fields::{Message, Type, later};
 
-pub(super) static CLIENT_TLS: Message = Message {
-    name: "ClientTLSSettings",
-    fields: &[
-        later("mode", Type::Enum(&["DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL"])),
-        later("clientCertificate", Type::Text),
-        later("privateKey", Type::Text),
-        later("caCertificates", Type::Text),
-        later("credentialName", Type::Text),
-        later("subjectAltNames", Type::List(&Type::Text)),
-        later("sni", Type::Text),
-        later("insecureSkipVerify", Type::Bool),
-        later("caCrl", Type::Text),
-    ],
-};
-
 pub(super) static SERVER_TLS: Message = Message {
     name: "ServerTLSSettings",
     fields: &[

@@ -1,6 +1,6 @@
 //! `MeshConfig`: the key `mesh` of the ConfigMap `istio`, or a file of its own.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     Exports, at_least_1ms,
@@ -60,6 +60,11 @@ pub(crate) struct Mesh {
     /// `defaultTrafficPolicy`
     pub(crate) policy: Blocks,
     pub(crate) paths: PathNormalization,
+    /// `enableAutoMtls`
+    pub(crate) auto_mutual: bool,
+    /// `trustDomain`
+    pub(crate) trust_domain: Option<Arc<str>>,
+    pub(crate) trust_aliases: Vec<Arc<str>>,
 }
 
 /// Who sees resources that do not say it: everyone, if these do not either.
@@ -106,6 +111,9 @@ impl Default for Mesh {
             upgrade: false,
             policy: Blocks::default(),
             paths: PathNormalization::default(),
+            auto_mutual: true,
+            trust_domain: None,
+            trust_aliases: Vec::new(),
         }
     }
 }
@@ -187,7 +195,26 @@ pub(crate) fn read(document: &Node, sink: &mut Sink) -> Mesh {
             .map(|block| blocks(&block, None, sink))
             .unwrap_or_default(),
         paths: config.object("pathNormalization").map(|block| paths(&block)).unwrap_or_default(),
+        auto_mutual: config.bool("enableAutoMtls").unwrap_or(default.auto_mutual),
+        trust_domain: config.text("trustDomain").and_then(|domain| trust_domain(&domain, sink)),
+        trust_aliases: config
+            .texts("trustDomainAliases")
+            .iter()
+            .filter_map(|domain| trust_domain(domain, sink))
+            .collect(),
     }
+}
+
+/// SPIFFE-ID 2.1: lower case letters, digits, `.`, `-` and `_`.
+fn trust_domain(text: &Spanned<&str>, sink: &mut Sink) -> Option<Arc<str>> {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-_".contains(&byte);
+    if text.value.is_empty() || text.value.len() > 255 || !text.value.bytes().all(fits) {
+        let message = format!("`{}` is not a trust domain", text.value);
+        sink.report(Code::InvalidValue, text.span, message)
+            .help("lower case letters, digits, dots, hyphens and underscores, as in `cluster.local`");
+        return None;
+    }
+    Some(text.value.into())
 }
 
 fn paths(block: &Object<'_>) -> PathNormalization {

@@ -1,5 +1,6 @@
 //! Istio's resources as users write them: the envelope, and the scalars that several kinds share.
 
+pub(crate) mod client_tls;
 pub(crate) mod connection_pool;
 mod cors;
 pub(crate) mod custom_tags;
@@ -21,6 +22,7 @@ pub(crate) mod mesh_fields;
 pub(crate) mod mirror;
 mod names;
 pub(crate) mod outlier;
+pub(crate) mod peer_authentication;
 mod percent;
 mod provider_fields;
 pub(crate) mod providers;

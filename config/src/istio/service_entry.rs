@@ -125,7 +125,11 @@ pub(crate) static SERVICE_ENTRY: Message = Message {
         yes("endpoints", Type::List(&Type::Object(&WORKLOAD_ENTRY)), "the_seed_compiles"),
         yes("workloadSelector", Type::Object(&SELECTOR), "workload_entries_are_selected_by_label"),
         yes("exportTo", Type::List(&Type::Text), "exports_limit_who_sees_a_resource"),
-        warned("subjectAltNames", Type::List(&Type::Text), "connections to endpoints are plain text"),
+        warned(
+            "subjectAltNames",
+            Type::List(&Type::Text),
+            "name them in the DestinationRule: `tls: { subjectAltNames: [...] }`",
+        ),
     ],
 };
 
@@ -138,7 +142,12 @@ pub(crate) static WORKLOAD_ENTRY: Message = Message {
         yes("weight", Type::Int, "endpoint_weights_are_kept"),
         warned("network", Type::Text, "all endpoints are taken to be reachable"),
         yes("locality", Type::Text, "endpoints_have_localities"),
-        warned("serviceAccount", Type::Text, "connections to endpoints are plain text"),
+        warned(
+            "serviceAccount",
+            Type::Text,
+            "every workload of the trust domain is believed: name those of the service in the DestinationRule, \
+             `tls: { subjectAltNames: [...] }`",
+        ),
     ],
 };
 

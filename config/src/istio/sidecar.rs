@@ -107,7 +107,11 @@ static INGRESS: Message = Message {
             "an_ingress_listener_takes_its_port_of_captured_traffic",
         ),
         yes("defaultEndpoint", Type::Text, "an_ingress_listener_forwards_to_its_endpoint"),
-        warned("tls", Type::Object(&later::SERVER_TLS), "listeners are plain text"),
+        warned(
+            "tls",
+            Type::Object(&later::SERVER_TLS),
+            "a listener takes mutual TLS as PeerAuthentication says, and no other",
+        ),
         yes(
             "connectionPool",
             Type::Object(&CONNECTION_POOL),

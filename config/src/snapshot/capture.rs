@@ -1,9 +1,16 @@
 //! Captured traffic: what becomes of a connection by the address that its client was going to, before rules of the
 //! kernel led it here. How that address is learned is the business of the proxy.
 
-use std::{collections::HashMap, fmt, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    net::SocketAddr,
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
-use super::{route::RouteTableId, tcp::TcpRoutes};
+use super::{route::RouteTableId, tcp::TcpRoutes, tls::InboundTls};
 
 /// How the traffic of the pod comes to the proxy (Istio `interceptionMode`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -76,6 +83,8 @@ pub struct Captured {
     /// How long [`Chain::Sniffed`] waits for bytes to tell the protocol by, before they pass unread (Istio
     /// `protocolDetectionTimeout`); `None` is for ever.
     pub detection: Option<Duration>,
+    /// How connections to these ports are taken; to all others as the listener says.
+    pub tls: BTreeMap<u16, InboundTls>,
 }
 
 impl Captured {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
-use super::{locality::Locality, origin::Origin};
+use super::{locality::Locality, origin::Origin, tls::UpstreamTls};
 
 /// Index of a [`Cluster`] in its snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,6 +34,8 @@ pub struct Cluster {
     pub outlier: Option<Outlier>,
     /// Below this share of healthy endpoints (percent, 0-100) all of them are used; 0 is never.
     pub panic_threshold: u8,
+    /// How connections to the endpoints are secured.
+    pub tls: UpstreamTls,
     /// What is spoken to the endpoints.
     pub protocol: Protocol,
     /// Where our end of its connections is bound.
@@ -125,6 +127,17 @@ pub enum Target {
     Name(NamedEndpoint),
 }
 
+impl Target {
+    /// Whether it takes Istio's mutual TLS.
+    #[must_use]
+    pub fn takes_mutual(&self) -> bool {
+        match self {
+            Self::Address(endpoint) => endpoint.mutual,
+            Self::Name(named) => named.mutual,
+        }
+    }
+}
+
 /// An endpoint for each address of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedEndpoint {
@@ -140,6 +153,8 @@ pub struct NamedEndpoint {
     pub locality: Locality,
     /// Of each address, as of an [`Endpoint`].
     pub priority: u32,
+    /// Of each address, as of an [`Endpoint`].
+    pub mutual: bool,
 }
 
 /// One address that serves a cluster.
@@ -159,6 +174,8 @@ pub struct Endpoint {
     pub locality: Locality,
     /// 0 is used first; there is no gap between the priorities of a cluster.
     pub priority: u32,
+    /// It takes Istio's mutual TLS: it has a sidecar, and no `PeerAuthentication` that is known refuses it.
+    pub mutual: bool,
 }
 
 /// The share of one locality.

@@ -14,6 +14,7 @@ mod origin;
 mod route;
 mod settings;
 mod tcp;
+mod tls;
 
 use std::{collections::BTreeMap, fmt, ops::Index, sync::Arc};
 
@@ -40,6 +41,9 @@ pub use settings::{
     Tracing,
 };
 pub use tcp::{InvalidSubnet, Subnet, TcpCluster, TcpDestination, TcpRoute, TcpRoutes};
+pub use tls::{
+    ClientTls, Credentials, Identity, InboundTls, KeyFiles, ServerName, Trust, TrustDomains, UpstreamTls,
+};
 
 /// One whole configuration. Published by swapping an `Arc`; a request keeps the one it started with.
 #[derive(Debug)]
@@ -127,6 +131,8 @@ pub struct Node {
     pub domain: ClusterDomain,
     /// How the pod's traffic comes to it (`ISTIO_META_INTERCEPTION_MODE`).
     pub interception: Interception,
+    /// The SPIFFE trust domain of its identity, before that of the mesh settings (`TRUST_DOMAIN`).
+    pub trust_domain: Option<Arc<str>>,
 }
 
 /// The cluster's domain: services are `name.namespace.svc.DOMAIN`.

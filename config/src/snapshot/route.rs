@@ -12,6 +12,7 @@ use super::{
     filter::{Cors, Fault},
     origin::Origin,
     tcp::TcpRoutes,
+    tls::InboundTls,
 };
 
 /// Index of a [`RouteTable`] in its snapshot.
@@ -36,6 +37,8 @@ pub struct Listener {
     pub bind: SocketAddr,
     /// Inbound or outbound.
     pub direction: Direction,
+    /// How connections are taken.
+    pub tls: InboundTls,
     /// What comes in there.
     pub carried: Carried,
     /// The `Sidecar` entry.
@@ -88,7 +91,7 @@ impl Listener {
 pub enum Carried {
     /// Requests, HTTP/1.1 and HTTP/2.
     Http(RouteTableId),
-    /// Raw connections, TLS among them: it passes unopened.
+    /// Raw connections; TLS that the listener does not end passes unopened.
     Tcp(Box<TcpRoutes>),
     /// What was going elsewhere, to be judged by where.
     Captured(Box<Captured>),

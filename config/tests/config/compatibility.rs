@@ -3,7 +3,7 @@
 use outrigger_config::compatibility::compatibility_markdown;
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/compatibility.md");
-const TESTS: [&str; 19] = [
+const TESTS: [&str; 20] = [
     include_str!("access_logs.rs"),
     include_str!("actions.rs"),
     include_str!("capture.rs"),
@@ -22,6 +22,7 @@ const TESTS: [&str; 19] = [
     include_str!("sidecars.rs"),
     include_str!("tcp.rs"),
     include_str!("telemetry.rs"),
+    include_str!("tls.rs"),
     include_str!("tracing.rs"),
 ];
 

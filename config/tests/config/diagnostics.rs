@@ -447,7 +447,7 @@ fn what_istio_takes_is_taken() {
 
 #[test]
 fn fields_of_parts_that_are_not_built_are_known() {
-    let report = findings(&[MESH, &rule("  trafficPolicy: { tls: { mode: SIMPEL, snni: a } }")]);
+    let report = findings(&[MESH, &rule("  trafficPolicy: { proxyProtocol: { version: V3, versoin: a } }")]);
     assert_eq!(codes(&report), [Code::NotHonoured, Code::InvalidValue, Code::UnknownField]);
 }
 
@@ -518,7 +518,7 @@ fn kinds_that_are_not_honoured_say_what_comes_of_it() {
     };
     for (version, kind, consequence) in [
         ("security.istio.io/v1", "AuthorizationPolicy", "requests will not be authorised"),
-        ("security.istio.io/v1", "PeerAuthentication", "plain text is accepted"),
+        ("security.istio.io/v1", "RequestAuthentication", "tokens will not be checked"),
         ("networking.istio.io/v1", "WorkloadGroup", "no endpoints"),
         ("extensions.istio.io/v1alpha1", "WasmPlugin", "does not run"),
         ("gateway.networking.k8s.io/v1", "HTTPRoute", "requests take the route of a VirtualService"),

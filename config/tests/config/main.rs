@@ -31,4 +31,5 @@ mod seed;
 mod sidecars;
 mod tcp;
 mod telemetry;
+mod tls;
 mod tracing;

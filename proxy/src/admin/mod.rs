@@ -4,6 +4,7 @@
 //! it is bound to loopback, so that a web page cannot reach it by rebinding a name.
 
 mod agent;
+mod certs;
 mod clusters;
 mod config_dump;
 mod explain;
@@ -22,6 +23,7 @@ use http::{HeaderValue, Method, StatusCode, header, request::Parts};
 use tokio::net::TcpListener;
 
 pub(crate) use agent::serve_agent;
+pub(crate) use certs::certificate_samples;
 pub(crate) use clusters::cluster_samples;
 pub(crate) use pages::Admin;
 use serve::{LIMITS, serve};

@@ -19,11 +19,12 @@ use regex::RegexBuilder;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
-use super::{clusters, config_dump, explain, json, page, post_required, text};
+use super::{certs, clusters, config_dump, explain, json, page, post_required, text};
 use crate::{
     app::{Bound, Command, ConfigStatus, Control, Ending, Pings},
     application::Application,
     drain::{Drain, Phase},
+    net::tls::Secrets,
     telemetry::{CLASSIC, Metrics, OPEN_METRICS, Sample},
     upstream::{Published, Upstreams},
 };
@@ -44,10 +45,12 @@ pub(crate) struct Admin {
     pub(crate) application: Application,
     /// Set by `/healthcheck/fail`.
     pub(crate) unhealthy: AtomicBool,
+    pub(crate) secrets: Arc<Secrets>,
 }
 
 /// Path, whether it is POST only, and what it does.
-const PAGES: [(&str, bool, &str); 14] = [
+const PAGES: [(&str, bool, &str); 15] = [
+    ("/certs", false, "certificates in use, and when they end"),
     ("/clusters", false, "upstream cluster status (format=json)"),
     ("/config_dump", false, "the configuration in force, and why the last one was refused"),
     ("/drain_listeners", true, "drain the listeners (graceful, skip_exit)"),
@@ -80,6 +83,7 @@ impl Admin {
         }
         match path {
             "/" | "/help" => text(StatusCode::OK, format!("admin commands are:\n{}", help())),
+            "/certs" => json(&certs::page(&self.secrets)),
             "/clusters" if query.is_json() => json(&clusters::as_json(&self.upstreams.clusters())),
             "/clusters" => text(StatusCode::OK, clusters::text(&self.upstreams.clusters())),
             "/config_dump" => json(&config_dump::dump(&self.published.load().snapshot, &self.config)),

@@ -14,6 +14,7 @@ use crate::{
     net::listen::Workers,
     overload::{Level, Overload},
     telemetry::{Kind, LogCounts, Sample},
+    upstream::stats,
     worker::WorkerStats,
 };
 
@@ -99,6 +100,11 @@ pub(crate) fn server_samples(server: Server) -> impl Fn() -> Vec<Sample> + Send 
                 ..gauge("process_cpu_seconds_total", "Processor time", processor_seconds())
             },
         ];
+        samples.push(counter(
+            "outrigger_plaintext_refused_total",
+            "Connections of clients that spoke plain text where mutual TLS alone is taken",
+            workers.plaintext_refused.load(Relaxed),
+        ));
         samples.push(gauge(
             "envoy_overload_envoy_resource_monitors_cgroup_memory_pressure",
             "Used memory in percent of the limit of the control group, 0 without a limit",
@@ -117,24 +123,26 @@ pub(crate) fn server_samples(server: Server) -> impl Fn() -> Vec<Sample> + Send 
                 active,
             ));
         }
-        workers.filters.each(|stat, kind, value| {
+        let mut envoys = |area: &str, stat: &str, kind: stats::Kind, value: u64| {
             samples.push(Sample {
-                name: format!("envoy_http_{stat}").into(),
+                name: format!("envoy_{area}_{stat}").into(),
                 help: "Envoy's statistic of this name",
                 kind: kind.into(),
                 labels: Vec::new(),
                 value: whole(value),
             });
-        });
+        };
+        workers.filters.each(|stat, kind, value| envoys("http", stat, kind, value));
+        workers.tls.each(|stat, kind, value| envoys("listener", stat, kind, value));
         samples
     }
 }
 
-fn gauge(name: &'static str, help: &'static str, value: f64) -> Sample {
+pub(super) fn gauge(name: &'static str, help: &'static str, value: f64) -> Sample {
     Sample { name: name.into(), help, kind: Kind::Gauge, labels: Vec::new(), value }
 }
 
-fn counter(name: &'static str, help: &'static str, value: u64) -> Sample {
+pub(super) fn counter(name: &'static str, help: &'static str, value: u64) -> Sample {
     Sample { name: name.into(), help, kind: Kind::Counter, labels: Vec::new(), value: whole(value) }
 }
 

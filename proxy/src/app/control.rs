@@ -25,7 +25,7 @@ use super::{
 use crate::{
     drain::{Drain, Phase},
     export::Exporter,
-    net::listen::Workers,
+    net::{listen::Workers, tls::Secrets},
     reload::{POLL, Watcher},
     upstream::{Published, Upstreams},
 };
@@ -41,6 +41,7 @@ pub(super) struct Process {
     pub(super) watcher: Watcher,
     pub(super) retry_at: Option<Instant>,
     pub(super) upstreams: Arc<Upstreams>,
+    pub(super) secrets: Arc<Secrets>,
     pub(super) published: Arc<ArcSwap<Published>>,
     pub(super) config: Arc<ConfigStatus>,
     pub(super) drain: Arc<Drain>,
@@ -122,6 +123,7 @@ impl Process {
             };
             tokio::select! {
                 _ = look.tick() => {
+                    self.secrets.poll();
                     let again = self.retry_at.is_some_and(|at| at <= Instant::now());
                     if again {
                         self.watcher.repeat();

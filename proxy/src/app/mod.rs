@@ -39,6 +39,8 @@ pub struct Options {
     pub allow_envoy_filters: bool,
     /// Who the proxy is.
     pub node: Node,
+    /// A folder with the proxy's own certificate, its key and the roots of the mesh, if it is to have an identity.
+    pub identity: Option<PathBuf>,
     /// Worker threads.
     pub concurrency: NonZeroUsize,
     /// Admin pages; port 0 takes a free one, here as below.
@@ -73,6 +75,7 @@ impl Options {
             config,
             mesh_config: None,
             allow_envoy_filters: false,
+            identity: None,
             node: Node { namespace: "default".into(), cluster: "Kubernetes".into(), ..Node::default() },
             concurrency: NonZeroUsize::MIN,
             admin: any,

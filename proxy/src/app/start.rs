@@ -21,7 +21,10 @@ use crate::{
     admin::{self, Admin, Server},
     drain::Drain,
     export::{Accounts, Exporter},
-    net::listen::Workers,
+    net::{
+        listen::Workers,
+        tls::{Identity, Secrets},
+    },
     overload::Overload,
     reload::{Documents, Sources, Watcher},
     telemetry::{LogQueue, Metrics, Outbox, Queues, Requests},
@@ -56,7 +59,8 @@ impl Process {
             .map(|address| listeners::bind(&"metrics".into(), *address))
             .collect::<Result<Vec<_>, _>>()?;
 
-        let upstreams = Arc::new(Upstreams::new());
+        let secrets = Arc::new(Secrets::new(options.identity.map(Identity::new)));
+        let upstreams = Arc::new(Upstreams::with(Arc::clone(&secrets)));
         let resolving = Arc::clone(&upstreams);
         tokio::spawn(async move { resolving.resolve(Lookup::of_system).await });
         upstreams.prepare(&snapshot, FIRST_ANSWERS).await;
@@ -94,6 +98,7 @@ impl Process {
             workers: stats,
             concurrency,
         }));
+        metrics.add(admin::certificate_samples(Arc::clone(&secrets)));
         let counted = accounts.clone();
         metrics.add(move || counted.samples());
         if let Some(scrape) = options.application.scrape.clone() {
@@ -121,6 +126,7 @@ impl Process {
             concurrency,
             application: options.application,
             unhealthy: AtomicBool::new(false),
+            secrets: Arc::clone(&secrets),
         });
         listeners.follow(prepared, &snapshot);
         bound.add("admin".into(), admin_page.1, false);
@@ -148,6 +154,7 @@ impl Process {
             watcher: Watcher::new(sources, &documents),
             retry_at: None,
             upstreams,
+            secrets,
             published,
             config,
             drain,

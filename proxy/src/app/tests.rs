@@ -210,7 +210,7 @@ fn changes_need_post_and_unknown_paths_show_the_list() {
     }
     let (status, answer) = bench.get("/nowhere");
     assert_eq!(status, 404);
-    assert!(answer.contains("\r\n\r\ninvalid path. admin commands are:\n  /clusters: "), "{answer}");
+    assert!(answer.contains("\r\n\r\ninvalid path. admin commands are:\n  /certs: "), "{answer}");
     assert_eq!(bench.get("/stats?filter=(").0, 400);
     assert_eq!(bench.post("/drain_listeners?inboundonly").0, 400);
 }

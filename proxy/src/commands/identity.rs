@@ -28,6 +28,9 @@ pub(super) struct IdentityArgs {
     /// Domain of the cluster, or `NS.svc.DOMAIN` as in Istio [default: ISTIO_META_DNS_DOMAIN, else `cluster.local`].
     #[arg(long, env = "OUTRIGGER_DOMAIN", value_name = "DOMAIN")]
     domain: Option<String>,
+    /// SPIFFE trust domain of the workload [default: TRUST_DOMAIN, else that of the mesh settings, else `cluster.local`].
+    #[arg(long, env = "OUTRIGGER_TRUST_DOMAIN", value_name = "DOMAIN")]
+    trust_domain: Option<String>,
     /// How rules of the kernel lead the pod's traffic to the proxy: NONE, REDIRECT or TPROXY. But for NONE it listens on
     /// 15001 and 15006 too.
     #[arg(long, env = "ISTIO_META_INTERCEPTION_MODE", value_name = "MODE", default_value = "NONE",
@@ -48,6 +51,7 @@ impl IdentityArgs {
         let text = |name: &str| Arc::<str>::from(environment(name).unwrap_or_default());
         let namespace = self.namespace.clone().or_else(|| environment("POD_NAMESPACE"));
         let domain = self.domain.clone().or_else(|| environment("ISTIO_META_DNS_DOMAIN"));
+        let trust_domain = self.trust_domain.clone().or_else(|| environment("TRUST_DOMAIN"));
         let mut labels = std::fs::read_to_string(pod_labels).map(|text| downward(&text)).unwrap_or_default();
         labels
             .extend(environment("ISTIO_METAJSON_LABELS").map(|json| json_labels(&json)).unwrap_or_default());
@@ -64,6 +68,7 @@ impl IdentityArgs {
             labels,
             domain: domain.as_deref().map(ClusterDomain::of).unwrap_or_default(),
             interception: self.interception_mode,
+            trust_domain: trust_domain.map(Into::into),
         }
     }
 }
@@ -113,6 +118,7 @@ mod tests {
                 "ISTIO_METAJSON_LABELS" => r#"{"app":"json","tier":"web"}"#.to_owned(),
                 "ISTIO_META_WORKLOAD_NAME" => "cart".to_owned(),
                 "ISTIO_META_DNS_DOMAIN" => "obs.svc.Example.org".to_owned(),
+                "TRUST_DOMAIN" => "td.example".to_owned(),
                 _ => return None,
             })
         };
@@ -122,7 +128,10 @@ mod tests {
         assert_eq!(labels, ["app=json", "tier=flag", "version=v\"1", "zone=a"]);
         assert_eq!((&*node.namespace, &*node.workload, &*node.cluster), ("obs", "cart", "Kubernetes"));
 
-        assert_eq!(node.domain.to_string(), "example.org");
+        assert_eq!(
+            (&*node.domain.to_string(), node.trust_domain.as_deref()),
+            ("example.org", Some("td.example"))
+        );
 
         let args = IdentityArgs {
             namespace: Some("flag".to_owned()),

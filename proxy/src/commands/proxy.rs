@@ -33,6 +33,11 @@ pub(super) struct ProxyArgs {
     allow_envoy_filters: bool,
     #[command(flatten)]
     identity: IdentityArgs,
+    /// Folder with the workload's certificate, key and roots, watched for changes: `cert-chain.pem`, `key.pem` and
+    /// `root-cert.pem`, or `certificates.pem`, `private_key.pem` and `ca_certificates.pem`, or `tls.crt`, `tls.key` and
+    /// `ca.crt` [default: /var/run/secrets/workload-spiffe-credentials, if it is there].
+    #[arg(long = "identity", env = "OUTRIGGER_IDENTITY", value_name = "DIR")]
+    credentials: Option<PathBuf>,
     /// Worker threads; 0 is one for each CPU [default: ISTIO_CPU_LIMIT, else the CPU limit].
     #[arg(long, env = "OUTRIGGER_CONCURRENCY", value_name = "N")]
     concurrency: Option<usize>,
@@ -76,6 +81,9 @@ pub(super) fn run(args: ProxyArgs) -> ExitCode {
     };
     let options = Options {
         config: args.config,
+        identity: args
+            .credentials
+            .or_else(|| Some(CREDENTIALS.into()).filter(|folder: &PathBuf| folder.is_dir())),
         node: args.identity.node(),
         mesh_config: args.identity.mesh_config,
         allow_envoy_filters: args.allow_envoy_filters,
@@ -106,6 +114,9 @@ pub(super) fn run(args: ProxyArgs) -> ExitCode {
     running.join();
     ExitCode::SUCCESS
 }
+
+/// Where Istio's agent takes certificates from that others have made.
+const CREDENTIALS: &str = "/var/run/secrets/workload-spiffe-credentials";
 
 /// Standard input can be read once only.
 fn watchable(path: &str) -> Result<PathBuf, String> {

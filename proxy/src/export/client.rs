@@ -17,7 +17,7 @@ use http::{HeaderMap, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use outrigger_config::snapshot::{
     Balancer, Cluster, Destination, Discovery, Endpoint, Limits, Locality, Origin, OtlpProtocol, Protocol,
-    Service, Source,
+    Service, Source, UpstreamTls,
 };
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -149,15 +149,16 @@ impl Client {
         to: &Destination,
     ) -> Result<(Response<()>, HeaderMap, Vec<u8>), (Option<Outcome>, String)> {
         for _ in 0..=MAX_RESENDS {
-            let lease = self.pools.checkout(cluster, host, request::wire(to)).await.map_err(|error| {
-                let outcome = match &error {
-                    PoolError::Overflow(_) => None,
-                    PoolError::ConnectTimeout => Some(Outcome::ConnectTimeout),
-                    PoolError::Connect(_) => Some(Outcome::ConnectFailure),
-                    PoolError::Reset(_) => Some(Outcome::Reset),
-                };
-                (outcome, error.to_string())
-            })?;
+            let lease =
+                self.pools.checkout(cluster, host, request::wire(to), b"").await.map_err(|error| {
+                    let outcome = match &error {
+                        PoolError::Overflow(_) => None,
+                        PoolError::ConnectTimeout => Some(Outcome::ConnectTimeout),
+                        PoolError::Connect(_) => Some(Outcome::ConnectFailure),
+                        PoolError::Reset(_) => Some(Outcome::Reset),
+                    };
+                    (outcome, error.to_string())
+                })?;
             match lease.send(request).await {
                 Ok(sent) => {
                     let (head, body) = sent.response.into_parts();
@@ -231,6 +232,7 @@ fn outside(to: &Destination, addresses: &[SocketAddr]) -> Cluster {
             labels: BTreeMap::new(),
             locality: Locality::default(),
             priority: 0,
+            mutual: false,
         })
     };
     Cluster {
@@ -251,6 +253,7 @@ fn outside(to: &Destination, addresses: &[SocketAddr]) -> Cluster {
         retry_budget: None,
         outlier: None,
         panic_threshold: 0,
+        tls: UpstreamTls::Off,
         protocol: Protocol::Http2,
         source: Source::System,
         connect_timeout: CONNECT_TIMEOUT,

@@ -142,8 +142,12 @@ impl Body for ResponseBody {
                     flow.left = flow.left.map(|left| left.saturating_sub(data.len() as u64));
                     if source.is_end_stream() {
                         flow.context.finish();
+                        // The end may come with an empty frame: what was held back for it is not lost.
+                        let held = flow.last.take().filter(|_| data.is_empty());
                         *exchange = None;
-                    } else if flow.http1 && flow.left == Some(0) && flow.last.is_none() {
+                        return Poll::Ready(Some(Ok(Frame::data(held.unwrap_or(data)))));
+                    }
+                    if flow.http1 && flow.left == Some(0) && flow.last.is_none() {
                         flow.last = Some(data);
                         continue;
                     }

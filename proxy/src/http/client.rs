@@ -13,7 +13,7 @@ use outrigger_config::snapshot::{Direction, RouteTableId, Snapshot};
 use tokio::time::Instant;
 
 use crate::{
-    net::{head::Violation, listen::ListenerInfo, socket::SocketView},
+    net::{head::Violation, listen::ListenerInfo, socket::SocketView, tls::Secured},
     upstream::{Original, Published},
     worker::Worker,
 };
@@ -26,6 +26,7 @@ pub(crate) struct ConnInfo {
     local: SocketAddr,
     captured: bool,
     listener: Arc<ListenerInfo>,
+    secured: Option<Arc<Secured>>,
     socket: Arc<SocketView>,
     /// The configuration that was looked at last, and what was found. Held weakly: a connection that waits keeps no old
     /// configuration, and its address is not used again as long as this points to it.
@@ -45,6 +46,7 @@ impl ConnInfo {
         (peer, local): (SocketAddr, SocketAddr),
         captured: bool,
         listener: Arc<ListenerInfo>,
+        secured: Option<Arc<Secured>>,
         socket: Arc<SocketView>,
     ) -> Self {
         Self {
@@ -52,6 +54,7 @@ impl ConnInfo {
             local,
             captured,
             listener,
+            secured,
             socket,
             routes: RefCell::default(),
             begun: Cell::new(0),
@@ -72,6 +75,11 @@ impl ConnInfo {
     /// Where the client was going, if its connection was captured.
     pub(crate) fn original(&self) -> Option<Original> {
         self.captured.then_some(Original { destination: self.local, client: self.peer.ip() })
+    }
+
+    /// What was agreed with the client, if the connection is secured.
+    pub(crate) fn secured(&self) -> Option<&Arc<Secured>> {
+        self.secured.as_ref()
     }
 
     pub(crate) fn direction(&self) -> Direction {

@@ -6,8 +6,10 @@
 //! request may be on its way.
 
 use std::{
+    io,
     pin::{Pin, pin},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,7 +24,7 @@ use tokio::{
 use super::{client::ConnInfo, http1, service::contained};
 use crate::{
     drain::Phase,
-    net::{batched::Batched, head::MAX_HEAD, listen::Accepted, sniff::sniff, socket::Socket},
+    net::{batched::Batched, head::MAX_HEAD, listen::Accepted, sniff::sniff, socket::Socket, tls::Taken},
     worker::Worker,
 };
 
@@ -51,21 +53,38 @@ pub(crate) async fn serve(accepted: Accepted, worker: Rc<Worker>) {
 
 async fn serve_io(accepted: Accepted, worker: Rc<Worker>) -> Result<(), Box<dyn std::error::Error>> {
     let Accepted { stream, peer, destination, listener, live: _live } = accepted;
-    let mut stream = TcpStream::from_std(stream)?;
+    let stream = TcpStream::from_std(stream)?;
     let local = destination.map_or_else(|| stream.local_addr(), Ok)?;
     let mut drain = worker.drain().clone();
     let closing = async {
         drain.reached(Phase::Closing).await;
         sleep(FIRST_BYTE).await;
     };
-    let sniffed = tokio::select! {
+    let begin = async {
+        let mut taken = match worker.inbound(&listener, local.port()) {
+            None => Taken::plain(stream),
+            // Boxed, since few connections are taken so, and a handshake is large.
+            Some(inbound) => match Box::pin(worker.take(stream, &inbound, &listener, false)).await? {
+                Some(taken) => taken,
+                None => return Ok(None),
+            },
+        };
+        let sniffed = sniff(&mut taken.stream, worker.settings().idle_timeout).await?;
+        io::Result::Ok(sniffed.map(|sniffed| (taken, sniffed)))
+    };
+    let begun = tokio::select! {
         biased;
-        sniffed = sniff(&mut stream, worker.settings().idle_timeout) => sniffed?,
+        begun = begin => begun?,
         () = closing => None,
     };
-    let Some((version, bytes)) = sniffed else { return Ok(()) };
+    let Some((Taken { stream, secured }, (version, bytes))) = begun else { return Ok(()) };
+    if secured.as_ref().is_some_and(|secured| !secured.agrees_to(version)) {
+        return Err("the client speaks another protocol than it has agreed to".into());
+    }
     let socket = Socket::new(stream, bytes, version == Version::HTTP_11);
-    let conn = Rc::new(ConnInfo::new((peer, local), destination.is_some(), listener, socket.view()));
+    let ends = (peer, local);
+    let secured = secured.map(Arc::new);
+    let conn = Rc::new(ConnInfo::new(ends, destination.is_some(), listener, secured, socket.view()));
     if version == Version::HTTP_2 {
         // Boxed, since it is large, and the other kind of connection is small when it waits.
         Box::pin(serve_http2(socket, conn, worker)).await

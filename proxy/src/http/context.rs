@@ -34,6 +34,7 @@ impl RequestContext {
         record.downstream_remote = Some(conn.peer());
         record.downstream_local = Some(conn.local());
         record.version = Some(parts.version);
+        record.secured = conn.secured().cloned();
         record.grpc = headers::is_grpc(&parts.headers);
         conn.enter();
         let (worker, conn) = (Rc::clone(worker), Rc::clone(conn));

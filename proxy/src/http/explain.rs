@@ -142,7 +142,7 @@ pub(crate) fn explain<'p>(
     let (mut parts, ()) = request(question)?.into_parts();
     let listener = listener?;
     let target =
-        limits::check(&parts).and_then(|authority| Target::of(&mut parts, authority, snapshot.paths));
+        limits::check(&parts).and_then(|authority| Target::of(&mut parts, authority, snapshot.paths, None));
     let target = match target {
         Ok(target) => target,
         Err(failure) => return Ok(Explained::refused(&failure)),

@@ -112,10 +112,16 @@ fn write_operator(operator: &Operator, facts: &Facts<'_>, changing: &HeaderMap, 
                 let _ = write!(out, "{:032x}", span.trace_id);
             }
         }
-        // Not known while headers are written, or of no HTTP request without TLS.
+        Operator::RequestedServerName => text(record.requested_server_name().unwrap_or("")),
+        Operator::DownstreamPeerUriSan => {
+            text(record.client().and_then(|client| client.uri.as_deref()).unwrap_or(""));
+        }
+        Operator::DownstreamPeerSubject => text(record.client().map_or("", |client| &client.subject)),
+        Operator::DownstreamPeerFingerprint256 => text(record.client().map_or("", |client| &client.hash)),
+        Operator::DownstreamLocalUriSan => text(record.reached().map_or("", |uri| uri)),
+        // Not known while headers are written.
         Operator::Trailer(_)
         | Operator::ConnectionTerminationDetails
-        | Operator::RequestedServerName
         | Operator::VirtualClusterName
         | Operator::Hostname => {}
     }
@@ -126,7 +132,7 @@ fn request_field<'a>(field: &RequestField, record: &'a Record, headers: &'a Head
         RequestField::Method => record.method.as_ref().map(|method| method.as_str().as_bytes()),
         RequestField::Path => record.path.as_ref().map(|path| path.as_str().as_bytes()),
         RequestField::Authority => record.authority.as_ref().map(HeaderValue::as_bytes),
-        RequestField::Scheme => Some(b"http"),
+        RequestField::Scheme => Some(record.scheme().as_bytes()),
         RequestField::Header(name) => headers.get(name).map(HeaderValue::as_bytes),
     }
 }

@@ -65,6 +65,7 @@ impl Outbound {
     ) -> Result<Box<Sent<RequestBody>>, Failure> {
         record.endpoint = Some(Arc::clone(&host.endpoint));
         record.upstream_local = None;
+        record.upstream_parties = None;
         record.transport_failure = None;
         let result = self.exchange(worker, host, record).await;
         self.busy.take();
@@ -96,12 +97,17 @@ impl Outbound {
         let mut request = self.request(host)?;
         let mut resends = self.is_repeatable();
         for _ in 0..=MAX_RESENDS {
-            let lease = match worker.pools().checkout(&self.cluster, host, self.wire).await {
+            let lease = match worker
+                .pools()
+                .checkout(&self.cluster, host, self.wire, self.authority.as_bytes())
+                .await
+            {
                 Ok(lease) => lease,
                 Err(error) => return Err(refused(&error, record)),
             };
             host.connected();
             record.upstream_local = lease.local_address();
+            record.upstream_parties = lease.parties();
             self.busy.replace(Some(Arc::clone(host)));
             let reused = lease.is_reused();
             let sent = match self.per_try_timeout {

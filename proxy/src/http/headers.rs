@@ -14,8 +14,10 @@ use http::{
 use outrigger_config::snapshot::{Direction, HeaderOps};
 
 use super::format::{Facts, evaluate};
+use crate::net::tls::Secured;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(crate) const X_ENVOY_ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 pub(crate) const X_ENVOY_EXPECTED_RQ_TIMEOUT_MS: HeaderName =
@@ -158,6 +160,18 @@ pub(crate) fn forwarded_for(headers: &HeaderMap) -> Option<SocketAddr> {
     let line = headers.get_all(X_FORWARDED_FOR).iter().next_back()?.to_str().ok()?;
     let last = line.rsplit(',').next()?.trim();
     Some(SocketAddr::new(last.parse().ok()?, 0))
+}
+
+/// What a client of the mesh says of those before it, and behind that what its own certificate says (Istio
+/// `APPEND_FORWARD`): in place of what [`clean_request`] removes.
+pub(crate) fn forwarded_certificates(headers: &HeaderMap, secured: &Secured) -> Option<HeaderValue> {
+    let own = secured.forwarded.as_ref()?;
+    if !headers.contains_key(X_FORWARDED_CLIENT_CERT) {
+        return Some(own.clone());
+    }
+    let before = headers.get_all(X_FORWARDED_CLIENT_CERT);
+    let all: Vec<_> = before.iter().chain([own]).map(HeaderValue::as_bytes).collect();
+    HeaderValue::from_bytes(&all.join(&b',')).ok()
 }
 
 /// Names another hop that the request came through; its lines become one.

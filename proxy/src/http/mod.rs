@@ -45,6 +45,7 @@ use outrigger_config::{
 use rand::Rng;
 
 use crate::{
+    net::tls::Secured,
     telemetry::{Details, Record},
     upstream::{Published, pool::Sent},
     worker::Worker,
@@ -268,15 +269,25 @@ struct Target {
 
 impl Target {
     /// Cleans the headers, adds the first of ours, and normalises the path.
-    fn of(parts: &mut Parts, authority: HeaderValue, mode: PathNormalization) -> Result<Self, Failure> {
+    fn of(
+        parts: &mut Parts,
+        authority: HeaderValue,
+        mode: PathNormalization,
+        secured: Option<&Secured>,
+    ) -> Result<Self, Failure> {
         let headers = &mut parts.headers;
+        let forwarded = secured.and_then(|secured| headers::forwarded_certificates(headers, secured));
         headers::clean_request(headers);
+        if let Some(forwarded) = forwarded {
+            headers.insert(headers::X_FORWARDED_CLIENT_CERT, forwarded);
+        }
         if parts.version == Version::HTTP_2 {
             headers::join_cookies(headers);
         }
         let path = normalized(parts.uri.path_and_query(), mode)?;
         if !headers.contains_key(headers::X_FORWARDED_PROTO) {
-            headers.insert(headers::X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+            let proto = if secured.is_some() { "https" } else { "http" };
+            headers.insert(headers::X_FORWARDED_PROTO, HeaderValue::from_static(proto));
         }
         let https = match parts.version {
             Version::HTTP_2 => parts.uri.scheme_str() == Some("https"),
@@ -308,7 +319,7 @@ fn accept(
     }
     let checked = limits::check(parts);
     context.accept(parts, checked.as_ref().ok());
-    let target = Target::of(parts, checked?, mode)?;
+    let target = Target::of(parts, checked?, mode, conn.secured().map(|secured| &**secured))?;
     context.record().path = Some(target.path.clone());
     Ok(target)
 }

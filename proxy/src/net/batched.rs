@@ -103,6 +103,8 @@ impl<S: AsyncWrite + Unpin> Batched<S> {
             }
             self.unsent.advance(count);
         }
+        // TLS may hold what the system did not take.
+        ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
         self.due = false;
         Poll::Ready(Ok(()))
     }
@@ -185,7 +187,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Batched<S> {
 
     /// Puts it off by one turn of the scheduler: what other tasks hand in until then leaves with it.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.due && !self.unsent.is_empty() {
+        if self.unsent.is_empty() && !self.due {
+            return Pin::new(&mut self.socket).poll_flush(cx);
+        }
+        if !self.due {
             self.due = true;
             cx.waker().wake_by_ref();
         }

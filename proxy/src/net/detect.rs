@@ -1,5 +1,5 @@
-//! Tells requests from other bytes where the port says nothing: HTTP/1 by its request line, HTTP/2 by its preface. Which
-//! version it is then is told once more by who serves it ([`sniff`](super::sniff)).
+//! Tells requests from other bytes where the port says nothing: HTTP/1 by its request line, HTTP/2 by its preface, what is
+//! within TLS that ends here by the protocols that its hello offers (Istio's filter chains match so). Which version it is then is told once more by who serves it ([`sniff`](super::sniff)).
 
 use std::{cell::RefCell, io, time::Duration};
 
@@ -8,6 +8,7 @@ use tokio::{net::TcpStream, time::timeout};
 use super::{
     peek::{Seen, peek},
     sniff::PREFACE,
+    tls::{Hello, read_hello},
 };
 
 /// What a client speaks.
@@ -23,6 +24,17 @@ pub(crate) enum Spoken {
     Nothing,
 }
 
+/// Which TLS ends here, and is looked into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TlsEnded {
+    /// None: it passes as bytes.
+    No,
+    /// That of sidecars (PERMISSIVE).
+    OfMesh,
+    /// Whoever speaks it (STRICT).
+    All,
+}
+
 /// Looks until it is clear, for `limit` at most.
 ///
 /// # Errors
@@ -30,9 +42,10 @@ pub(crate) enum Spoken {
 pub(crate) async fn detect(
     stream: &TcpStream,
     limit: Duration,
+    ended: TlsEnded,
     space: &RefCell<Vec<u8>>,
 ) -> io::Result<Spoken> {
-    let seen = match timeout(limit, peek(stream, space, spoken)).await {
+    let seen = match timeout(limit, peek(stream, space, |bytes| spoken(bytes, ended))).await {
         Ok(seen) => seen?,
         Err(_) => return Ok(Spoken::Unclear),
     };
@@ -46,8 +59,20 @@ pub(crate) async fn detect(
 /// A longer word is no method.
 const LONGEST_METHOD: usize = 32;
 
+/// The first byte of TLS: the type of a record of the handshake.
+const HANDSHAKE: u8 = 22;
+
 /// `None` while the bytes may become one or the other.
-fn spoken(bytes: &[u8]) -> Option<Spoken> {
+fn spoken(bytes: &[u8], ended: TlsEnded) -> Option<Spoken> {
+    if ended != TlsEnded::No && bytes.first() == Some(&HANDSHAKE) {
+        return match read_hello(bytes) {
+            Hello::Partial => None,
+            Hello::Tls(asked) if asked.requests && (asked.mutual || ended == TlsEnded::All) => {
+                Some(Spoken::Requests)
+            }
+            Hello::Tls(_) | Hello::Other => Some(Spoken::Bytes),
+        };
+    }
     if bytes.starts_with(PREFACE) {
         return Some(Spoken::Requests);
     }
@@ -103,7 +128,7 @@ mod tests {
             (b"SELECT \x00\x01", Some(Spoken::Bytes)),
             (&[b'a'; 40], Some(Spoken::Bytes)),
         ] {
-            assert_eq!(spoken(bytes), expected, "{:?}", String::from_utf8_lossy(bytes));
+            assert_eq!(spoken(bytes, TlsEnded::No), expected, "{:?}", String::from_utf8_lossy(bytes));
         }
     }
 
@@ -111,8 +136,8 @@ mod tests {
     fn a_request_is_told_whatever_its_pieces() {
         let request = b"DELETE /a/long/path?with=query HTTP/1.1\r\n";
         for length in 0..request.len() {
-            assert_eq!(spoken(&request[..length]), None, "{length}");
+            assert_eq!(spoken(&request[..length], TlsEnded::No), None, "{length}");
         }
-        assert_eq!(spoken(request), Some(Spoken::Requests));
+        assert_eq!(spoken(request, TlsEnded::No), Some(Spoken::Requests));
     }
 }

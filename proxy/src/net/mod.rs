@@ -13,3 +13,4 @@ pub mod listen;
 pub(crate) mod peek;
 pub(crate) mod sniff;
 pub(crate) mod socket;
+pub(crate) mod tls;

@@ -4,7 +4,9 @@ use std::{io, time::Duration};
 
 use bytes::BytesMut;
 use http::Version;
-use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+use tokio::{io::AsyncReadExt, time::timeout};
+
+use super::tls::Stream;
 
 /// RFC 9113 3.4.
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -17,7 +19,7 @@ const ROOM: usize = 1024;
 ///
 /// # Errors
 /// Those of the socket.
-pub(crate) async fn sniff(stream: &mut TcpStream, idle: Duration) -> io::Result<Option<(Version, BytesMut)>> {
+pub(crate) async fn sniff(stream: &mut Stream, idle: Duration) -> io::Result<Option<(Version, BytesMut)>> {
     let mut read = BytesMut::with_capacity(ROOM);
     let Ok(first) = timeout(idle, stream.read_buf(&mut read)).await else { return Ok(None) };
     if first? == 0 {

@@ -18,13 +18,13 @@ use std::{
 use bytes::{Buf, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Sleep, sleep},
 };
 
 use super::{
     gate::{Gate, Verdict},
     head::Violation,
+    tls::Stream,
 };
 
 /// From the first byte of a request head to its last (Envoy `request_headers_timeout`, which is off there).
@@ -37,7 +37,7 @@ const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\n\r\n";
 
 /// A downstream connection as hyper sees it.
 pub(crate) struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     view: Arc<SocketView>,
     /// Bytes that may be read next: sniffed, or released by the gate.
     ready: BytesMut,
@@ -79,7 +79,7 @@ impl SocketView {
 
 impl Socket {
     /// Wraps a stream of which `sniffed` was read already.
-    pub(crate) fn new(stream: TcpStream, sniffed: BytesMut, http1: bool) -> Self {
+    pub(crate) fn new(stream: Stream, sniffed: BytesMut, http1: bool) -> Self {
         let mut socket = Self {
             stream,
             view: Arc::default(),
@@ -108,7 +108,7 @@ impl Socket {
     /// Waits until the client sends something or closes.
     pub(crate) async fn readable(&self) {
         // An error is seen by the read that follows.
-        let _ = self.stream.readable().await;
+        let _ = self.stream.tcp().readable().await;
     }
 
     /// hyper waits for bytes: is it between two requests?

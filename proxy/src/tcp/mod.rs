@@ -1,15 +1,13 @@
 //! Raw connections: bytes both ways, whatever they mean. Routes are chosen by address and by the server name of a TLS
-//! hello; TLS itself is not ended here.
+//! hello. Mutual TLS of the mesh is ended on the way in and begun on the way out; other TLS passes unopened.
 //!
-//! A connection is one function, [`serve`]: look at the hello if a route asks for it (`sniff`), decide, pick an
+//! A connection is one function, [`serve`]: look at the hello if a route asks for it, decide, pick an
 //! endpoint, connect, copy (`relay`). Whatever happens, it leaves one [`Record`].
 //!
 //! One that waits costs about 2 KiB beside its two sockets: a task of 1.5 KiB, its record, its timer. There is no buffer
 //! while nothing flows; a receiver that is slower than its sender makes it hold up to 64 KiB each way.
 
-mod hello;
 pub(crate) mod relay;
-mod sniff;
 #[cfg(test)]
 mod tests;
 
@@ -25,19 +23,21 @@ use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
     drain::Phase,
-    net::listen::Accepted,
+    net::{
+        listen::{Accepted, ListenerInfo},
+        tls::{self, Inbound, Sniffed, Stream, Taken},
+    },
     telemetry::{Flag, RawConnection, Record},
     upstream::{ClusterState, DialError, Host, Original, Published, transport_failure},
     worker::Worker,
 };
 use relay::{Ended, Limits, Way, relay};
-use sniff::Sniffed;
 
 /// Serves one connection to its end, by the configuration that says that it is bytes. Of a `silent` client nothing is
 /// waited for.
 pub(crate) async fn serve(accepted: Accepted, published: Arc<Published>, silent: bool, worker: Rc<Worker>) {
     let Accepted { stream, peer, destination, listener, live: _live } = accepted;
-    let Ok(mut client) = TcpStream::from_std(stream) else { return };
+    let Ok(client) = TcpStream::from_std(stream) else { return };
     let captured = destination.is_some();
     let Ok(local) = destination.map_or_else(|| client.local_addr(), Ok) else { return };
     let known = published.snapshot.listeners.iter().find(|known| known.name == listener.name);
@@ -45,11 +45,20 @@ pub(crate) async fn serve(accepted: Accepted, published: Arc<Published>, silent:
     let mut record = worker.shard().begin(&published.snapshot, listener.direction);
     record.downstream_remote = Some(peer);
     record.downstream_local = Some(local);
-    let mut server_name = None;
-    if routes.by_server_name && !silent {
-        match hello(&client, known, &worker).await {
+    // As in Envoy, what never got as far as a route is not logged.
+    let taken = match published.inbound(&listener.name, local.port()) {
+        Some(inbound) if !(silent && inbound.plaintext) => {
+            // Boxed, since few connections are taken so, and a handshake is large.
+            Box::pin(taken(client, inbound, &listener, &worker)).await
+        }
+        _ => Some(Taken::plain(client)),
+    };
+    let Some(Taken { stream: mut client, secured }) = taken else { return };
+    record.secured = secured.map(Arc::new);
+    let mut server_name = record.requested_server_name().map(Into::into);
+    if routes.by_server_name && !silent && record.secured.is_none() {
+        match hello(client.tcp(), known, &worker).await {
             Some(found) => server_name = found,
-            // As in Envoy, what never got as far as a route is not logged.
             None => return,
         }
     }
@@ -70,6 +79,21 @@ pub(crate) async fn serve(accepted: Accepted, published: Arc<Published>, silent:
     connection.carry(&mut client, route.unwrap_or_default()).await;
 }
 
+/// `None` where the client or the proxy gives up, or the client is refused.
+async fn taken(
+    client: TcpStream,
+    inbound: &Inbound,
+    listener: &ListenerInfo,
+    worker: &Worker,
+) -> Option<Taken> {
+    let mut drain = worker.drain().clone();
+    tokio::select! {
+        biased;
+        taken = worker.take(client, inbound, listener, true) => taken.ok().flatten(),
+        () = drain.reached(Phase::Closing) => None,
+    }
+}
+
 /// `None` where the client or the proxy gives up before there is a hello. Captured clients may be those of a server that
 /// speaks first: they are not waited for as long.
 async fn hello(client: &TcpStream, listener: &Listener, worker: &Worker) -> Option<Option<Box<str>>> {
@@ -78,11 +102,11 @@ async fn hello(client: &TcpStream, listener: &Listener, worker: &Worker) -> Opti
     let mut drain = worker.drain().clone();
     let sniffed = tokio::select! {
         biased;
-        sniffed = sniff::server_name(client, silence, worker.relay_buffer()) => sniffed.ok()?,
+        sniffed = tls::hello(client, silence, worker.relay_buffer()) => sniffed.ok()?,
         () = drain.reached(Phase::Closing) => return None,
     };
     match sniffed {
-        Sniffed::Name(name) => Some(name),
+        Sniffed::Hello(asked) => Some(asked.and_then(|asked| asked.server_name)),
         Sniffed::Silent if detection.is_some() => {
             worker.count_unclear();
             Some(None)
@@ -108,7 +132,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn carry(&mut self, client: &mut TcpStream, route: Route) {
+    async fn carry(&mut self, client: &mut Stream, route: Route) {
         // Whoever is refused is closed unread: a reset, if the client has sent something.
         let Some((cluster, host)) = self.endpoint(&route) else { return };
         let began = Instant::now();
@@ -132,11 +156,11 @@ impl Connection {
         match ended {
             Ended::ByClient | Ended::Idle => {}
             Ended::ByUpstream => upstream.ended_by_peer(),
-            Ended::ClientReset => reset(&upstream.stream),
+            Ended::ClientReset => reset(upstream.stream.tcp()),
             Ended::UpstreamReset => {
                 record.flags.raise(Flag::UpstreamRemoteReset);
                 upstream.ended_by_peer();
-                reset(client);
+                reset(client.tcp());
             }
             Ended::TooOld => record.flags.raise(Flag::DurationTimeout),
         }
@@ -177,6 +201,7 @@ impl Connection {
             Ok(upstream) => {
                 record.endpoint = Some(Arc::clone(&host.endpoint));
                 record.upstream_local = Some(upstream.local);
+                record.upstream_parties = upstream.parties.clone();
                 return Some(upstream);
             }
             Err(error) => error,

@@ -14,9 +14,10 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Instant, Sleep, sleep_until},
 };
+
+use crate::net::tls::Stream;
 
 /// The buffer of a worker.
 pub(crate) const BUFFER: usize = 64 * 1024;
@@ -60,8 +61,8 @@ pub(super) enum Way {
 
 /// Copies to the end. `count` sees the bytes that were read from the client, and those that were written to it.
 pub(super) async fn relay(
-    client: &mut TcpStream,
-    upstream: &mut TcpStream,
+    client: &mut Stream,
+    upstream: &mut Stream,
     buffer: &RefCell<Vec<u8>>,
     limits: Limits,
     mut count: impl FnMut(Way, u64),
@@ -141,8 +142,8 @@ impl Half {
     /// Ready when the sender's end has been passed on.
     fn poll(
         &mut self,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &mut Stream,
+        to: &mut Stream,
         buffer: &mut [u8],
         cx: &mut Context<'_>,
         mut step: impl FnMut(Step),
@@ -170,7 +171,11 @@ impl Half {
                 Poll::Ready(result) => result.map_err(|_| Side::From)?,
                 Poll::Pending => {
                     self.held = Vec::new();
-                    return Poll::Pending;
+                    // TLS may hold what the socket did not take.
+                    return match Pin::new(&mut *to).poll_flush(cx) {
+                        Poll::Ready(Err(_)) => Poll::Ready(Err(Side::To)),
+                        Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+                    };
                 }
             }
             let fresh = read.filled();
@@ -199,7 +204,7 @@ impl Half {
     }
 }
 
-fn write(to: &mut TcpStream, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+fn write(to: &mut Stream, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
     Pin::new(to).poll_write(cx, bytes)
 }
 

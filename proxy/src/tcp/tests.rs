@@ -56,7 +56,7 @@ fn allocations(messages: usize) -> u64 {
         });
         let client = listener.accept().await.unwrap().0;
         let upstream = TcpStream::connect(origin).await.unwrap();
-        ((client, upstream, finished), RefCell::new(vec![0; BUFFER]))
+        ((Stream::Plain(client), Stream::Plain(upstream), finished), RefCell::new(vec![0; BUFFER]))
     });
     let (mut up, mut down) = (0, 0);
     let limits = Limits { idle: Some(Duration::from_secs(60)), deadline: None };

@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use outrigger_config::snapshot::{Cluster, Direction, Endpoint, Node};
 
 use super::Flags;
+use crate::net::tls::{Parties, namespace};
 
 /// Names in Istio's order.
 pub(super) const NAMES: [&str; 25] = [
@@ -78,17 +79,30 @@ pub(super) struct Outcome<'a> {
     pub(super) grpc_status: Option<u32>,
     pub(super) status: u16,
     pub(super) flags: Flags,
+    /// Of the connection to whoever the other is, if it is secured.
+    pub(super) parties: Option<&'a Parties>,
 }
 
 impl Labels {
     pub(super) fn new(own: &Peer, outcome: &Outcome<'_>) -> Self {
         let unknown = || Arc::<str>::from(UNKNOWN);
         let outbound = outcome.direction == Direction::Outbound;
-        let (source, destination) = if outbound {
+        let (mut source, mut destination) = if outbound {
             (own.clone(), Peer::destination(own, outcome))
         } else {
             (Peer::unknown(), own.clone())
         };
+        let principal = |of: fn(&Parties) -> Option<&Arc<str>>| {
+            outcome.parties.and_then(of).cloned().unwrap_or_else(unknown)
+        };
+        let (ours, theirs) = (principal(Parties::own_principal), principal(Parties::peer_principal));
+        // The certificate is proof of a namespace, labels are not.
+        let other = if outbound { &mut destination } else { &mut source };
+        if let Some(proven) = namespace(&theirs) {
+            other.namespace = proven.into();
+        }
+        let (source_principal, destination_principal) =
+            if outbound { (ours, theirs) } else { (theirs, ours) };
         let service = match (outcome.cluster, outcome.host) {
             (Some(cluster), _) if !cluster.service.host.is_empty() => Arc::clone(&cluster.service.host),
             (_, Some(host)) if outbound => host.into(),
@@ -109,13 +123,13 @@ impl Labels {
             source.canonical_service,
             source.canonical_revision,
             source.namespace,
-            unknown(),
+            source_principal,
             source.app,
             source.version,
             source.cluster,
             destination.workload,
             destination.namespace,
-            unknown(),
+            destination_principal,
             destination.app,
             destination.version,
             service,
@@ -136,8 +150,13 @@ impl Labels {
             },
             grpc_status,
             outcome.flags.to_string().into(),
-            // Istio: the client side always says `unknown`; the server side speaks plain text so far.
-            if outbound { UNKNOWN } else { "none" }.into(),
+            // Istio: the client side always says `unknown`.
+            match (outbound, outcome.parties) {
+                (true, _) => UNKNOWN,
+                (false, Some(_)) => "mutual_tls",
+                (false, None) => "none",
+            }
+            .into(),
         ])
     }
 

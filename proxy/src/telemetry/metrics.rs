@@ -24,6 +24,7 @@ use super::{
     histogram::{Histogram, Merged, add},
     labels::{Labels, Outcome, Peer, Spoken},
 };
+use crate::net::tls::Parties;
 
 /// Distinct label sets that are kept; each costs about 3 KiB and 0.5 KiB for each worker that counts in it.
 const MAX_SERIES: usize = 2_000;
@@ -179,6 +180,7 @@ struct Key {
     grpc_status: Option<u32>,
     status: u16,
     flags: Flags,
+    parties: Option<Arc<Parties>>,
 }
 
 impl Cache {
@@ -271,6 +273,7 @@ impl<'r> Outcome<'r> {
             grpc_status: record.grpc_status,
             status: record.status,
             flags: record.flags,
+            parties: parties(record).map(|parties| &**parties),
         }
     }
 }
@@ -286,6 +289,7 @@ impl Key {
             grpc_status: outcome.grpc_status,
             status: outcome.status,
             flags: outcome.flags,
+            parties: parties(record).cloned(),
         }
     }
 
@@ -299,6 +303,7 @@ impl Key {
             grpc_status: self.grpc_status,
             status: self.status,
             flags: self.flags,
+            parties: self.parties.as_deref(),
         }
     }
 }
@@ -313,6 +318,7 @@ impl PartialEq for Outcome<'_> {
             && self.flags == other.flags
             && self.direction == other.direction
             && self.host == other.host
+            && principals(self.parties) == principals(other.parties)
     }
 }
 
@@ -327,7 +333,23 @@ impl Hash for Outcome<'_> {
         if let Some(host) = self.host {
             host.hash(state);
         }
+        if let Some(parties) = self.parties {
+            parties.peer_principal().hash(state);
+        }
     }
+}
+
+/// Of the client on the way in, of the endpoint on the way out.
+fn parties(record: &Record) -> Option<&Arc<Parties>> {
+    match record.direction {
+        Direction::Inbound => record.secured.as_ref().map(|secured| &secured.parties),
+        Direction::Outbound => record.upstream_parties.as_ref(),
+    }
+}
+
+/// What is told of a connection: many have the same.
+fn principals(parties: Option<&Parties>) -> Option<[Option<&Arc<str>>; 2]> {
+    parties.map(|parties| [parties.peer_principal(), parties.own_principal()])
 }
 
 fn address<T>(shared: Option<&T>) -> usize {

@@ -7,6 +7,7 @@ use outrigger_config::snapshot::{Cluster, Direction, Endpoint};
 use tokio::time::Instant;
 
 use super::{Details, Flags, SpanContext, capture::Captured, plan::Plan};
+use crate::net::tls::{Parties, Peer, Secured};
 
 /// What is known of one request. [`Shard::begin`](super::Shard::begin) makes it, the request path fills it,
 /// [`Shard::emit`](super::Shard::emit) takes it.
@@ -42,6 +43,10 @@ pub struct Record {
     pub endpoint: Option<Arc<Endpoint>>,
     /// Our end of the connection of the last try; `None` if it never stood.
     pub upstream_local: Option<SocketAddr>,
+    /// Who was at the ends of the last try's connection, if it was secured.
+    pub(crate) upstream_parties: Option<Arc<Parties>>,
+    /// What was agreed with the client, if its connection is secured.
+    pub(crate) secured: Option<Arc<Secured>>,
     /// Tries that were sent to an endpoint, or would have been.
     pub attempts: u32,
     /// Status that the client got; 0 if it got none.
@@ -110,6 +115,8 @@ impl Record {
             cluster: None,
             endpoint: None,
             upstream_local: None,
+            upstream_parties: None,
+            secured: None,
             attempts: 0,
             status: 0,
             grpc: false,
@@ -130,6 +137,27 @@ impl Record {
     /// Of a copy for a mirror: filled like any other, and never emitted.
     pub(crate) fn untold(direction: Direction) -> Self {
         Self::new(Instant::now(), SystemTime::now(), direction, None)
+    }
+
+    /// What the client is on.
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.secured.is_some() { "https" } else { "http" }
+    }
+
+    /// What the client's TLS hello asks for.
+    pub(crate) fn requested_server_name(&self) -> Option<&str> {
+        let of_connection = self.connection.as_ref().and_then(|connection| connection.server_name.as_deref());
+        of_connection.or_else(|| self.secured.as_ref()?.server_name.as_deref())
+    }
+
+    /// What the client's certificate says.
+    pub(crate) fn client(&self) -> Option<&Peer> {
+        self.secured.as_ref().map(|secured| &secured.parties.peer)
+    }
+
+    /// Whom the client has reached.
+    pub(crate) fn reached(&self) -> Option<&Arc<str>> {
+        self.secured.as_ref()?.parties.own_principal()
     }
 
     /// Whether a span is reported.

@@ -7,7 +7,7 @@ use outrigger_config::{
     format::Format,
     snapshot::{
         self, AccessLog, Balancer, Cluster, Direction, Discovery, Endpoint, Locality, LogEncoding, LogSink,
-        Node, Observation, Origin, PathNormalization, Protocol, Service, Snapshot, Source,
+        Node, Observation, Origin, PathNormalization, Protocol, Service, Snapshot, Source, UpstreamTls,
     },
 };
 
@@ -41,6 +41,7 @@ pub(super) fn cluster() -> Arc<Cluster> {
         labels: text(&[("app", "otlp"), ("version", "v1.0.0")]),
         locality: Locality::default(),
         priority: 0,
+        mutual: false,
     };
     Arc::new(Cluster {
         name: "outbound|4317|v1|otlp.obs.svc.cluster.local".into(),
@@ -60,6 +61,7 @@ pub(super) fn cluster() -> Arc<Cluster> {
         retry_budget: None,
         outlier: None,
         panic_threshold: 0,
+        tls: UpstreamTls::Off,
         protocol: Protocol::Http2,
         connect_timeout: Duration::from_secs(10),
         idle_timeout: None,

@@ -6,12 +6,14 @@ use std::sync::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use outrigger_config::snapshot::{Cluster, Discovery, Outlier, Protocol};
+use outrigger_config::snapshot::{Cluster, Discovery, Endpoint, Outlier, Protocol, UpstreamTls};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    Breaker, ClusterStats, Host, HostSet, Outcome, Overflow, RequestPermit, RetryPermit, stats::Kind,
+    Breaker, ClusterStats, Host, HostSet, Outcome, Overflow, RequestPermit, RetryPermit,
+    stats::{Kind, TlsStats},
 };
+use crate::net::tls::{Secrets, Security};
 
 /// The state of a cluster that outlives the snapshots which describe it.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub struct ClusterState {
     pub name: Arc<str>,
     /// Envoy's counters.
     pub stats: ClusterStats,
+    /// Those of its TLS handshakes.
+    pub(crate) tls: TlsStats,
     /// Limits and what is in use.
     pub breaker: Breaker,
     id: u64,
@@ -30,6 +34,7 @@ pub struct ClusterState {
     /// A health change awaits a new table, which the control thread builds.
     stale: AtomicBool,
     wake: Arc<Notify>,
+    secrets: Arc<Secrets>,
 }
 
 /// When this cluster is swept.
@@ -39,10 +44,12 @@ struct Ticks {
 }
 
 impl ClusterState {
-    pub(super) fn new(config: Arc<Cluster>, wake: Arc<Notify>, now: Instant) -> Self {
+    pub(super) fn new(config: Arc<Cluster>, wake: Arc<Notify>, secrets: Arc<Secrets>, now: Instant) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let hosts: Vec<_> =
-            config.endpoints.iter().map(|endpoint| Arc::new(Host::new(endpoint.clone()))).collect();
+        let securities = Securities::of(&config.tls, &secrets);
+        let host =
+            |endpoint: &Arc<Endpoint>| Arc::new(Host::new(endpoint.clone(), securities.with(endpoint)));
+        let hosts: Vec<_> = config.endpoints.iter().map(host).collect();
         let stats = ClusterStats::default();
         let set = HostSet::new(&config, hosts.into(), &stats, false);
         stats.membership_change.add(u64::from(!config.endpoints.is_empty()));
@@ -57,13 +64,15 @@ impl ClusterState {
             }),
             config: ArcSwap::new(config),
             stale: AtomicBool::new(false),
+            tls: TlsStats::default(),
             wake,
+            secrets,
         }
     }
 
     /// A cluster of no configuration, which nobody sweeps: for what has no outlier detection.
     pub(crate) fn alone(config: Cluster) -> Arc<Self> {
-        Arc::new(Self::new(Arc::new(config), Arc::default(), Instant::now()))
+        Arc::new(Self::new(Arc::new(config), Arc::default(), Arc::default(), Instant::now()))
     }
 
     /// Unlike the name, never used again once the cluster is gone.
@@ -84,6 +93,11 @@ impl ClusterState {
     /// Whether captured traffic goes where it was going.
     pub(crate) fn is_original(&self) -> bool {
         matches!(self.config.load().discovery, Discovery::OriginalDestination)
+    }
+
+    /// How connections to an endpoint that is in no host set are secured.
+    pub(super) fn security(&self, endpoint: &Endpoint) -> Option<Arc<Security>> {
+        Securities::of(&self.config.load().tls, &self.secrets).with(endpoint)
     }
 
     /// The most requests that one HTTP/2 connection gets.
@@ -158,6 +172,9 @@ impl ClusterState {
     /// Calls `see` with each statistic, the gauges of the breakers included.
     pub fn each_stat(&self, mut see: impl FnMut(&'static str, Kind, u64)) {
         self.stats.each(&mut see);
+        if self.config.load().tls != UpstreamTls::Off {
+            self.tls.each(&mut see);
+        }
         let breaker = &self.breaker;
         see("upstream_rq_active", Kind::Gauge, breaker.requests.used().into());
         see("upstream_rq_pending_active", Kind::Gauge, breaker.pending.used().into());
@@ -175,13 +192,17 @@ impl ClusterState {
         }
         let mut changing = self.changing();
         let old = self.hosts.load_full();
+        let securities = Securities::of(&config.tls, &self.secrets);
         let hosts: Vec<Arc<Host>> = config
             .endpoints
             .iter()
-            .map(|endpoint| match old.all.iter().find(|host| host.address() == endpoint.address) {
-                Some(host) if host.endpoint == *endpoint => host.clone(),
-                Some(host) => Arc::new(host.described(endpoint.clone())),
-                None => Arc::new(Host::new(endpoint.clone())),
+            .map(|endpoint| {
+                let security = securities.with(endpoint);
+                match old.all.iter().find(|host| host.address() == endpoint.address) {
+                    Some(host) if host.is_described(endpoint, security.as_ref()) => host.clone(),
+                    Some(host) => Arc::new(host.described(endpoint.clone(), security)),
+                    None => Arc::new(Host::new(endpoint.clone(), security)),
+                }
             })
             .collect();
         let mut acquitted = false;
@@ -267,6 +288,29 @@ impl ClusterState {
 
     fn changing(&self) -> MutexGuard<'_, Ticks> {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How connections to the endpoints of a cluster are secured.
+struct Securities {
+    /// To those that take Istio's mutual TLS.
+    mutual: Option<Arc<Security>>,
+    others: Option<Arc<Security>>,
+}
+
+impl Securities {
+    fn of(tls: &UpstreamTls, secrets: &Secrets) -> Self {
+        let (mutual, others) = match tls {
+            UpstreamTls::On(tls) => (Some(tls), Some(tls)),
+            UpstreamTls::Auto(tls) if secrets.has_identity() => (Some(tls), None),
+            UpstreamTls::Auto(_) | UpstreamTls::Off => (None, None),
+        };
+        let mutual = mutual.map(|tls| Arc::new(Security::new(tls, secrets)));
+        Self { others: others.and(mutual.clone()), mutual }
+    }
+
+    fn with(&self, endpoint: &Endpoint) -> Option<Arc<Security>> {
+        if endpoint.mutual { self.mutual.clone() } else { self.others.clone() }
     }
 }
 

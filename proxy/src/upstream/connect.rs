@@ -20,7 +20,8 @@ use tokio::{
     net::{TcpSocket, TcpStream},
 };
 
-use super::{ConnectionPermit, Host, LocalEnd};
+use super::{ClusterState, ConnectionPermit, Host, LocalEnd};
+use crate::net::tls::{Parties, Speaks, Stream, TlsFailure};
 
 /// Counts the bytes that came over one connection, and sees its end: whether a failed request was answered at all, and
 /// whose end it was.
@@ -59,7 +60,8 @@ impl Meter {
 /// An open connection to an endpoint; its permit ends with the socket, however that comes about.
 #[derive(Debug)]
 pub(super) struct Socket {
-    stream: TcpStream,
+    stream: Stream,
+    parties: Option<Arc<Parties>>,
     meter: Arc<Meter>,
     _permit: ConnectionPermit,
 }
@@ -67,15 +69,22 @@ pub(super) struct Socket {
 impl Socket {
     /// Connects without a deadline: the caller sets one.
     pub(super) async fn connect(
-        host: &Host,
+        to: Destination<'_>,
+        speaks: Speaks,
         keepalive: Option<Keepalive>,
         permit: ConnectionPermit,
     ) -> io::Result<Self> {
-        Ok(Self { stream: connect(host, keepalive).await?, meter: Arc::default(), _permit: permit })
+        let (stream, parties) = connect(to, speaks, keepalive).await?;
+        Ok(Self { stream, parties, meter: Arc::default(), _permit: permit })
     }
 
     pub(super) fn local_address(&self) -> io::Result<SocketAddr> {
-        self.stream.local_addr()
+        self.stream.tcp().local_addr()
+    }
+
+    /// Who is at the other end, if the connection is secured.
+    pub(super) fn parties(&self) -> Option<Arc<Parties>> {
+        self.parties.clone()
     }
 
     pub(super) fn meter(&self) -> Arc<Meter> {
@@ -83,7 +92,39 @@ impl Socket {
     }
 }
 
-pub(super) async fn connect(host: &Host, keepalive: Option<Keepalive>) -> io::Result<TcpStream> {
+/// Where a connection goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Destination<'a> {
+    pub(super) cluster: &'a ClusterState,
+    pub(super) host: &'a Host,
+    /// The host of the request, where the hello of TLS asks for it.
+    pub(super) asked_for: Option<&'a str>,
+}
+
+/// Connects, and shakes hands where the connection is to be secured.
+pub(super) async fn connect(
+    to: Destination<'_>,
+    speaks: Speaks,
+    keepalive: Option<Keepalive>,
+) -> io::Result<(Stream, Option<Arc<Parties>>)> {
+    let Destination { cluster, host, asked_for } = to;
+    let Some(security) = host.security() else {
+        return Ok((Stream::Plain(connect_tcp(host, keepalive).await?), None));
+    };
+    let secured = async {
+        let offer = security.offer(asked_for, speaks)?;
+        offer.shake(connect_tcp(host, keepalive).await?).await
+    };
+    // Boxed: a handshake is large, and a connection without one is to be small.
+    let secured = Box::pin(secured).await;
+    match &secured {
+        Ok(_) => cluster.tls.ssl_handshake.inc(),
+        Err(error) => cluster.tls.failed(error),
+    }
+    secured
+}
+
+async fn connect_tcp(host: &Host, keepalive: Option<Keepalive>) -> io::Result<TcpStream> {
     let stream = match host.local_end() {
         LocalEnd::Any => TcpStream::connect(host.address()).await?,
         local => bound(local, host.address())?.connect(host.address()).await?,
@@ -126,6 +167,9 @@ pub(crate) fn transport_failure(error: &io::Error) -> Cow<'static, str> {
         return Cow::Borrowed("delayed_connect_error:_Connection_refused");
     }
     let text = error.to_string();
+    if TlsFailure::within(error).is_some() {
+        return Cow::Owned(format!("TLS_error:_{}", text.replace(' ', "_")));
+    }
     let text = text.split(" (os error").next().unwrap_or_default();
     Cow::Owned(format!("delayed_connect_error:_{}", text.replace(' ', "_")))
 }

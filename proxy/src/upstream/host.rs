@@ -15,6 +15,7 @@ use super::{
     HostStats,
     outlier::{EjectionReport, Health},
 };
+use crate::net::tls::Security;
 
 /// Identity of an endpoint within its cluster, for as long as the process lives: pools and retries are keyed by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,6 +34,10 @@ pub struct Host {
     /// Address, weight and labels.
     pub endpoint: Arc<Endpoint>,
     local: LocalEnd,
+    /// How connections to it are secured; `None` is plain text.
+    security: Option<Arc<Security>>,
+    /// It is described anew, and connections are secured in another way.
+    replaced: AtomicBool,
     state: Arc<HostState>,
 }
 
@@ -57,12 +62,16 @@ struct HostState {
 }
 
 impl Host {
-    pub(super) fn new(endpoint: Arc<Endpoint>) -> Self {
-        Self::reached_from(endpoint, LocalEnd::Any)
+    pub(super) fn new(endpoint: Arc<Endpoint>, security: Option<Arc<Security>>) -> Self {
+        Self::reached_from(endpoint, security, LocalEnd::Any)
     }
 
     /// One whose connections begin at `local`.
-    pub(super) fn reached_from(endpoint: Arc<Endpoint>, local: LocalEnd) -> Self {
+    pub(super) fn reached_from(
+        endpoint: Arc<Endpoint>,
+        security: Option<Arc<Security>>,
+        local: LocalEnd,
+    ) -> Self {
         let state = HostState {
             id: HostId::next(),
             stats: HostStats::default(),
@@ -70,12 +79,24 @@ impl Host {
             removed: AtomicBool::new(false),
             added: Instant::now(),
         };
-        Self { endpoint, local, state: Arc::new(state) }
+        Self { endpoint, local, security, replaced: AtomicBool::new(false), state: Arc::new(state) }
     }
 
-    /// The same host under a new description.
-    pub(super) fn described(&self, endpoint: Arc<Endpoint>) -> Self {
-        Self { endpoint, local: self.local, state: self.state.clone() }
+    /// The same host under a new description. Connections that are secured in another way are no longer to be used.
+    pub(super) fn described(&self, endpoint: Arc<Endpoint>, security: Option<Arc<Security>>) -> Self {
+        self.replaced.store(self.security != security, Relaxed);
+        let state = self.state.clone();
+        Self { endpoint, local: self.local, security, replaced: AtomicBool::new(false), state }
+    }
+
+    /// Whether this says the same.
+    pub(super) fn is_described(&self, endpoint: &Arc<Endpoint>, security: Option<&Arc<Security>>) -> bool {
+        self.endpoint == *endpoint && self.security.as_ref() == security
+    }
+
+    /// How connections to it are secured; `None` is plain text.
+    pub(crate) fn security(&self) -> Option<&Arc<Security>> {
+        self.security.as_ref()
     }
 
     /// Identity: the same cluster name and address, whatever the weight and labels.
@@ -126,9 +147,9 @@ impl Host {
         self.state.health.connected();
     }
 
-    /// Whether no snapshot names it any more: its idle connections are to be closed.
+    /// Whether no snapshot names it any more, or not so: its idle connections are to be closed.
     pub fn is_removed(&self) -> bool {
-        self.state.removed.load(Relaxed)
+        self.replaced.load(Relaxed) || self.state.removed.load(Relaxed)
     }
 
     pub(super) fn remove(&self) {

@@ -10,8 +10,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use outrigger_config::snapshot::{Cluster, ClusterId, Snapshot};
+use outrigger_config::snapshot::{Cluster, ClusterId, Credentials, InboundTls, Listener, Snapshot};
 use tokio::{sync::Notify, time::Instant};
+
+use crate::net::tls::{Inbound, Secrets};
 
 pub mod balance;
 mod breaker;
@@ -47,6 +49,7 @@ pub struct Upstreams {
     clusters: Mutex<HashMap<Arc<str>, Known>>,
     wake: Arc<Notify>,
     names: Mutex<dns::Names>,
+    secrets: Arc<Secrets>,
     /// There are new names to look up.
     due: Notify,
     /// A name was looked up.
@@ -64,6 +67,11 @@ impl Upstreams {
     /// No cluster yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// No cluster yet; connections are secured by these.
+    pub(crate) fn with(secrets: Arc<Secrets>) -> Self {
+        Self { secrets, ..Self::default() }
     }
 
     /// Joins a snapshot to the state of its clusters. Clusters that it does not name are forgotten here; requests
@@ -87,7 +95,7 @@ impl Upstreams {
                     }
                     None => {
                         let config = dns::resolved(described, &names);
-                        Arc::new(ClusterState::new(config, self.wake.clone(), now))
+                        Arc::new(ClusterState::new(config, self.wake.clone(), self.secrets.clone(), now))
                     }
                 };
                 let known = Known { described: Arc::clone(described), state: Arc::clone(&state) };
@@ -100,7 +108,26 @@ impl Upstreams {
         }
         *known = next;
         self.wake.notify_one();
-        Arc::new(Published { snapshot, clusters })
+        let inbound = snapshot.listeners.iter().map(|listener| self.doors(listener)).collect();
+        Arc::new(Published { snapshot, clusters, inbound })
+    }
+
+    fn doors(&self, listener: &Listener) -> Doors {
+        let apart = listener.captured().map(|captured| &captured.tls).into_iter().flatten();
+        Doors {
+            all: self.inbound(&listener.tls),
+            apart: apart.map(|(port, tls)| (*port, self.inbound(tls))).collect(),
+        }
+    }
+
+    /// Who has no identity offers none: that is plain text where it is allowed.
+    fn inbound(&self, tls: &InboundTls) -> Option<Inbound> {
+        let (domains, plaintext) = match tls {
+            InboundTls::Strict(domains) => (domains, false),
+            InboundTls::Permissive(domains) if self.secrets.has_identity() => (domains, true),
+            InboundTls::Permissive(_) | InboundTls::Off => return None,
+        };
+        Some(Inbound { secret: self.secrets.of(&Credentials::mesh(domains.clone())), plaintext })
     }
 
     /// The cluster of this name, if the configuration has it.
@@ -167,9 +194,32 @@ pub struct Published {
     /// The configuration.
     pub snapshot: Arc<Snapshot>,
     clusters: Box<[Arc<ClusterState>]>,
+    /// Of each listener of the snapshot.
+    inbound: Box<[Doors]>,
+}
+
+/// How a listener takes connections; `None` is bytes as they come.
+#[derive(Debug)]
+struct Doors {
+    all: Option<Inbound>,
+    /// To ports that have a rule of their own.
+    apart: Box<[(u16, Option<Inbound>)]>,
 }
 
 impl Published {
+    /// Whether the snapshot has a listener of this name.
+    pub(crate) fn has_listener(&self, listener: &str) -> bool {
+        self.snapshot.listeners.iter().any(|known| &*known.name == listener)
+    }
+
+    /// How connections to a port are taken at a listener of this snapshot.
+    pub(crate) fn inbound(&self, listener: &str, port: u16) -> Option<&Inbound> {
+        let at = self.snapshot.listeners.iter().position(|known| &*known.name == listener)?;
+        let doors = self.inbound.get(at)?;
+        let apart = doors.apart.iter().find(|(number, _)| *number == port);
+        apart.map_or(&doors.all, |(_, inbound)| inbound).as_ref()
+    }
+
     /// The state of a cluster of this snapshot.
     #[expect(clippy::indexing_slicing, reason = "ids are made by the compiler of this very snapshot")]
     pub fn cluster(&self, id: ClusterId) -> &Arc<ClusterState> {

@@ -5,11 +5,12 @@ use std::{
     cell::RefCell,
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
+    ptr,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
-use outrigger_config::snapshot::{Endpoint, Locality, Source};
+use outrigger_config::snapshot::{Cluster, Endpoint, Locality, Source};
 use tokio::time::Instant;
 
 use super::{ClusterState, Host, LocalEnd};
@@ -48,6 +49,8 @@ type Key = (u64, SocketAddr, Option<IpAddr>);
 #[derive(Debug)]
 struct Entry {
     host: Arc<Host>,
+    /// By which description of the cluster it was made.
+    described: Weak<Cluster>,
     used: Instant,
 }
 
@@ -61,17 +64,29 @@ impl Originals {
     /// The host of a destination, and whether others were dropped for it: they are marked as removed.
     pub fn host(&self, cluster: &Arc<ClusterState>, original: Original) -> (Arc<Host>, bool) {
         let now = Instant::now();
-        let local = local_end(cluster.config().source, original);
+        let config = cluster.config();
+        let local = local_end(config.source, original);
         let client = matches!(local, LocalEnd::Client(_)).then_some(original.client);
         let key = (cluster.id(), original.destination, client);
         let known = &mut *self.0.borrow_mut();
         if let Some(entry) = known.hosts.get_mut(&key) {
             entry.used = now;
+            if !ptr::eq(entry.described.as_ptr(), Arc::as_ptr(&config)) {
+                let endpoint = endpoint(&config, original.destination);
+                let security = cluster.security(&endpoint);
+                if !entry.host.is_described(&endpoint, security.as_ref()) {
+                    entry.host = Arc::new(entry.host.described(endpoint, security));
+                }
+                entry.described = Arc::downgrade(&config);
+            }
             return (Arc::clone(&entry.host), false);
         }
         let dropped = known.make_room(now);
-        let host = Arc::new(Host::reached_from(endpoint(cluster, original.destination), local));
-        known.hosts.insert(key, Entry { host: Arc::clone(&host), used: now });
+        let endpoint = endpoint(&config, original.destination);
+        let security = cluster.security(&endpoint);
+        let host = Arc::new(Host::reached_from(endpoint, security, local));
+        let described = Arc::downgrade(&config);
+        known.hosts.insert(key, Entry { host: Arc::clone(&host), described, used: now });
         (host, dropped)
     }
 }
@@ -113,8 +128,7 @@ fn local_end(source: Source, original: Original) -> LocalEnd {
 }
 
 /// As the documents describe it, if they do.
-fn endpoint(cluster: &ClusterState, destination: SocketAddr) -> Arc<Endpoint> {
-    let config = cluster.config();
+fn endpoint(config: &Cluster, destination: SocketAddr) -> Arc<Endpoint> {
     let known = config.endpoints.iter().find(|endpoint| endpoint.address == destination);
     known.map(Arc::clone).unwrap_or_else(|| {
         Arc::new(Endpoint {
@@ -123,6 +137,7 @@ fn endpoint(cluster: &ClusterState, destination: SocketAddr) -> Arc<Endpoint> {
             hostname: "".into(),
             weight: 1,
             labels: Default::default(),
+            mutual: false,
             locality: Locality::default(),
             priority: 0,
         })

@@ -2,7 +2,14 @@
 //!
 //! Gauges of what is in use are not here: the breakers already count it (see [`super::Breaker`]).
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::{
+    io,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use rustls::{CertificateError, Error};
+
+use crate::net::tls::TlsFailure;
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -137,6 +144,32 @@ statistics! {
         Counter outlier_detection_ejections_enforced_consecutive_gateway_failure,
         Counter outlier_detection_ejections_detected_consecutive_local_origin_failure,
         Counter outlier_detection_ejections_enforced_consecutive_local_origin_failure,
+    }
+}
+
+statistics! {
+    /// What comes of TLS handshakes, by cluster or for all listeners (Envoy `ssl.*`).
+    TlsStats {
+        Counter ssl_handshake,
+        Counter ssl_connection_error,
+        Counter ssl_fail_verify_error,
+        Counter ssl_fail_verify_no_cert,
+        Counter ssl_fail_verify_san,
+    }
+}
+
+impl TlsStats {
+    /// Counts a handshake that failed; what is wrong with the socket alone is none.
+    pub(crate) fn failed(&self, error: &io::Error) {
+        let Some(failure) = TlsFailure::within(error) else { return };
+        match failure {
+            TlsFailure::Handshake(Error::NoCertificatesPresented) => self.ssl_fail_verify_no_cert.inc(),
+            TlsFailure::Handshake(Error::InvalidCertificate(
+                CertificateError::Other(_) | CertificateError::NotValidForName,
+            )) => self.ssl_fail_verify_san.inc(),
+            TlsFailure::Handshake(Error::InvalidCertificate(_)) => self.ssl_fail_verify_error.inc(),
+            _ => self.ssl_connection_error.inc(),
+        }
     }
 }
 

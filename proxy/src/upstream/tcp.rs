@@ -2,18 +2,21 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 
-use super::{ClusterState, ConnectionPermit, Host, Outcome, PendingPermit, RequestPermit, connect::connect};
+use super::{
+    ClusterState, ConnectionPermit, Host, Outcome, PendingPermit, RequestPermit,
+    connect::{Destination, connect},
+};
+use crate::net::tls::{Parties, Speaks, Stream};
 
 /// An open connection; what it holds of its cluster is given back when it is dropped.
 #[derive(Debug)]
 pub struct TcpConnection {
     /// The socket.
-    pub stream: TcpStream,
+    pub(crate) stream: Stream,
+    /// Who is at the other end, if the connection is secured.
+    pub(crate) parties: Option<Arc<Parties>>,
     /// Our end of it.
     pub local: SocketAddr,
     cluster: Arc<ClusterState>,
@@ -63,17 +66,19 @@ impl ClusterState {
         let permit = ConnectionPermit::acquire(self, host, true).ok_or(DialError::Pending)?;
         let config = self.config();
         let connecting = async {
-            let stream = connect(host, config.keepalive).await?;
-            io::Result::Ok((stream.local_addr()?, stream))
+            let to = Destination { cluster: self, host, asked_for: None };
+            let (stream, parties) = connect(to, Speaks::Raw, config.keepalive).await?;
+            io::Result::Ok((stream.tcp().local_addr()?, stream, parties))
         };
         let (error, outcome) = match timeout(config.connect_timeout, connecting).await {
-            Ok(Ok((local, stream))) => {
+            Ok(Ok((local, stream, parties))) => {
                 host.connected();
                 self.watch(host, Outcome::Status(200), Instant::now());
                 drop(pending);
                 return Ok(TcpConnection {
                     local,
                     stream,
+                    parties,
                     cluster: Arc::clone(self),
                     ended_by_peer: false,
                     _request: RequestPermit::take(self, host),

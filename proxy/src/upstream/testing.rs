@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use outrigger_config::snapshot::{
     Balancer, Cluster, Discovery, Endpoint, Limits, Locality, Node, Observation, Origin, Outlier,
-    PathNormalization, Protocol, Service, Snapshot, Source, Version,
+    PathNormalization, Protocol, Service, Snapshot, Source, UpstreamTls, Version,
 };
 use tokio::{sync::Notify, time::Instant};
 
@@ -36,6 +36,7 @@ impl ClusterBuilder {
             retry_budget: None,
             outlier: None,
             panic_threshold: 0,
+            tls: UpstreamTls::Off,
             protocol: Protocol::Http1,
             connect_timeout: Duration::from_secs(10),
             idle_timeout: None,
@@ -104,11 +105,12 @@ pub(super) fn endpoint(address: &str, weight: u32) -> Arc<Endpoint> {
         labels: BTreeMap::new(),
         locality: Locality::default(),
         priority: 0,
+        mutual: false,
     })
 }
 
 pub(super) fn state(cluster: ClusterBuilder) -> Arc<ClusterState> {
-    Arc::new(ClusterState::new(Arc::new(cluster.0), Arc::new(Notify::new()), Instant::now()))
+    Arc::new(ClusterState::new(Arc::new(cluster.0), Arc::new(Notify::new()), Arc::default(), Instant::now()))
 }
 
 pub(super) fn snapshot(clusters: impl IntoIterator<Item = ClusterBuilder>) -> Arc<Snapshot> {

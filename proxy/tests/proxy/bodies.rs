@@ -83,6 +83,14 @@ async fn a_cut_http2_upstream_body_never_ends_cleanly() {
 }
 
 #[tokio::test]
+async fn an_http2_answer_that_ends_with_an_empty_frame_is_whole() {
+    let origin = Origin::h2c(|_| Reply::text("ok").header("content-length", "2").data("")).await;
+    let proxy = Mesh::rpc(&origin).start().await;
+    let answer = Client::http1(proxy.grpc()).await.send(client::get("rpc", "/", &[])).await;
+    assert_eq!((answer.status, answer.text(), answer.cut), (200, "ok", false));
+}
+
+#[tokio::test]
 async fn a_body_that_ends_with_the_connection_is_passed_on_chunked() {
     let origin = Origin::http1(|_| {
         Reply::raw("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nto the end").then(Step::Close)

@@ -33,4 +33,6 @@ mod strictness;
 mod support;
 mod tcp;
 mod timeouts;
+mod tls;
+mod tls_refusals;
 mod tracing;

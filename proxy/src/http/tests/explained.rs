@@ -61,7 +61,7 @@ fn agrees(published: &Published, asked: &Asked, seed: u64) {
         http::Request::builder().method(asked.method).uri(&*asked.path).body(()).unwrap().into_parts().0;
     parts.headers = question.headers.clone();
     let authority = limits::check(&parts).unwrap();
-    let target = Target::of(&mut parts, authority, snapshot.paths).unwrap();
+    let target = Target::of(&mut parts, authority, snapshot.paths, None).unwrap();
     let mut rng = SmallRng::seed_from_u64(seed);
     request_id::ensure(&mut parts.headers, &mut rng);
     let listener = &snapshot.listeners[0];

@@ -22,10 +22,10 @@ use outrigger_config::{
     format::Format,
     snapshot::{
         AccessLog, Action, Balancer, Carried, Cluster, ClusterId, ClusterRef, DirectResponse, Direction,
-        Discovery, Endpoint, Forward, HeaderOps, HostMap, Interception, Limits, Listener, Locality,
-        LogEncoding, LogSink, Node, Observation, Origin, PathMatch, PathNormalization, Protocol, RetryOn,
-        RetryPolicy, Route, RouteMatch, RouteTable, RouteTableId, Service, Snapshot, Source, Version,
-        VirtualHost, WeightedCluster,
+        Discovery, Endpoint, Forward, HeaderOps, HostMap, InboundTls, Interception, Limits, Listener,
+        Locality, LogEncoding, LogSink, Node, Observation, Origin, PathMatch, PathNormalization, Protocol,
+        RetryOn, RetryPolicy, Route, RouteMatch, RouteTable, RouteTableId, Service, Snapshot, Source,
+        UpstreamTls, Version, VirtualHost, WeightedCluster,
     },
 };
 use tokio::{
@@ -313,6 +313,7 @@ fn cluster(name: &str, protocol: Protocol, addresses: &[SocketAddr]) -> Cluster 
             labels: BTreeMap::new(),
             locality: Locality::default(),
             priority: 0,
+            mutual: false,
         })
     };
     Cluster {
@@ -333,6 +334,7 @@ fn cluster(name: &str, protocol: Protocol, addresses: &[SocketAddr]) -> Cluster 
         retry_budget: None,
         outlier: None,
         panic_threshold: 0,
+        tls: UpstreamTls::Off,
         protocol,
         connect_timeout: Duration::from_secs(10),
         idle_timeout: None,
@@ -397,6 +399,7 @@ fn snapshot_of(clusters: Vec<Cluster>, routes: Vec<Route>) -> Snapshot {
         name: "test".into(),
         bind: "127.0.0.1:0".parse().unwrap(),
         direction: Direction::Outbound,
+        tls: InboundTls::Off,
         carried: Carried::Http(RouteTableId(0)),
         origin: made_here(),
     };

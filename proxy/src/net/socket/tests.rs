@@ -3,7 +3,7 @@
 use futures_util::FutureExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
 };
 
 use super::*;
@@ -18,7 +18,7 @@ fn is_quiet(socket: &mut Socket) -> bool {
 async fn a_socket_is_quiet_between_requests_when_all_is_sent() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let mut socket = Socket::new(listener.accept().await.unwrap().0, BytesMut::new(), true);
+    let mut socket = Socket::new(Stream::Plain(listener.accept().await.unwrap().0), BytesMut::new(), true);
     assert!(!socket.view.is_quiet(), "nobody waits");
     assert!(is_quiet(&mut socket));
     socket.view.forget();

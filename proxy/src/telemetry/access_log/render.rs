@@ -116,8 +116,7 @@ impl Source {
             Self::Method => record.method.as_ref().map(|method| method.as_str().as_bytes()),
             Self::Path => record.path.as_ref().map(|path| path.as_str().as_bytes()),
             Self::Authority => record.authority.as_ref().map(http::HeaderValue::as_bytes),
-            // Listeners speak plain text: no client is on TLS.
-            Self::Scheme => record.method.as_ref().map(|_| &b"http"[..]),
+            Self::Scheme => record.method.as_ref().map(|_| record.scheme().as_bytes()),
             Self::Header(slot) => record.captured.get(slot).map(http::HeaderValue::as_bytes),
         }
     }
@@ -154,8 +153,12 @@ fn operate<'r>(operator: &Operator, record: &'r Record, end: &End) -> Shown<'r> 
         },
         Operator::TraceId => record.span.map_or(Shown::Missing, |span| Shown::Trace(span.trace_id)),
         Operator::RequestedServerName => {
-            text(record.connection.as_ref().and_then(|connection| connection.server_name.as_deref()))
+            text(record.requested_server_name())
         }
+        Operator::DownstreamPeerUriSan => text(record.client().and_then(|client| client.uri.as_deref())),
+        Operator::DownstreamPeerSubject => text(record.client().map(|client| &*client.subject)),
+        Operator::DownstreamPeerFingerprint256 => text(record.client().map(|client| &*client.hash)),
+        Operator::DownstreamLocalUriSan => text(record.reached().map(|uri| &**uri)),
         // No connection is ended for a reason of its own, and there are no virtual clusters: these are never there.
         Operator::ConnectionTerminationDetails
         | Operator::VirtualClusterName

@@ -23,6 +23,7 @@ fn placed(hosts: &[(u32, &str)], balancer: Balancer, weights: &[(u32, &str, u32)
             labels: BTreeMap::new(),
             locality: Locality::parse(region),
             priority: *priority,
+            mutual: false,
         })
     });
     let weights = weights.iter().map(|(priority, region, weight)| LocalityWeight {

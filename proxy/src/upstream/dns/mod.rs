@@ -155,5 +155,6 @@ fn endpoint(named: &NamedEndpoint, address: SocketAddr) -> Endpoint {
         labels: named.labels.clone(),
         locality: named.locality.clone(),
         priority: named.priority,
+        mutual: named.mutual,
     }
 }

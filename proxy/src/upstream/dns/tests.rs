@@ -22,6 +22,7 @@ fn named(name: &str) -> Target {
         labels: Default::default(),
         locality: Default::default(),
         priority: 0,
+        mutual: false,
     })
 }
 

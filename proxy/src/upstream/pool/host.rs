@@ -19,6 +19,8 @@ pub(super) struct HostPool<B: Payload> {
     pub(super) cluster: Arc<ClusterState>,
     pub(super) host: Arc<Host>,
     wire: Wire,
+    /// For the hello, where it depends on the request.
+    asked_for: Option<Arc<str>>,
     state: RefCell<State<B>>,
 }
 
@@ -50,7 +52,12 @@ pub(super) enum Connection<B: Payload> {
 }
 
 impl<B: Payload> HostPool<B> {
-    pub(super) fn new(cluster: Arc<ClusterState>, host: Arc<Host>, wire: Wire) -> Self {
+    pub(super) fn new(
+        cluster: Arc<ClusterState>,
+        host: Arc<Host>,
+        wire: Wire,
+        asked_for: Option<Arc<str>>,
+    ) -> Self {
         let state = State {
             idle: Vec::new(),
             shared: Vec::new(),
@@ -59,7 +66,7 @@ impl<B: Payload> HostPool<B> {
             open: 0,
             next_id: 0,
         };
-        Self { cluster, host, wire, state: RefCell::new(state) }
+        Self { cluster, host, wire, asked_for, state: RefCell::new(state) }
     }
 
     /// A connection that can take a request now.

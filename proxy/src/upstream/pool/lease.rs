@@ -1,6 +1,6 @@
 //! A connection in the hands of one request, from checkout to the end of the response.
 
-use std::{net::SocketAddr, rc::Rc};
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
@@ -9,7 +9,7 @@ use super::{
     Payload, ResetReason, ResponseBody, SendError, h1,
     host::{Connection, HostPool, Slot},
 };
-use crate::upstream::RequestPermit;
+use crate::{net::tls::Parties, upstream::RequestPermit};
 
 /// A connection for one request; dropped unused, it goes back to the pool.
 #[derive(Debug)]
@@ -35,6 +35,11 @@ impl<B: Payload> Lease<B> {
     /// Our end of the connection.
     pub fn local_address(&self) -> Option<SocketAddr> {
         self.slot.connection().map(|connection| connection.life().local_address)
+    }
+
+    /// Who is at the other end, if the connection is secured.
+    pub(crate) fn parties(&self) -> Option<Arc<Parties>> {
+        self.slot.connection().and_then(|connection| connection.life().parties.clone())
     }
 
     /// Whether the connection served a request before: it may have been closed by the peer in the meantime.

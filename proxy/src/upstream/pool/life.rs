@@ -13,13 +13,18 @@ use outrigger_config::snapshot::Cluster;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::ResetReason;
-use crate::upstream::{ClusterStats, connect::Meter};
+use crate::{
+    net::tls::Parties,
+    upstream::{ClusterStats, connect::Meter},
+};
 
 /// The life of one connection; shared by its driver and its users.
 #[derive(Debug)]
 pub(super) struct Life {
     pub(super) id: u64,
     pub(super) local_address: SocketAddr,
+    /// Who is at the other end, if the connection is secured.
+    pub(super) parties: Option<Arc<Parties>>,
     pub(super) meter: Arc<Meter>,
     /// Requests that were given this connection.
     pub(super) served: Cell<u32>,
@@ -39,11 +44,18 @@ pub(super) struct Life {
 }
 
 impl Life {
-    pub(super) fn new(id: u64, local_address: SocketAddr, meter: Arc<Meter>, config: &Cluster) -> Self {
+    pub(super) fn new(
+        id: u64,
+        local_address: SocketAddr,
+        parties: Option<Arc<Parties>>,
+        meter: Arc<Meter>,
+        config: &Cluster,
+    ) -> Self {
         let now = Instant::now();
         Self {
             id,
             local_address,
+            parties,
             meter,
             served: Cell::new(0),
             active: Cell::new(0),

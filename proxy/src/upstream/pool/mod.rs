@@ -46,8 +46,11 @@ pub struct Pools<B: Payload> {
     pools: RefCell<HashMap<PoolKey, Rc<HostPool<B>>>>,
 }
 
-/// Cluster and address, by the identity of the host, and what is spoken there.
-type PoolKey = (HostId, Wire);
+/// Cluster and address, by the identity of the host, what is spoken there, and how it is secured.
+type PoolKey = (HostId, Wire, Option<TlsKey>);
+
+/// The credentials, and the name in the hello where it depends on the request.
+type TlsKey = (u64, Option<Arc<str>>);
 
 impl<B: Payload> Default for Pools<B> {
     fn default() -> Self {
@@ -62,7 +65,7 @@ impl<B: Payload> Pools<B> {
     }
 
     /// Gets a connection that is ready for one request, waiting in line for it if need be. Must run in a local task
-    /// set. Dropping the future leaves the line.
+    /// set. Dropping the future leaves the line. `authority` is that of the request: TLS may ask for it.
     ///
     /// # Errors
     /// A breaker refused the request, or no connection could be established.
@@ -71,8 +74,9 @@ impl<B: Payload> Pools<B> {
         cluster: &Arc<ClusterState>,
         host: &Arc<Host>,
         wire: Wire,
+        authority: &[u8],
     ) -> Result<Lease<B>, PoolError> {
-        let pool = self.pool(cluster, host, wire);
+        let pool = self.pool(cluster, host, wire, authority);
         let slot = match pool.take_ready() {
             Some(slot) => slot,
             None => pool.wait().await?,
@@ -96,11 +100,19 @@ impl<B: Payload> Pools<B> {
         gone.iter().for_each(|pool| pool.close_idle());
     }
 
-    fn pool(&self, cluster: &Arc<ClusterState>, host: &Arc<Host>, wire: Wire) -> Rc<HostPool<B>> {
+    fn pool(
+        &self,
+        cluster: &Arc<ClusterState>,
+        host: &Arc<Host>,
+        wire: Wire,
+        authority: &[u8],
+    ) -> Rc<HostPool<B>> {
+        let tls = host.security().map(|security| (security.id(), security.asked_for(authority)));
+        let asked_for = tls.as_ref().and_then(|(_, name)| name.clone());
         let mut pools = self.pools.borrow_mut();
         let pool = pools
-            .entry((host.id(), wire))
-            .or_insert_with(|| Rc::new(HostPool::new(cluster.clone(), host.clone(), wire)));
+            .entry((host.id(), wire, tls))
+            .or_insert_with(|| Rc::new(HostPool::new(cluster.clone(), host.clone(), wire, asked_for)));
         pool.clone()
     }
 }

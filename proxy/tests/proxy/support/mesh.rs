@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     num::NonZeroUsize,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, Once},
 };
 
@@ -58,6 +58,8 @@ pub(crate) struct Mesh {
     application: Application,
     cgroups: Cgroups,
     namespace: &'static str,
+    ingress: Vec<(u16, &'static str, SocketAddr)>,
+    identity: Option<PathBuf>,
 }
 
 impl Mesh {
@@ -75,6 +77,8 @@ impl Mesh {
             application: Application::default(),
             cgroups: Cgroups::default(),
             namespace: "default",
+            ingress: vec![],
+            identity: None,
         }
     }
 
@@ -132,6 +136,24 @@ impl Mesh {
         if !self.ports.contains(&(port, protocol)) {
             self.ports.push((port, protocol));
         }
+        self
+    }
+
+    /// An inbound listener with this port, of this protocol, in front of an origin.
+    pub(crate) fn ingress(mut self, port: u16, protocol: &'static str, origin: SocketAddr) -> Self {
+        self.ingress.push((port, protocol, origin));
+        self
+    }
+
+    /// The folder of the proxy's own certificate.
+    pub(crate) fn identity(mut self, folder: &Path) -> Self {
+        self.identity = Some(folder.to_owned());
+        self
+    }
+
+    /// The endpoints that were named so far have sidecars.
+    pub(crate) fn with_sidecars(mut self) -> Self {
+        self.services = self.services.replace("labels: { ", "labels: { security.istio.io/tlsMode: istio, ");
         self
     }
 
@@ -218,6 +240,7 @@ impl Mesh {
             otel: self.otel.clone(),
             application: self.application.clone(),
             cgroups: self.cgroups.clone(),
+            identity: self.identity.clone(),
             ..Options::ephemeral(vec![config])
         };
         options.drain = self.drain.unwrap_or(options.drain);
@@ -227,8 +250,18 @@ impl Mesh {
 
     fn documents(&self) -> String {
         let mut text = self.services.clone();
-        if self.egress && !self.ports.is_empty() {
-            text += "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: { name: default }\nspec:\n  egress:\n";
+        let egress = self.egress && !self.ports.is_empty();
+        if egress || !self.ingress.is_empty() {
+            text += "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: { name: default }\nspec:\n";
+        }
+        for (at, (port, protocol, origin)) in self.ingress.iter().enumerate() {
+            text += if at == 0 { "  ingress:\n" } else { "" };
+            text += &format!(
+                "  - port: {{ number: {port}, name: in-{port}, protocol: {protocol} }}\n    bind: 127.0.0.1\n    defaultEndpoint: '{origin}'\n"
+            );
+        }
+        if egress {
+            text += "  egress:\n";
             for (port, protocol) in &self.ports {
                 text += &format!(
                     "  - port: {{ number: {port}, name: port-{port}, protocol: {protocol} }}\n    bind: 127.0.0.1\n    captureMode: NONE\n    hosts: [\"./*\"]\n"

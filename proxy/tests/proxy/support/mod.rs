@@ -1,6 +1,8 @@
 //! The harness: a mesh of one proxy and its origins, all in this process, on ports of the system's choice.
 
+pub(crate) mod certs;
 pub(crate) mod client;
 pub(crate) mod mesh;
 pub(crate) mod origin;
+pub(crate) mod secure;
 pub(crate) mod wait;

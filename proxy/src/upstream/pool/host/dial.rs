@@ -8,7 +8,13 @@ use tokio::{
 };
 
 use super::{HostPool, Life, Payload, PoolError, Wire, h1, h2};
-use crate::upstream::{ConnectionPermit, ResetReason, connect::Socket};
+use crate::{
+    net::tls::Speaks,
+    upstream::{
+        ConnectionPermit, ResetReason,
+        connect::{Destination, Socket},
+    },
+};
 
 impl<B: Payload> HostPool<B> {
     /// HTTP/1 opens one connection for each waiting request, HTTP/2 one at a time.
@@ -50,7 +56,13 @@ impl<B: Payload> HostPool<B> {
     async fn open(self: &Rc<Self>, permit: ConnectionPermit) -> Result<(), PoolError> {
         let config = self.cluster.config();
         let deadline = Instant::now() + config.connect_timeout;
-        let connect = Socket::connect(&self.host, config.keepalive, permit);
+        let speaks = match self.wire {
+            Wire::Http1 => Speaks::Http1,
+            Wire::Http2 => Speaks::Http2,
+        };
+        let to =
+            Destination { cluster: &self.cluster, host: &self.host, asked_for: self.asked_for.as_deref() };
+        let connect = Socket::connect(to, speaks, config.keepalive, permit);
         let socket = match timeout_at(deadline, connect).await {
             Ok(connected) => connected.inspect_err(|_| self.count_end(true))?,
             Err(_) => return Err(self.out_of_time()),
@@ -60,7 +72,7 @@ impl<B: Payload> HostPool<B> {
             state.next_id += 1;
             state.next_id
         };
-        let life = Rc::new(Life::new(id, socket.local_address()?, socket.meter(), &config));
+        let life = Rc::new(Life::new(id, socket.local_address()?, socket.parties(), socket.meter(), &config));
         // Counted before its driver runs, which may see its end before anybody else sees its beginning.
         match self.wire {
             Wire::Http1 => {

@@ -100,7 +100,7 @@ async fn requests_wait_in_line_for_a_connection_and_overflow_at_once() {
         });
         until("sent or in line", || came.get() == 1 && cluster.breaker.pending.used() == n).await;
     }
-    let refused = pools.checkout(&cluster, &host(&cluster), H1).await.unwrap_err();
+    let refused = pools.checkout(&cluster, &host(&cluster), H1, b"").await.unwrap_err();
     assert!(matches!(refused, PoolError::Overflow(Overflow::Pending)));
     assert_eq!(cluster.stats.upstream_rq_pending_overflow.get(), 1);
     assert!(cluster.stats.upstream_cx_overflow.get() >= 2);
@@ -131,7 +131,7 @@ async fn too_many_active_requests_overflow_once_they_have_a_connection() {
     let cluster = origin.cluster(|c| c.limits(Limits { max_requests: 1, ..Limits::default() }));
     let pools = Pools::new();
     let held = lease(&pools, &cluster, H1).await;
-    let refused = pools.checkout(&cluster, &host(&cluster), H1).await.unwrap_err();
+    let refused = pools.checkout(&cluster, &host(&cluster), H1, b"").await.unwrap_err();
     assert!(matches!(refused, PoolError::Overflow(Overflow::Requests)));
     assert_eq!((origin.accepted(), cluster.stats.upstream_rq_active_overflow.get()), (2, 1));
     drop(held);
@@ -265,8 +265,8 @@ async fn a_client_that_vanishes_in_the_line_leaves_it() {
     let pools = Pools::new();
     let host = host(&cluster);
     let held = lease(&pools, &cluster, H1).await;
-    let mut gone = Box::pin(pools.checkout(&cluster, &host, H1));
-    let mut late = Box::pin(pools.checkout(&cluster, &host, H1));
+    let mut gone = Box::pin(pools.checkout(&cluster, &host, H1, b""));
+    let mut late = Box::pin(pools.checkout(&cluster, &host, H1, b""));
     assert!(futures_util::poll!(&mut gone).is_pending() && futures_util::poll!(&mut late).is_pending());
     assert_eq!(cluster.breaker.pending.used(), 2);
     // It is given the connection, and vanishes before it looks.
@@ -289,7 +289,7 @@ async fn a_request_body_that_fails_is_our_own_reset() {
     let frames = vec![Ok(http_body::Frame::data("x".into())), Err(std::io::Error::other("client went away"))];
     let body = StreamBody::new(futures_util::stream::iter(frames));
     let request = Request::post("/").header("host", "test").body(body).unwrap();
-    let lease = pools.checkout(&cluster, &host(&cluster), H1).await.unwrap();
+    let lease = pools.checkout(&cluster, &host(&cluster), H1, b"").await.unwrap();
     let Err(SendError::Reset(reason)) = lease.send(request).await else { panic!("no reset") };
     assert_eq!(reason, ResetReason::LocalReset);
     all_given_back(&cluster, 0).await;

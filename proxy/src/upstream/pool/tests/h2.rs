@@ -135,7 +135,7 @@ async fn an_origin_that_never_sends_its_settings_is_a_connect_timeout_for_all_th
     .await;
     let cluster = origin.cluster(|c| c.with(|c| c.connect_timeout = Duration::from_millis(50)));
     let (pools, host) = (Pools::<Plain>::new(), host(&cluster));
-    let ask = || pools.checkout(&cluster, &host, H2);
+    let ask = || pools.checkout(&cluster, &host, H2, b"");
     let (a, b, c) = tokio::join!(ask(), ask(), ask());
     for result in [a, b, c] {
         assert!(matches!(result, Err(PoolError::ConnectTimeout)));
@@ -152,7 +152,7 @@ async fn an_origin_that_takes_no_stream_is_not_dialled_for_ever() {
     .await;
     let cluster = streams.origin.cluster(|c| c);
     let (pools, host) = (Pools::<Plain>::new(), host(&cluster));
-    let result = pools.checkout(&cluster, &host, H2).await;
+    let result = pools.checkout(&cluster, &host, H2, b"").await;
     assert!(matches!(result, Err(PoolError::Reset(ResetReason::ConnectionTermination))));
     assert_eq!(streams.origin.accepted(), 1);
 }
@@ -162,7 +162,7 @@ async fn an_origin_that_closes_at_once_is_dialled_once() {
     let origin = Origin::start(|_, stream| async move { drop(stream) }).await;
     let cluster = origin.cluster(|c| c);
     let (pools, host) = (Pools::<Plain>::new(), host(&cluster));
-    let result = pools.checkout(&cluster, &host, H2).await;
+    let result = pools.checkout(&cluster, &host, H2, b"").await;
     assert!(matches!(result, Err(PoolError::Reset(ResetReason::ConnectionTermination))));
     assert_eq!((origin.accepted(), cluster.stats.upstream_cx_connect_fail.get()), (1, 0));
     all_given_back(&cluster, 0).await;
@@ -308,7 +308,7 @@ async fn what_is_no_http2_is_a_protocol_error_and_a_lost_connection_a_terminatio
         let cluster = origin.cluster(|c| c);
         let pools = Pools::new();
         // It may be seen before or after the request is on the connection.
-        let reset = match pools.checkout(&cluster, &host(&cluster), H2).await {
+        let reset = match pools.checkout(&cluster, &host(&cluster), H2, b"").await {
             Err(PoolError::Reset(reason)) => Some(reason),
             Err(_) => None,
             Ok(lease) => match lease.send(uri("/")).await {

@@ -62,7 +62,7 @@ fn get(path: &str) -> Request<Plain> {
 }
 
 async fn lease(pools: &Pools<Plain>, cluster: &Arc<ClusterState>, wire: Wire) -> Lease<Plain> {
-    pools.checkout(cluster, &host(cluster), wire).await.unwrap()
+    pools.checkout(cluster, &host(cluster), wire, b"").await.unwrap()
 }
 
 /// One whole exchange; the answer is the status and the body.
@@ -140,8 +140,10 @@ async fn a_refused_connection_fails_all_that_wait() {
         let cluster = state(ClusterBuilder::new(0).to(address));
         let pools = Pools::<Plain>::new();
         let host = host(&cluster);
-        let (one, two) =
-            tokio::join!(pools.checkout(&cluster, &host, wire), pools.checkout(&cluster, &host, wire));
+        let (one, two) = tokio::join!(
+            pools.checkout(&cluster, &host, wire, b""),
+            pools.checkout(&cluster, &host, wire, b"")
+        );
         for result in [one, two] {
             let Err(PoolError::Connect(error)) = result else { panic!("not refused") };
             assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
@@ -171,7 +173,7 @@ async fn a_connection_that_is_not_established_in_time_is_given_up() {
     let cluster =
         state(ClusterBuilder::new(0).to(address).with(|c| c.connect_timeout = Duration::from_millis(20)));
     let pools = Pools::<Plain>::new();
-    let result = pools.checkout(&cluster, &host(&cluster), Wire::Http1).await;
+    let result = pools.checkout(&cluster, &host(&cluster), Wire::Http1, b"").await;
     assert!(matches!(result, Err(PoolError::ConnectTimeout)));
     assert_eq!(
         (cluster.stats.upstream_cx_connect_timeout.get(), cluster.stats.upstream_cx_connect_fail.get()),

@@ -1,10 +1,11 @@
-//! The server name of a TLS hello, before a connection has a route.
+//! Looks at the first bytes of a connection for a TLS hello, and leaves them in the socket: they go upstream as they came,
+//! or to the handshake, and a connection that is refused is closed unread, as Envoy does.
 
 use std::{cell::RefCell, io, time::Duration};
 
 use tokio::{net::TcpStream, time::timeout};
 
-use super::hello::{self, Hello};
+use super::hello::{self, Asked, Hello};
 use crate::net::peek::{Seen, peek};
 
 /// From the first byte to the end of the hello.
@@ -12,9 +13,9 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 /// What was found.
 #[derive(Debug)]
-pub(super) enum Sniffed {
-    /// The server name that the client asks for; none if it asks for none or does not speak TLS.
-    Name(Option<Box<str>>),
+pub(crate) enum Sniffed {
+    /// What the client asks for; `None` if it does not speak TLS.
+    Hello(Option<Asked>),
     /// There was no byte in time.
     Silent,
     /// The client closed too early, took too long, or its hello is too long.
@@ -25,7 +26,7 @@ pub(super) enum Sniffed {
 ///
 /// # Errors
 /// Those of the socket.
-pub(super) async fn server_name(
+pub(crate) async fn hello(
     stream: &TcpStream,
     silence: Duration,
     space: &RefCell<Vec<u8>>,
@@ -34,13 +35,13 @@ pub(super) async fn server_name(
         return Ok(Sniffed::Silent);
     }
     let whole = peek(stream, space, |bytes| match hello::read(bytes) {
-        Hello::Tls(name) => Some(name),
+        Hello::Tls(asked) => Some(Some(asked)),
         Hello::Other => Some(None),
         Hello::Partial => None,
     });
     Ok(match timeout(LIMIT, whole).await {
         Ok(seen) => match seen? {
-            Seen::Found(name) => Sniffed::Name(name),
+            Seen::Found(asked) => Sniffed::Hello(asked),
             Seen::Unfinished { .. } => Sniffed::Unfinished,
         },
         Err(_) => Sniffed::Unfinished,

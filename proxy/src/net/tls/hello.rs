@@ -1,23 +1,34 @@
-//! The server name of a TLS ClientHello (RFC 8446 4.1.2, RFC 6066 3), read from the first bytes of a connection.
+//! What a TLS ClientHello asks for (RFC 8446 4.1.2, RFC 6066 3, RFC 7301 3.1), read from the first bytes of a connection.
 //!
-//! Nothing is checked beyond the lengths on the way to the name: the endpoint ends TLS, and it judges the rest.
+//! Nothing is checked beyond lengths: whoever ends TLS judges the rest.
 
 /// What the bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Hello {
+pub(crate) enum Hello {
     /// A beginning of a hello; there is more to come.
     Partial,
-    /// A hello, with the name if it has one.
-    Tls(Option<Box<str>>),
+    /// A whole hello.
+    Tls(Asked),
     /// Something else.
     Other,
 }
 
+/// What a client asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Asked {
+    /// In lower case.
+    pub(crate) server_name: Option<Box<str>>,
+    /// It offers a protocol of Istio's: it is a sidecar.
+    pub(crate) mutual: bool,
+    /// It offers to speak HTTP, of whatever version.
+    pub(crate) requests: bool,
+}
+
 /// Reads a hello that begins with the first byte.
-pub(super) fn read(bytes: &[u8]) -> Hello {
+pub(crate) fn read(bytes: &[u8]) -> Hello {
     let mut reader = Reader { bytes, in_record: 0 };
     match client_hello(&mut reader) {
-        Ok(name) => Hello::Tls(name),
+        Ok(asked) => Hello::Tls(asked),
         Err(Stop::Partial) => Hello::Partial,
         Err(Stop::Other) => Hello::Other,
     }
@@ -34,10 +45,11 @@ const CLIENT_HELLO: u8 = 1;
 /// What a record may hold (RFC 8446 5.1); a hello is never encrypted.
 const LONGEST_RECORD: usize = 1 << 14;
 const SERVER_NAME: usize = 0;
+const PROTOCOLS: usize = 16;
 const HOST_NAME: u8 = 0;
 const LONGEST_NAME: usize = 255;
 
-fn client_hello(hello: &mut Reader<'_>) -> Result<Option<Box<str>>, Stop> {
+fn client_hello(hello: &mut Reader<'_>) -> Result<Asked, Stop> {
     if hello.byte()? != CLIENT_HELLO {
         return Err(Stop::Other);
     }
@@ -49,8 +61,9 @@ fn client_hello(hello: &mut Reader<'_>) -> Result<Option<Box<str>>, Stop> {
         hello.skip(length, &mut left)?;
     }
     if left == 0 {
-        return Ok(None);
+        return Ok(Asked::default());
     }
+    let mut asked = Asked::default();
     let mut extensions = hello.length(2, &mut left)?;
     if extensions != left {
         return Err(Stop::Other);
@@ -58,15 +71,42 @@ fn client_hello(hello: &mut Reader<'_>) -> Result<Option<Box<str>>, Stop> {
     while extensions > 0 {
         let kind = hello.length(2, &mut extensions)?;
         let mut length = hello.length(2, &mut extensions)?;
-        if kind == SERVER_NAME {
-            if length > extensions {
-                return Err(Stop::Other);
-            }
-            return server_name(hello, &mut length);
+        extensions = extensions.checked_sub(length).ok_or(Stop::Other)?;
+        match kind {
+            SERVER_NAME => asked.server_name = server_name(hello, &mut length)?,
+            PROTOCOLS => protocols(hello, &mut length, &mut asked)?,
+            _ => {}
         }
-        hello.skip(length, &mut extensions)?;
+        hello.skip(length, &mut length.clone())?;
     }
-    Ok(None)
+    Ok(asked)
+}
+
+/// Longer names are none of those that count.
+const LONGEST_PROTOCOL: usize = 24;
+
+fn protocols(hello: &mut Reader<'_>, left: &mut usize, asked: &mut Asked) -> Result<(), Stop> {
+    let mut names = hello.length(2, left)?;
+    if names != *left {
+        return Err(Stop::Other);
+    }
+    *left = 0;
+    while names > 0 {
+        let mut length = hello.length(1, &mut names)?;
+        names = names.checked_sub(length).ok_or(Stop::Other)?;
+        let mut name = Vec::with_capacity(LONGEST_PROTOCOL);
+        while length > 0 && name.len() < LONGEST_PROTOCOL {
+            name.push(hello.byte()?);
+            length -= 1;
+        }
+        hello.skip(length, &mut length.clone())?;
+        // `istio`, `istio-peer-exchange`, `istio-http/1.1`, `istio-h2`.
+        let inner = name.strip_prefix(b"istio");
+        asked.mutual |= inner.is_some();
+        let http = inner.and_then(|inner| inner.strip_prefix(b"-")).unwrap_or(&name);
+        asked.requests |= http == b"h2" || http.starts_with(b"http/1.");
+    }
+    Ok(())
 }
 
 fn server_name(hello: &mut Reader<'_>, left: &mut usize) -> Result<Option<Box<str>>, Stop> {
@@ -74,11 +114,13 @@ fn server_name(hello: &mut Reader<'_>, left: &mut usize) -> Result<Option<Box<st
     if names != *left {
         return Err(Stop::Other);
     }
+    *left = 0;
+    let mut found = None;
     while names > 0 {
         names -= 1;
         let kind = hello.byte()?;
         let length = hello.length(2, &mut names)?;
-        if kind != HOST_NAME {
+        if kind != HOST_NAME || found.is_some() {
             hello.skip(length, &mut names)?;
             continue;
         }
@@ -92,9 +134,10 @@ fn server_name(hello: &mut Reader<'_>, left: &mut usize) -> Result<Option<Box<st
                 _ => return Err(Stop::Other),
             }
         }
-        return Ok(Some(name.into()));
+        names -= length;
+        found = Some(name.into());
     }
-    Ok(None)
+    Ok(found)
 }
 
 /// The handshake's bytes, which may be spread over records.

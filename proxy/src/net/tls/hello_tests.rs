@@ -4,6 +4,10 @@ use super::*;
 
 /// A hello as a client puts it: a session, two cipher suites, an extension before and one behind the name.
 fn handshake(name: Option<&[u8]>) -> Vec<u8> {
+    with_protocols(name, &[])
+}
+
+fn with_protocols(name: Option<&[u8]>, protocols: &[&str]) -> Vec<u8> {
     let block = |width: usize, content: &[u8]| {
         let length = (content.len() as u32).to_be_bytes();
         [&length[4 - width..], content].concat()
@@ -12,6 +16,10 @@ fn handshake(name: Option<&[u8]>) -> Vec<u8> {
     let mut extensions = extension(0x0a, &[0, 2, 0, 0x1d]);
     if let Some(name) = name {
         extensions.extend(extension(0, &block(2, &[&[0][..], &block(2, name)].concat())));
+    }
+    if !protocols.is_empty() {
+        let names: Vec<_> = protocols.iter().flat_map(|name| block(1, name.as_bytes())).collect();
+        extensions.extend(extension(16, &block(2, &names)));
     }
     extensions.extend(extension(0x2b, &[2, 3, 4]));
     let body = [
@@ -32,14 +40,33 @@ fn records(handshake: &[u8], size: usize) -> Vec<u8> {
 }
 
 fn named(name: &str) -> Hello {
-    Hello::Tls(Some(name.into()))
+    Hello::Tls(Asked { server_name: Some(name.into()), ..Asked::default() })
 }
 
 #[test]
 fn the_name_is_read_in_lower_case() {
     let hello = records(&handshake(Some(b"Reviews.Example.com")), 1 << 14);
     assert_eq!(read(&hello), named("reviews.example.com"));
-    assert_eq!(read(&records(&handshake(None), 1 << 14)), Hello::Tls(None));
+    assert_eq!(read(&records(&handshake(None), 1 << 14)), Hello::Tls(Asked::default()));
+}
+
+#[test]
+fn protocols_of_istio_and_of_requests_are_seen() {
+    for (protocols, mutual, requests) in [
+        (&["istio"] as &[&str], true, false),
+        (&["istio-peer-exchange", "istio"], true, false),
+        (&["h2", "istio-peer-exchange"], true, true),
+        (&["istio-http/1.1", "http/1.1"], true, true),
+        (&["istio-h2"], true, true),
+        (&["h2", "http/1.1"], false, true),
+        (&["isti", "xistio"], false, false),
+        (&["a-protocol-of-a-very-long-name"], false, false),
+        (&["i"], false, false),
+    ] {
+        let hello = records(&with_protocols(Some(b"a.b"), protocols), 7);
+        let expected = Asked { server_name: Some("a.b".into()), mutual, requests };
+        assert_eq!(read(&hello), Hello::Tls(expected), "{protocols:?}");
+    }
 }
 
 #[test]
@@ -70,13 +97,13 @@ proptest! {
         let whole = bytes.len();
         bytes.extend(behind);
         prop_assert_eq!(read(&bytes), named(&name));
-        // It is known once the name is there, and before that nothing is.
+        // It is known once all of it is there, and before that nothing is.
         let mut known = false;
         for length in 0..=whole {
             match read(&bytes[..length]) {
                 Hello::Partial => prop_assert!(!known),
                 Hello::Tls(found) => {
-                    prop_assert_eq!(found.as_deref(), Some(&*name));
+                    prop_assert_eq!(found.server_name.as_deref(), Some(&*name));
                     known = true;
                 }
                 Hello::Other => prop_assert!(false, "{length} of {whole}"),
@@ -101,7 +128,7 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] = byte;
         }
-        if let Hello::Tls(Some(name)) = read(&bytes) {
+        if let Hello::Tls(Asked { server_name: Some(name), .. }) = read(&bytes) {
             prop_assert!(name.len() <= LONGEST_NAME);
         }
     }

@@ -1,0 +1,124 @@
+//! The server's side: TLS with clients, by the proxy's own identity.
+
+use std::{cell::RefCell, io, sync::Arc, time::Duration};
+
+use http::{HeaderValue, Version};
+use rustls::Error;
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::{TlsAcceptor, TlsStream};
+
+use super::{
+    HANDSHAKE, Parties, Peer, Secret, Stream, TlsFailure,
+    peek::{self, Sniffed},
+};
+
+/// The first byte of every TLS connection: a handshake record.
+const HANDSHAKE_RECORD: u8 = 22;
+/// How long raw bytes that may be plain text are waited for: a server may be the one to speak first.
+const FIRST_WORD: Duration = Duration::from_secs(5);
+
+/// How connections are taken at a listener.
+#[derive(Debug, Clone)]
+pub(crate) struct Inbound {
+    pub(crate) secret: Arc<Secret>,
+    /// Plain text is taken, too (PERMISSIVE).
+    pub(crate) plaintext: bool,
+}
+
+/// A connection that was taken.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) stream: Stream,
+    /// `None` without TLS.
+    pub(crate) secured: Option<Secured>,
+}
+
+/// What was agreed with a client.
+#[derive(Debug)]
+pub(crate) struct Secured {
+    pub(crate) parties: Arc<Parties>,
+    /// What the workload is told of the client; `None` if a header cannot say it.
+    pub(crate) forwarded: Option<HeaderValue>,
+    /// What it said that it would speak.
+    protocol: Option<Box<[u8]>>,
+    pub(crate) server_name: Option<Box<str>>,
+}
+
+impl Taken {
+    /// As it came.
+    pub(crate) fn plain(stream: TcpStream) -> Self {
+        Self { stream: Stream::Plain(stream), secured: None }
+    }
+}
+
+impl Secured {
+    /// Whether HTTP of this version was agreed on; a client that offers nothing of the kind speaks what it likes.
+    pub(crate) fn agrees_to(&self, version: Version) -> bool {
+        match self.protocol.as_deref() {
+            Some(b"h2" | b"istio-h2") => version == Version::HTTP_2,
+            Some(b"http/1.1" | b"istio-http/1.1" | b"istio-http/1.0") => version == Version::HTTP_11,
+            _ => true,
+        }
+    }
+}
+
+/// Takes a connection: `raw` if its bytes are passed on, whatever they are. TLS that is not of the mesh passes unopened
+/// there, as in Istio, where plain text does. `idle` limits the wait for the first byte, `space` a hello. `None`: the
+/// client sent nothing, or left.
+///
+/// # Errors
+/// It is refused: [`TlsFailure`] within, or the socket's own error.
+pub(crate) async fn take(
+    stream: TcpStream,
+    inbound: &Inbound,
+    raw: bool,
+    idle: Duration,
+    space: &RefCell<Vec<u8>>,
+) -> io::Result<Option<Taken>> {
+    let plain = |stream| Ok(Some(Taken::plain(stream)));
+    let mut first = [0];
+    let wait = if raw && inbound.plaintext { idle.min(FIRST_WORD) } else { idle };
+    match timeout(wait, stream.peek(&mut first)).await {
+        Ok(Ok(0)) => return Ok(None),
+        Ok(peeked) => drop(peeked?),
+        Err(_) if raw && inbound.plaintext => return plain(stream),
+        Err(_) => return Ok(None),
+    }
+    let [first] = first;
+    if first != HANDSHAKE_RECORD {
+        if inbound.plaintext {
+            return plain(stream);
+        }
+        return Err(io::Error::other(TlsFailure::Plaintext));
+    }
+    if raw && inbound.plaintext {
+        match peek::hello(&stream, idle, space).await? {
+            Sniffed::Hello(Some(asked)) if asked.mutual => {}
+            Sniffed::Hello(_) => return plain(stream),
+            Sniffed::Silent | Sniffed::Unfinished => return Ok(None),
+        }
+    }
+    shake(stream, inbound, raw).await.map(Some)
+}
+
+async fn shake(stream: TcpStream, inbound: &Inbound, raw: bool) -> io::Result<Taken> {
+    let (config, own) = match &**inbound.secret.state() {
+        Ok(ready) => (Arc::clone(ready.server(raw).map_err(io::Error::other)?), ready.own.clone()),
+        Err(why) => return Err(io::Error::other(TlsFailure::Unusable(Arc::clone(why)))),
+    };
+    let shaken = timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await;
+    let stream = shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(TlsFailure::of)?;
+    let (_, state) = stream.get_ref();
+    let peer = state.peer_certificates().and_then(|chain| Peer::of(chain.first()?));
+    let Some(peer) = peer else {
+        return Err(io::Error::other(TlsFailure::Handshake(Error::NoCertificatesPresented)));
+    };
+    let parties = Parties { peer, own };
+    let secured = Secured {
+        forwarded: HeaderValue::try_from(parties.forwarded()).ok(),
+        parties: Arc::new(parties),
+        protocol: state.alpn_protocol().map(Into::into),
+        server_name: state.server_name().map(Into::into),
+    };
+    Ok(Taken { stream: Stream::Tls(Box::new(TlsStream::Server(stream))), secured: Some(secured) })
+}

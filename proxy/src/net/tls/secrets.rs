@@ -1,0 +1,293 @@
+//! What is loaded of the files that the configuration names, followed as they change.
+//!
+//! A change counts by content, and once two looks in a row have seen the same. New connections use it at once, open ones
+//! are left alone. What cannot be used keeps what was there before; without that, connections fail with the reason.
+
+use std::{
+    collections::HashMap,
+    hash::{Hash, Hasher},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use arc_swap::{ArcSwap, Guard};
+use outrigger_config::snapshot::{Credentials, Trust};
+use rustls::{
+    ClientConfig, ServerConfig,
+    client::Resumption,
+    pki_types::CertificateDer,
+    server::NoServerSessionStorage,
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+use twox_hash::XxHash64;
+
+use super::{
+    Identity, Peer, Speaks, TlsFailure,
+    files::{Content, Files, stamp},
+    provider,
+    verify::{Verifier, Vouched, Who},
+};
+
+/// All credentials in use, each loaded once. Belongs to the control thread.
+#[derive(Debug, Default)]
+pub(crate) struct Secrets {
+    identity: Option<Identity>,
+    known: Mutex<Known>,
+    loaded: AtomicU64,
+    rejected: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    secrets: HashMap<Credentials, Weak<Secret>>,
+    /// Of the last look at the files, and whether they are still to be read.
+    stamp: u64,
+    pending: bool,
+}
+
+/// One set of credentials, as it is now.
+#[derive(Debug)]
+pub(crate) struct Secret {
+    id: u64,
+    wanted: Credentials,
+    state: ArcSwap<State>,
+    /// Of the content that was tried last.
+    tried: Mutex<Option<u64>>,
+}
+
+type State = Result<Ready, Arc<str>>;
+
+/// Credentials that work.
+#[derive(Debug)]
+pub(super) struct Ready {
+    client: [Arc<ClientConfig>; 3],
+    /// Of the mesh alone.
+    server: Option<[Arc<ServerConfig>; 2]>,
+    pub(super) own: Option<Arc<Peer>>,
+    shown: Vec<CertificateFile>,
+}
+
+/// A file with certificates that is in use.
+#[derive(Debug, Clone)]
+pub(crate) struct CertificateFile {
+    pub(crate) path: PathBuf,
+    /// Roots, rather than our own.
+    pub(crate) authority: bool,
+    pub(crate) certificates: Arc<[CertificateDer<'static>]>,
+}
+
+impl Secrets {
+    /// For a proxy with this identity, or none.
+    pub(crate) fn new(identity: Option<Identity>) -> Self {
+        Self { identity, ..Self::default() }
+    }
+
+    pub(crate) fn has_identity(&self) -> bool {
+        self.identity.is_some()
+    }
+
+    /// What is loaded of these credentials; it is read now if nobody has asked before.
+    pub(crate) fn of(&self, wanted: &Credentials) -> Arc<Secret> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let mut known = self.known();
+        if let Some(secret) = known.secrets.get(wanted).and_then(Weak::upgrade) {
+            return secret;
+        }
+        let secret = Arc::new(Secret {
+            id: NEXT.fetch_add(1, Relaxed),
+            wanted: wanted.clone(),
+            state: ArcSwap::from_pointee(Err("not loaded yet".into())),
+            tried: Mutex::default(),
+        });
+        self.load(&secret);
+        known.secrets.insert(wanted.clone(), Arc::downgrade(&secret));
+        secret
+    }
+
+    /// Looks at the files, and loads what has changed and settled.
+    pub(crate) fn poll(&self) {
+        let mut known = self.known();
+        known.secrets.retain(|_, secret| secret.strong_count() > 0);
+        let secrets: Vec<_> = known.secrets.values().filter_map(Weak::upgrade).collect();
+        let mut hasher = XxHash64::with_seed(0);
+        for secret in &secrets {
+            stamp(&Files::watched(&secret.wanted, self.identity.as_ref()), &mut hasher);
+        }
+        let stamp = hasher.finish();
+        if stamp != known.stamp {
+            known.stamp = stamp;
+            known.pending = true;
+        } else if std::mem::take(&mut known.pending) {
+            drop(known);
+            secrets.iter().for_each(|secret| self.load(secret));
+        }
+    }
+
+    /// How often credentials were loaded, and how often they were found to be unusable.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.loaded.load(Relaxed), self.rejected.load(Relaxed))
+    }
+
+    /// Every file in use, once.
+    pub(crate) fn certificates(&self) -> Vec<CertificateFile> {
+        let secrets: Vec<_> = self.known().secrets.values().filter_map(Weak::upgrade).collect();
+        let mut all: Vec<CertificateFile> = Vec::new();
+        for secret in secrets {
+            if let Ok(ready) = &**secret.state.load() {
+                all.extend(ready.shown.iter().cloned());
+            }
+        }
+        all.sort_by(|a, b| (a.authority, &a.path).cmp(&(b.authority, &b.path)));
+        all.dedup_by(|a, b| a.path == b.path && a.authority == b.authority);
+        all
+    }
+
+    fn load(&self, secret: &Secret) {
+        let read = Files::of(&secret.wanted, self.identity.as_ref()).and_then(|files| files.read());
+        let mut hasher = XxHash64::with_seed(0);
+        read.hash(&mut hasher);
+        let content = Some(hasher.finish());
+        let mut tried = secret.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut *tried, content) == content {
+            return;
+        }
+        match read.and_then(|content| Ready::new(&secret.wanted, &content)) {
+            Ok(ready) => {
+                self.loaded.fetch_add(1, Relaxed);
+                let paths: Vec<_> = ready.shown.iter().map(|file| file.path.display().to_string()).collect();
+                tracing::info!(files = paths.join(" "), "certificates loaded");
+                secret.state.store(Arc::new(Ok(ready)));
+            }
+            Err(why) => {
+                self.rejected.fetch_add(1, Relaxed);
+                if secret.state.load().is_ok() {
+                    tracing::error!(error = %why, "certificates rejected, the last good ones stay in use");
+                } else {
+                    tracing::error!(error = %why, "TLS is not possible, connections that need it fail");
+                    secret.state.store(Arc::new(Err(why)));
+                }
+            }
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Secret {
+    /// Tells credentials apart; a rotation changes nothing in it.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Whether they can be used now.
+    pub(super) fn state(&self) -> Guard<Arc<State>> {
+        self.state.load()
+    }
+}
+
+impl Ready {
+    fn new(wanted: &Credentials, content: &Content) -> Result<Self, Arc<str>> {
+        let key_pair = content.key_pair()?.map(Arc::new);
+        let workloads = match &wanted.trust {
+            Trust::Mesh(domains) => Some(domains.clone()),
+            Trust::File(_) | Trust::System | Trust::Nobody => None,
+        };
+        let who = match &wanted.trust {
+            Trust::Nobody => Who::Anybody,
+            Trust::Mesh(_) | Trust::File(_) | Trust::System => Who::Vouched(Vouched {
+                roots: content.roots()?,
+                revoked: content.revoked()?,
+                workloads,
+                names: wanted.names.clone(),
+            }),
+        };
+        let mesh = matches!(wanted.trust, Trust::Mesh(_));
+        let verifier = Arc::new(Verifier::new(who));
+        let own = key_pair.as_ref().and_then(|pair| Peer::of(pair.cert.first()?)).map(Arc::new);
+        let shown = content.shown().into_iter().zip([false, true]).filter_map(|(file, authority)| {
+            let (path, certificates) = file?;
+            Some(CertificateFile { path: path.to_owned(), authority, certificates: certificates.into() })
+        });
+        Ok(Self {
+            shown: shown.collect(),
+            client: client(&verifier, key_pair.as_ref(), mesh)?,
+            server: key_pair.as_ref().filter(|_| mesh).map(|pair| server(&verifier, pair)).transpose()?,
+            own,
+        })
+    }
+
+    pub(super) fn client(&self, speaks: Speaks) -> &Arc<ClientConfig> {
+        let [http1, http2, raw] = &self.client;
+        match speaks {
+            Speaks::Http1 => http1,
+            Speaks::Http2 => http2,
+            Speaks::Raw => raw,
+        }
+    }
+
+    pub(super) fn server(&self, raw: bool) -> Result<&Arc<ServerConfig>, TlsFailure> {
+        match &self.server {
+            Some([_, bytes]) if raw => Ok(bytes),
+            Some([http, _]) => Ok(http),
+            None => Err(TlsFailure::Unusable("there is no certificate to show".into())),
+        }
+    }
+}
+
+/// Istio's names and the standard one, by what is spoken; outside of the mesh the standard one alone.
+fn client(
+    verifier: &Arc<Verifier>,
+    key_pair: Option<&Arc<CertifiedKey>>,
+    mesh: bool,
+) -> Result<[Arc<ClientConfig>; 3], Arc<str>> {
+    let config = ClientConfig::builder_with_provider(Arc::clone(provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Arc::from(error.to_string()))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::clone(verifier) as Arc<_>);
+    let mut config = match key_pair {
+        Some(pair) => config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(pair)))),
+        None => config.with_no_client_auth(),
+    };
+    if key_pair.is_some() {
+        // A session that is resumed verifies nobody again.
+        config.resumption = Resumption::disabled();
+    }
+    let names: [&[&str]; 3] = if mesh {
+        // Without `istio-peer-exchange`: the bytes of raw connections begin with the client's own.
+        [&["istio-http/1.1", "istio", "http/1.1"], &["istio-h2", "istio", "h2"], &["istio"]]
+    } else {
+        [&["http/1.1"], &["h2"], &[]]
+    };
+    Ok(names.map(|names| {
+        let mut config = config.clone();
+        config.alpn_protocols = protocols(names);
+        Arc::new(config)
+    }))
+}
+
+fn server(verifier: &Arc<Verifier>, pair: &Arc<CertifiedKey>) -> Result<[Arc<ServerConfig>; 2], Arc<str>> {
+    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Arc::from(error.to_string()))?
+        .with_client_cert_verifier(Arc::clone(verifier) as Arc<_>)
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(pair))));
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    let names: [&[&str]; 2] =
+        [&["h2", "http/1.1", "istio-h2", "istio-http/1.1", "istio-http/1.0", "istio"], &["istio"]];
+    Ok(names.map(|names| {
+        let mut config = config.clone();
+        config.alpn_protocols = protocols(names);
+        Arc::new(config)
+    }))
+}
+
+fn protocols(names: &[&str]) -> Vec<Vec<u8>> {
+    names.iter().map(|name| name.as_bytes().to_vec()).collect()
+}
