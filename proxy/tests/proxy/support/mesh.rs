@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use super::{
     client::{self, Answer, Client, Payload, ask},
     origin::Origin,
-    wait::{eventually, soon, until},
+    wait::{eventually, until},
 };
 
 /// The port of HTTP services.
@@ -511,10 +511,9 @@ impl Proxy {
         self.running().drain();
     }
 
-    /// Waits for the end of the drain.
-    pub(crate) async fn ended(mut self) {
-        let running = self.running.take().unwrap();
-        soon("the end of the drain", tokio::task::spawn_blocking(|| running.join())).await.unwrap();
+    /// Waits for the end of the drain; one that does not come fails the test, and keeps nobody waiting.
+    pub(crate) async fn ended(self) {
+        until("the end of the drain", || self.running().is_finished().then_some(())).await;
     }
 }
 
