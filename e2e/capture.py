@@ -25,6 +25,7 @@ OUTPUT = f"""
     type nat hook output priority -100;
     oifname lo ip saddr 127.0.0.6 return
     oifname lo ip6 saddr ::6 return
+    oifname lo meta mark {UID} return
     oifname lo ip daddr != 127.0.0.1 meta skuid {UID} meta l4proto tcp redirect to :15006
     oifname lo ip6 daddr != ::1 meta skuid {UID} meta l4proto tcp redirect to :15006
     oifname lo return

@@ -276,3 +276,18 @@ async fn sighup_reloads() {
     })
     .await;
 }
+
+#[test]
+fn an_interception_mode_is_one_of_istios() {
+    let config = seed("registry");
+    let validate = |mode: &str| {
+        let mut command = outrigger(&["validate", "--failure-threshold", "error", &config]);
+        command.env("ISTIO_META_INTERCEPTION_MODE", mode).output().unwrap()
+    };
+    for mode in ["REDIRECT", "TPROXY", "NONE", ""] {
+        assert_eq!(validate(mode).status.code(), Some(0), "{mode}: {}", all(&validate(mode)));
+    }
+    let output = validate("IPTABLES");
+    assert_eq!(output.status.code(), Some(64));
+    assert!(all(&output).contains("write NONE, REDIRECT or TPROXY"), "{}", all(&output));
+}
