@@ -5,7 +5,7 @@ mod tests;
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use outrigger_config::snapshot::{Carried, Chain};
+use outrigger_config::snapshot::{Carried, Chain, Silent};
 use tokio::{net::TcpStream, sync::mpsc, task::JoinSet};
 
 use crate::{
@@ -38,7 +38,9 @@ pub async fn serve(mut sockets: mpsc::Receiver<Accepted>, worker: Rc<Worker>) {
                     Kind::Bytes(published) => {
                         drop(connections.spawn_local(tcp::serve(accepted, published, false, Rc::clone(&worker))));
                     }
-                    Kind::Sniffed(limit) => drop(sniffed.spawn_local(sniff(accepted, limit, Rc::clone(&worker)))),
+                    Kind::Sniffed(limit, silent) => {
+                        drop(sniffed.spawn_local(sniff(accepted, limit, silent, Rc::clone(&worker))));
+                    }
                 },
                 None => open = false,
             },
@@ -76,7 +78,7 @@ enum Kind {
     /// By this configuration.
     Bytes(Arc<Published>),
     /// Its first bytes tell, within this time.
-    Sniffed(Option<Duration>),
+    Sniffed(Option<Duration>, Silent),
 }
 
 /// By the listener, or where the client was going. A listener that no configuration has is left to whoever answers
@@ -91,7 +93,7 @@ fn kind(accepted: &Accepted, worker: &Worker) -> Kind {
         Some(Carried::Captured(captured)) => match captured.chain(accepted.going_to()) {
             Chain::Requests(_) => Kind::Requests,
             Chain::Bytes(_) => Kind::Bytes(published),
-            Chain::Sniffed { .. } => Kind::Sniffed(captured.detection),
+            Chain::Sniffed { silent, .. } => Kind::Sniffed(captured.detection, *silent),
         },
     }
 }
@@ -100,6 +102,7 @@ fn kind(accepted: &Accepted, worker: &Worker) -> Kind {
 async fn sniff(
     mut accepted: Accepted,
     limit: Option<Duration>,
+    silent: Silent,
     worker: Rc<Worker>,
 ) -> Option<(Accepted, Spoken)> {
     let ended = match worker.inbound(&accepted.listener, accepted.going_to().port()) {
@@ -110,7 +113,7 @@ async fn sniff(
     let stream = TcpStream::from_std(accepted.stream).ok()?;
     let idle = worker.settings().idle_timeout;
     let mut drain = worker.drain().clone();
-    let spoken = tokio::select! {
+    let mut spoken = tokio::select! {
         biased;
         spoken = detect(&stream, limit.unwrap_or(idle), ended, worker.relay_buffer()) => spoken.ok()?,
         () = drain.reached(Phase::Closing) => return None,
@@ -118,7 +121,10 @@ async fn sniff(
     match spoken {
         Spoken::Nothing => return None,
         Spoken::Unclear if limit.is_none() => return None,
-        Spoken::Unclear => worker.count_unclear(),
+        Spoken::Unclear => match silent {
+            Silent::Requests => spoken = Spoken::Requests,
+            Silent::Bytes => worker.count_unclear(),
+        },
         Spoken::Requests | Spoken::Bytes => {}
     }
     accepted.stream = stream.into_std().ok()?;

@@ -2,7 +2,7 @@
 //! and port that a client was going to. Explicit listeners are made elsewhere, of the same routes.
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
 };
@@ -19,12 +19,13 @@ use crate::{
     istio::{
         PortProtocol,
         imports::Imports,
-        sidecar::{Door, Ingress, OutboundMode, Sidecar},
+        sidecar::{Door, OutboundMode, Sidecar},
     },
     registry::{Registry, Service},
     report::Code,
     snapshot::{
         Captured, Carried, Chain, ClusterRef, Direction, InboundTls, Listener, Node, Origin, RouteTable,
+        Silent,
     },
 };
 
@@ -96,12 +97,13 @@ fn served(registry: &Registry, node: &Node) -> Vec<Served> {
 }
 
 /// A listener's chains under construction.
-#[derive(Default)]
-struct Chains {
+struct Chains<'t> {
     destinations: HashMap<SocketAddr, Chain>,
     /// Whose each is, for messages.
     owners: HashMap<SocketAddr, String>,
     ports: HashMap<u16, Chain>,
+    by_endpoint: &'t ByEndpoint,
+    tables: &'t mut Vec<RouteTable>,
 }
 
 impl<'a> Compiler<'a> {
@@ -146,7 +148,9 @@ impl<'a> Compiler<'a> {
         by_endpoint: &ByEndpoint,
         tables: &mut Vec<RouteTable>,
     ) -> Captured {
-        let mut chains = Chains::default();
+        let (destinations, owners, ports) = Default::default();
+        let mut chains = Chains { destinations, owners, ports, by_endpoint, tables };
+        let mut taken = HashSet::new();
         for egress in sidecar.map(|sidecar| &*sidecar.egress).unwrap_or_default() {
             let Door::Captured(address) = egress.door.value else { continue };
             let origin = sidecar.map_or_else(|| origin.clone(), |sidecar| sidecar.meta.origin(egress.span));
@@ -155,14 +159,12 @@ impl<'a> Compiler<'a> {
             if services.is_empty() {
                 self.warn_idle(scope.port, egress.span);
             }
-            let chain = self.port_chain(&scope, &services, by_endpoint, &mut chains, tables);
-            match address {
-                Some(ip) => {
-                    chains.destinations.insert(SocketAddr::new(ip, scope.port), chain);
-                }
-                None => {
-                    chains.ports.insert(scope.port, chain);
-                }
+            taken.insert(scope.port);
+            let chain = self.port_chain(&scope, &services, &mut chains);
+            match (chain, address) {
+                (Some(chain), Some(ip)) => drop(chains.destinations.insert((ip, scope.port).into(), chain)),
+                (Some(chain), None) => drop(chains.ports.insert(scope.port, chain)),
+                (None, _) => {}
             }
         }
         let everything = Imports::everything();
@@ -173,9 +175,11 @@ impl<'a> Compiler<'a> {
         if let Some(hosts) = rest {
             for (port, services) in self.by_port(hosts) {
                 // Istio: a listener with a port has the port for itself.
-                if !chains.ports.contains_key(&port) {
-                    let scope = Scope { port, hosts, outbound, origin: origin.clone() };
-                    let chain = self.port_chain(&scope, &services, by_endpoint, &mut chains, tables);
+                if taken.contains(&port) {
+                    continue;
+                }
+                let scope = Scope { port, hosts, outbound, origin: origin.clone() };
+                if let Some(chain) = self.port_chain(&scope, &services, &mut chains) {
                     chains.ports.insert(port, chain);
                 }
             }
@@ -191,15 +195,13 @@ impl<'a> Compiler<'a> {
     }
 
     /// One port of many services. Those whose bytes have an address of their own are told apart by it; for the rest the
-    /// client's destination says no more than the port.
+    /// client's destination says no more than the port. `None` if there is no rest.
     fn port_chain(
         &mut self,
         scope: &Scope<'_>,
         services: &[&Service],
-        by_endpoint: &ByEndpoint,
-        chains: &mut Chains,
-        tables: &mut Vec<RouteTable>,
-    ) -> Chain {
+        chains: &mut Chains<'_>,
+    ) -> Option<Chain> {
         let hosts = self.outbound_hosts(scope, services);
         let mut shared: Vec<(&Service, PortProtocol)> = Vec::new();
         for service in services {
@@ -209,25 +211,39 @@ impl<'a> Compiler<'a> {
                 continue;
             }
             let own: Vec<_> = match service.headless {
-                true => by_endpoint.endpoints(&service.host, scope.port).to_vec(),
+                true => chains.by_endpoint.endpoints(&service.host, scope.port).to_vec(),
                 false => service.ips().map(|ip| SocketAddr::new(ip, scope.port)).collect(),
             };
             if own.is_empty() && !service.headless || !service.ranges.is_empty() {
                 shared.push((service, protocol));
             }
             if !own.is_empty() {
-                let chain = self.own_chain(scope, service, protocol, &hosts, tables);
+                let chain = self.own_chain(scope, service, protocol, &hosts, chains.tables);
                 for destination in own {
                     self.claim_destination(chains, destination, &chain, service);
                 }
             }
         }
+        if hosts.is_empty() && shared.is_empty() {
+            return None;
+        }
         let bytes = Arc::new(self.outbound_tcp(scope, &shared, Apart::Range));
-        match hosts.is_empty() {
+        Some(match hosts.is_empty() {
             true => Chain::Bytes(bytes),
             // Istio: what is no request on a port of requests is passed through.
-            false => Chain::Sniffed { requests: table(self.outbound_table(scope, hosts), tables), bytes },
-        }
+            false => {
+                let named = |service: &&Service| {
+                    let port = service.port(scope.port);
+                    port.is_none_or(|port| port.protocol != PortProtocol::Sniffed)
+                };
+                let all_named = shared.is_empty() && services.iter().all(named);
+                Chain::Sniffed {
+                    requests: table(self.outbound_table(scope, hosts), chains.tables),
+                    bytes,
+                    silent: if all_named { Silent::Requests } else { Silent::Bytes },
+                }
+            }
+        })
     }
 
     /// What goes to an address of one service alone.
@@ -242,14 +258,18 @@ impl<'a> Compiler<'a> {
         let bytes = Arc::new(self.outbound_tcp(scope, &[(service, protocol)], Apart::Not));
         let host = hosts.iter().find(|(of, _)| std::ptr::eq(*of, service));
         match host {
-            Some((_, host)) => Chain::Sniffed { requests: table(lone_table(host.clone()), tables), bytes },
+            Some((_, host)) => Chain::Sniffed {
+                requests: table(lone_table(host.clone()), tables),
+                bytes,
+                silent: Silent::Bytes,
+            },
             None => Chain::Bytes(bytes),
         }
     }
 
     fn claim_destination(
         &mut self,
-        chains: &mut Chains,
+        chains: &mut Chains<'_>,
         destination: SocketAddr,
         chain: &Chain,
         service: &Service,
@@ -302,11 +322,8 @@ impl<'a> Compiler<'a> {
                     let origin = sidecar.meta.origin(ingress.span);
                     let pool = ingress.pool.as_ref().or(sidecar.inbound_pool.as_ref());
                     let cluster = self.inbound(ingress, pool, owner, origin.clone());
-                    let Ingress { port, .. } = ingress;
-                    ports.insert(
-                        port.number,
-                        self.inbound_chain(port.number, port.protocol, cluster, &origin, tables),
-                    );
+                    let (number, protocol) = (ingress.port.number, ingress.port.protocol);
+                    ports.insert(number, self.inbound_chain(number, protocol, cluster, &origin, tables));
                 }
             }
         }
@@ -349,6 +366,7 @@ impl<'a> Compiler<'a> {
             PortProtocol::Sniffed => Chain::Sniffed {
                 bytes: bytes(cluster.clone()),
                 requests: table(self.inbound_table(number, protocol, cluster, origin), tables),
+                silent: Silent::Bytes,
             },
         }
     }

@@ -92,9 +92,8 @@ impl Compiler<'_> {
         }
         if !ruled {
             let route = self.default_tcp(service, port);
-            // Istio: where the address tells the service, its name need not.
-            let alone = apart == Apart::Not || !ranges.is_empty();
-            let names: &[&str] = if alone { &[] } else { &[&*service.host] };
+            // Istio: where an address is the service's own, its name need not tell it.
+            let names: &[&str] = if apart == Apart::Not { &[] } else { &[&*service.host] };
             self.claim(table, ranges, names, route, Claimant::service(service));
         }
     }

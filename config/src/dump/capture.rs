@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{object, put};
-use crate::snapshot::{Captured, Chain, Snapshot};
+use crate::snapshot::{Captured, Chain, Silent, Snapshot};
 
 /// The chains under what leads to each.
 pub(crate) fn by_destination(captured: &Captured) -> impl Iterator<Item = (String, &Chain)> {
@@ -25,6 +25,13 @@ impl Snapshot {
         let mut out = object(json!({ "to": to }));
         put(&mut out, "route_config_name", chain.requests().map(|table| &*self[table].name).into());
         put(&mut out, "tcp_routes", chain.bytes().map(|routes| self.tcp_routes(routes)).into());
+        if let Chain::Sniffed { silent, .. } = chain {
+            let taken_for = match silent {
+                Silent::Requests => "requests",
+                Silent::Bytes => "raw connections",
+            };
+            put(&mut out, "silent_clients", taken_for.into());
+        }
         out
     }
 }

@@ -245,6 +245,9 @@ impl Lines<'_, '_> {
         let count = pick.endpoints.len();
         let panic = if pick.panic { ", in panic" } else { "" };
         let text = match &pick.picked {
+            // It was not chosen among several.
+            Picked::One(address) if count == 0 => format!("{address}, {}", pick.how),
+            Picked::Open if count == 0 => pick.how.to_owned(),
             Picked::One(address) => format!("{address}, by {} from {count}{panic}", pick.how),
             Picked::Open => format!("one of {count}, by {}{panic}", pick.how),
             Picked::Nobody => format!("none of {count} takes requests"),

@@ -194,7 +194,7 @@ pub struct Pick {
     pub how: &'static str,
     /// Too few endpoints are healthy: all of them are used.
     pub panic: bool,
-    /// All endpoints of the cluster.
+    /// All endpoints of the cluster; none where it goes wherever a client was going.
     pub endpoints: Vec<Standing>,
 }
 

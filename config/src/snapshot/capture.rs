@@ -107,9 +107,20 @@ pub enum Chain {
     Sniffed {
         /// If it is HTTP/1 or HTTP/2.
         requests: RouteTableId,
-        /// If it is anything else, or the client says nothing.
+        /// If it is anything else.
         bytes: Arc<TcpRoutes>,
+        /// If the client says nothing in time.
+        silent: Silent,
     },
+}
+
+/// What a client is taken for that says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Silent {
+    /// One that will send requests: the port is named so.
+    Requests,
+    /// One whose server speaks first.
+    Bytes,
 }
 
 impl Chain {

@@ -22,7 +22,7 @@ pub use action::{
     Action, ClusterRef, CookieAttribute, DirectResponse, Forward, HashCookie, HashPolicy, HeaderOps, Mirror,
     PathRewrite, Redirect, RedirectScheme, RetryOn, RetryPolicy, WeightedCluster,
 };
-pub use capture::{Captured, Chain, Interception, InvalidInterception};
+pub use capture::{Captured, Chain, Interception, InvalidInterception, Silent};
 pub use cluster::{
     Balancer, Cluster, ClusterId, Discovery, Dns, Endpoint, Http2Keepalive, Keepalive, Limits,
     LocalityWeight, NamedEndpoint, Outlier, Protocol, RetryBudget, Service, Source, Target, Warmup,

@@ -8,7 +8,8 @@ use outrigger_config::{
     diff::diff,
     report::Code,
     snapshot::{
-        Captured, Chain, ClusterRef, Direction, Discovery, Interception, Listener, Snapshot, Source as Bound,
+        Captured, Chain, ClusterRef, Direction, Discovery, Interception, Listener, Silent, Snapshot,
+        Source as Bound,
     },
 };
 
@@ -154,6 +155,17 @@ fn tls_without_an_address_goes_by_its_server_name() {
     assert_eq!(passed("10.7.0.1:443", Some("else.where")), "PassthroughCluster");
     assert_eq!(passed("10.9.0.1:443", Some("else.where")), of(443, "addressed"), "its address says enough");
     assert_eq!(passed("10.9.0.1:443", None), of(443, "addressed"));
+    let ranged = entry("ranged", 443, "TLS", "  addresses: [10.8.0.0/16]");
+    let snapshot = load(&[&ranged]);
+    let passed = |destination, name| bytes(&snapshot, outbound(&snapshot), destination, name);
+    let host = "ranged.observability.svc.cluster.local";
+    assert_eq!(passed("10.8.1.1:443", Some(host)), of(443, "ranged"));
+    assert_eq!(
+        passed("10.8.1.1:443", Some("else.where")),
+        "PassthroughCluster",
+        "a range is none of its own"
+    );
+    assert_eq!(passed("10.7.1.1:443", Some(host)), "PassthroughCluster");
 }
 
 #[test]
@@ -167,6 +179,17 @@ fn a_port_without_a_name_is_sniffed() {
     assert_eq!(requests(&snapshot, captured, "10.9.0.2:9000", "web"), of(9000, "raw"), "the address decides");
     assert_eq!(bytes(&snapshot, captured, "10.9.0.2:9000", None), of(9000, "raw"));
     assert_eq!(requests(&snapshot, captured, "10.9.0.3:9000", "web"), of(9000, "web"), "else the host does");
+
+    let silent = |protocols: [&str; 2]| {
+        let services = [entry("one", 9000, protocols[0], ""), entry("two", 9000, protocols[1], "")].concat();
+        match outbound(&load(&[&services])).chain(to("10.9.0.3:9000")) {
+            Chain::Sniffed { silent, .. } => *silent,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(silent(["HTTP", "GRPC"]), Silent::Requests, "the names say it");
+    assert_eq!(silent(["HTTP", "''"]), Silent::Bytes);
+    assert_eq!(silent(["HTTP", "TCP"]), Silent::Bytes);
 }
 
 #[test]

@@ -115,7 +115,8 @@ impl ConnInfo {
         self.listener.departure.left().await;
     }
 
-    /// The routes of this listener to where the client was going; `None` if the configuration no longer has it. It is looked for once a configuration.
+    /// The routes of this listener to where the client was going; `None` if the configuration no longer has it. It is
+    /// looked for once a configuration.
     pub(crate) fn routes(&self, snapshot: &Arc<Snapshot>) -> Option<RouteTableId> {
         let mut found = self.routes.borrow_mut();
         if !std::ptr::eq(found.0.as_ptr(), Arc::as_ptr(snapshot)) {

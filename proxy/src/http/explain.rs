@@ -357,7 +357,11 @@ struct Asked {
 
 fn pick(cluster: &Arc<ClusterState>, asked: &Asked, rng: &mut SmallRng) -> Pick {
     if let Some(original) = asked.original.filter(|_| cluster.is_original()) {
-        let picked = Picked::One(original.to_string().into());
+        // A name alone does not say what address a client had for it.
+        let picked = match original.ip().is_unspecified() {
+            true => Picked::Open,
+            false => Picked::One(original.to_string().into()),
+        };
         return Pick { picked, how: "where the client was going", panic: false, endpoints: Vec::new() };
     }
     let (key, seeded) = (asked.key, asked.seeded);

@@ -305,6 +305,19 @@ async fn a_server_that_speaks_first_is_heard_when_sniffing_ends() {
 }
 
 #[tokio::test(flavor = "local")]
+async fn a_silent_client_of_a_port_that_is_named_http_is_waited_for() {
+    let web = http_origin("web").await;
+    let mesh = service("web", "10.9.0.1", 80, "HTTP", web);
+    let sidecar = Sidecar::start(&mesh, "protocolDetectionTimeout: 0.05s");
+    let mut client = sidecar.outbound(at("10.9.0.1", 80)).await;
+    assert!(timeout(Duration::from_millis(150), client.read_u8()).await.is_err(), "it is kept");
+    client.write_all(b"GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n").await.unwrap();
+    assert!(rest(&mut client).await.contains("\r\n\r\nweb "));
+    assert_eq!(sidecar.line(0).await["upstream_cluster"], "outbound|80||web.default.svc.cluster.local");
+    assert_eq!(sidecar.stats.unclear.load(std::sync::atomic::Ordering::Relaxed), 0);
+}
+
+#[tokio::test(flavor = "local")]
 async fn sniffing_without_an_end_waits_for_the_client() {
     let raw = raw_origin("220 ready\r\n").await;
     let mesh = service("raw", "10.9.0.1", 9000, "''", raw);

@@ -35,48 +35,61 @@ use relay::{Ended, Limits, Way, relay};
 
 /// Serves one connection to its end, by the configuration that says that it is bytes. Of a `silent` client nothing is
 /// waited for.
-pub(crate) async fn serve(accepted: Accepted, published: Arc<Published>, silent: bool, worker: Rc<Worker>) {
-    let Accepted { stream, peer, destination, listener, live: _live } = accepted;
-    let Ok(client) = TcpStream::from_std(stream) else { return };
+pub(crate) fn serve(
+    accepted: Accepted,
+    published: Arc<Published>,
+    silent: bool,
+    worker: Rc<Worker>,
+) -> impl Future<Output = ()> {
+    // A future keeps its arguments whole, to the end: parts are less.
+    let Accepted { stream, peer, destination, listener, live } = accepted;
     let captured = destination.is_some();
-    let Ok(local) = destination.map_or_else(|| client.local_addr(), Ok) else { return };
-    let known = published.snapshot.listeners.iter().find(|known| known.name == listener.name);
-    let Some((known, routes)) = known.and_then(|known| Some((known, known.bytes_to(local)?))) else { return };
-    let mut record = worker.shard().begin(&published.snapshot, listener.direction);
-    record.downstream_remote = Some(peer);
-    record.downstream_local = Some(local);
-    // As in Envoy, what never got as far as a route is not logged.
-    let taken = match published.inbound(&listener.name, local.port()) {
-        Some(inbound) if !(silent && inbound.plaintext) => {
-            // Boxed, since few connections are taken so, and a handshake is large.
-            Box::pin(taken(client, inbound, &listener, &worker)).await
+    let local = destination.map_or_else(|| stream.local_addr(), Ok);
+    async move {
+        let _live = live;
+        let Ok(local) = local else { return };
+        let Ok(client) = TcpStream::from_std(stream) else { return };
+        let known = published.snapshot.listeners.iter().find(|known| known.name == listener.name);
+        let Some((known, routes)) = known.and_then(|known| Some((known, known.bytes_to(local)?))) else {
+            return;
+        };
+        let mut record = worker.shard().begin(&published.snapshot, listener.direction);
+        record.downstream_remote = Some(peer);
+        record.downstream_local = Some(local);
+        // As in Envoy, what never got as far as a route is not logged.
+        let taken = match published.inbound(&listener.name, local.port()) {
+            Some(inbound) if !(silent && inbound.plaintext) => {
+                // Boxed, since few connections are taken so, and a handshake is large.
+                Box::pin(taken(client, inbound, &listener, &worker)).await
+            }
+            _ => Some(Taken::plain(client)),
+        };
+        let Some(Taken { stream: mut client, secured }) = taken else { return };
+        record.secured = secured.map(Arc::new);
+        let mut server_name = record.requested_server_name().map(Into::into);
+        if routes.by_server_name && !silent && record.secured.is_none() {
+            match hello(client.tcp(), known, &worker).await {
+                Some(found) => server_name = found,
+                None => return,
+            }
         }
-        _ => Some(Taken::plain(client)),
-    };
-    let Some(Taken { stream: mut client, secured }) = taken else { return };
-    record.secured = secured.map(Arc::new);
-    let mut server_name = record.requested_server_name().map(Into::into);
-    if routes.by_server_name && !silent && record.secured.is_none() {
-        match hello(client.tcp(), known, &worker).await {
-            Some(found) => server_name = found,
-            None => return,
-        }
+        let view = ConnectionView { destination: local.ip(), server_name: server_name.as_deref() };
+        let chosen = decide_tcp(routes, view, || worker.rng().next_u64());
+        let route = chosen.map(|(route, destination)| Route {
+            cluster: match &destination.cluster {
+                ClusterRef::Known(id) => Some(Arc::clone(published.cluster(*id))),
+                ClusterRef::Missing(_) => None,
+            },
+            idle_timeout: route.idle_timeout,
+            key: route.hash_source_ip.then(|| source_key(peer.ip())),
+        });
+        record.connection = Some(RawConnection::new(server_name));
+        let mut connection =
+            Connection { worker: Rc::clone(&worker), captured, record: Some(Box::new(record)) };
+        // A connection may last for days, and would keep an old configuration as long.
+        drop(published);
+        connection.carry(&mut client, route.unwrap_or_default()).await;
     }
-    let view = ConnectionView { destination: local.ip(), server_name: server_name.as_deref() };
-    let chosen = decide_tcp(routes, view, || worker.rng().next_u64());
-    let route = chosen.map(|(route, destination)| Route {
-        cluster: match &destination.cluster {
-            ClusterRef::Known(id) => Some(Arc::clone(published.cluster(*id))),
-            ClusterRef::Missing(_) => None,
-        },
-        idle_timeout: route.idle_timeout,
-        key: route.hash_source_ip.then(|| source_key(peer.ip())),
-    });
-    record.connection = Some(RawConnection::new(server_name));
-    let mut connection = Connection { worker: Rc::clone(&worker), captured, record: Some(Box::new(record)) };
-    // A connection may last for days, and would keep an old configuration as long.
-    drop(published);
-    connection.carry(&mut client, route.unwrap_or_default()).await;
 }
 
 /// `None` where the client or the proxy gives up, or the client is refused.

@@ -345,3 +345,38 @@ async fn a_series_that_no_worker_holds_expires() {
     tokio::time::advance(Duration::from_mins(2)).await;
     assert_eq!(total(&bench.requests).0, 0);
 }
+
+#[test]
+fn what_passes_through_is_told_by_its_host_and_the_name_of_the_cluster() {
+    let bench = Bench::json(&[]);
+    let labels = |host: Option<&str>, direction| {
+        let mut record = bench.shard.begin(&bench.snapshot, direction);
+        let last_resort = Cluster {
+            service: Service {
+                host: "".into(),
+                name: "PassthroughCluster".into(),
+                namespace: "unknown".into(),
+                port: 0,
+                subset: "".into(),
+            },
+            ..(*cluster()).clone()
+        };
+        record.cluster = Some(Arc::new(last_resort));
+        record.authority = host.map(|host| host.parse().unwrap());
+        record.status = 200;
+        bench.shard.emit(record);
+        let series = bench.requests.scrape(tokio::time::Instant::now());
+        series
+            .iter()
+            .map(|(labels, _)| {
+                let pairs: std::collections::HashMap<_, _> = labels.pairs().into_iter().collect();
+                assert_eq!(&*pairs["destination_service_name"], "PassthroughCluster");
+                pairs["destination_service"].to_string()
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(labels(None, Direction::Outbound), ["unknown"]);
+    let mut two = labels(Some("example.com"), Direction::Outbound);
+    two.sort();
+    assert_eq!(two, ["example.com", "unknown"]);
+}

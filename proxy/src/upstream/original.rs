@@ -143,3 +143,53 @@ fn endpoint(config: &Cluster, destination: SocketAddr) -> Arc<Endpoint> {
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::testing::{ClusterBuilder, state};
+
+    fn to(number: u16) -> Original {
+        let destination = SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 80));
+        Original { destination, client: [10, 9, 9, 9].into() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_destination_keeps_its_host_while_it_is_asked_for() {
+        let (originals, cluster) = (Originals::default(), state(ClusterBuilder::new(0)));
+        let (first, _) = originals.host(&cluster, to(1));
+        for _ in 0..10 {
+            tokio::time::advance(UNUSED / 2).await;
+            let (again, dropped) = originals.host(&cluster, to(1));
+            assert!(again.id() == first.id() && !dropped);
+        }
+        tokio::time::advance(UNUSED).await;
+        let (_, dropped) = originals.host(&cluster, to(2));
+        assert!(dropped && first.is_removed());
+        assert_ne!(originals.host(&cluster, to(1)).0.id(), first.id());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hosts_are_bounded_and_the_longest_unused_go_first() {
+        let (originals, cluster) = (Originals::default(), state(ClusterBuilder::new(0)));
+        let mut hosts = Vec::new();
+        for number in 0..=MAX_HOSTS as u16 {
+            tokio::time::advance(Duration::from_millis(1)).await;
+            hosts.push(originals.host(&cluster, to(number)).0);
+            assert!(originals.0.borrow().hosts.len() <= MAX_HOSTS);
+        }
+        let removed = hosts.iter().filter(|host| host.is_removed()).count();
+        assert_eq!(removed, MAX_HOSTS / 2 + 1);
+        assert!(hosts[..removed].iter().all(|host| host.is_removed()), "the first ones");
+    }
+
+    #[test]
+    fn our_end_is_bound_as_the_cluster_says() {
+        let v6 =
+            Original { destination: "[fd00::1]:80".parse().unwrap(), client: "fd00::9".parse().unwrap() };
+        assert_eq!(local_end(Source::System, to(1)), LocalEnd::Any);
+        assert_eq!(local_end(Source::Inbound, to(1)), LocalEnd::Own("127.0.0.6".parse().unwrap()));
+        assert_eq!(local_end(Source::Inbound, v6), LocalEnd::Own("::6".parse().unwrap()));
+        assert_eq!(local_end(Source::Client, v6), LocalEnd::Client(v6.client));
+    }
+}

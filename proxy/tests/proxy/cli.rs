@@ -380,3 +380,18 @@ async fn the_grace_period_is_the_only_setting_of_a_drain() {
     assert!(began.elapsed() < std::time::Duration::from_millis(4800), "{:?}", began.elapsed());
     assert!(stuck.await.is_err(), "it was cut");
 }
+
+#[test]
+fn an_interception_mode_is_one_of_istios() {
+    let config = seed("registry");
+    let validate = |mode: &str| {
+        let mut command = outrigger(&["validate", "--failure-threshold", "error", &config]);
+        command.env("ISTIO_META_INTERCEPTION_MODE", mode).output().unwrap()
+    };
+    for mode in ["REDIRECT", "TPROXY", "NONE", ""] {
+        assert_eq!(validate(mode).status.code(), Some(0), "{mode}: {}", all(&validate(mode)));
+    }
+    let output = validate("IPTABLES");
+    assert_eq!(output.status.code(), Some(64));
+    assert!(all(&output).contains("write NONE, REDIRECT or TPROXY"), "{}", all(&output));
+}

@@ -150,3 +150,50 @@ fn explain_has_an_exit_code_for_each_kind_of_trouble() {
     let output = run(&["explain", "--config", &broken, "--request", "http://a/"]);
     assert_eq!(output.status.code(), Some(65), "{}", all(&output));
 }
+
+#[test]
+fn explain_takes_the_url_for_the_destination_of_captured_traffic() {
+    let folder = tempfile::tempdir().unwrap();
+    let entry = |name: &str, port: u16, protocol: &str, address: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{ name: {name} }}\nspec:\n  \
+             hosts: [{name}.default.svc.cluster.local]\n  addresses: [{address}]\n  resolution: STATIC\n  \
+             ports: [{{ number: {port}, name: main, protocol: {protocol} }}]\n  \
+             endpoints: [{{ address: 10.1.0.1 }}]\n---\n"
+        )
+    };
+    let text = entry("web", 80, "HTTP", "10.9.0.1")
+        + &entry("db", 3306, "TCP", "10.9.0.2")
+        + &entry("odd", 9000, "''", "10.9.0.3");
+    let path = write(folder.path(), "mesh.yaml", &text);
+    let outcome = |request: &str| {
+        let args = [
+            "explain",
+            "--config",
+            &path,
+            "--interception-mode",
+            "REDIRECT",
+            "--request",
+            request,
+            "-o",
+            "json",
+        ];
+        let output = run(&args);
+        assert!(output.status.success(), "{}", all(&output));
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (told["outcome"]["cluster"].clone(), told["outcome"]["endpoint"].clone())
+    };
+    let to = |cluster: &str, endpoint: &str| (json!(cluster), json!(endpoint));
+    assert_eq!(outcome("http://web/"), to("outbound|80||web.default.svc.cluster.local", "10.1.0.1:80"));
+    assert_eq!(outcome("http://10.9.0.1/"), to("outbound|80||web.default.svc.cluster.local", "10.1.0.1:80"));
+    assert_eq!(outcome("http://example.com/"), (json!("PassthroughCluster"), Value::Null));
+    assert_eq!(outcome("http://10.7.0.1/"), to("PassthroughCluster", "10.7.0.1:80"));
+    assert_eq!(
+        outcome("tcp://10.9.0.2:3306"),
+        to("outbound|3306||db.default.svc.cluster.local", "10.1.0.1:3306")
+    );
+    assert_eq!(outcome("tcp://10.7.0.2:3306"), to("PassthroughCluster", "10.7.0.2:3306"));
+    let odd = to("outbound|9000||odd.default.svc.cluster.local", "10.1.0.1:9000");
+    assert_eq!(outcome("http://odd:9000/"), odd);
+    assert_eq!(outcome("tcp://10.9.0.3:9000"), odd);
+}
