@@ -9,7 +9,6 @@ use std::{
     io,
     pin::{Pin, pin},
     rc::Rc,
-    sync::Arc,
     time::Duration,
 };
 
@@ -82,7 +81,7 @@ async fn serve_io(accepted: Accepted, worker: Rc<Worker>) -> Result<(), Box<dyn 
         return Err("the client speaks another protocol than it has agreed to".into());
     }
     let socket = Socket::new(stream, bytes, version == Version::HTTP_11);
-    let conn = Rc::new(ConnInfo::new(peer, local, listener, secured.map(Arc::new), socket.view()));
+    let conn = Rc::new(ConnInfo::new(peer, local, listener, secured, socket.view()));
     if version == Version::HTTP_2 {
         // Boxed, since it is large, and the other kind of connection is small when it waits.
         Box::pin(serve_http2(socket, conn, worker)).await

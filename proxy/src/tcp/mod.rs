@@ -64,7 +64,7 @@ pub(crate) async fn serve(accepted: Accepted, published: Arc<Published>, worker:
         Some(inbound) => Box::pin(taken(client, &inbound, &listener, &worker)).await,
     };
     let Some(Taken { stream: mut client, secured }) = taken else { return };
-    record.secured = secured.map(Arc::new);
+    record.secured = secured;
     let mut server_name = record.requested_server_name().map(Into::into);
     if routes.by_server_name && record.secured.is_none() {
         match hello(client.tcp(), &worker).await {
