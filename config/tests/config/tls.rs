@@ -220,14 +220,14 @@ fn the_most_specific_peer_authentication_wins() {
     let root = whole("root", "istio-system", "STRICT");
     let here = whole("here", "observability", "DISABLE");
     assert_eq!(modes(&[]), both(permissive));
-    assert_eq!(modes(&[root.clone()]), both(strict));
+    assert_eq!(modes(std::slice::from_ref(&root)), both(strict));
     assert_eq!(modes(&[root.clone(), here.clone()]), both(InboundTls::default));
-    assert_eq!(modes(&[root.clone(), whole("here", "observability", "UNSET")]), both(strict));
+    assert_eq!(modes(&[root, whole("here", "observability", "UNSET")]), both(strict));
     assert_eq!(modes(&[whole("here", "other", "STRICT")]), both(permissive));
     assert_eq!(modes(&[here.clone(), chosen("observability", "me", "STRICT")]), both(strict));
     assert_eq!(modes(&[here.clone(), chosen("observability", "you", "STRICT")]), both(InboundTls::default));
     assert_eq!(modes(&[here.clone(), chosen("istio-system", "me", "STRICT")]), both(strict));
-    assert_eq!(modes(&[here.clone(), chosen("observability", "me", "UNSET")]), both(InboundTls::default));
+    assert_eq!(modes(&[here, chosen("observability", "me", "UNSET")]), both(InboundTls::default));
     // The oldest of a level, by time and then by name.
     let older = |name: &str, mode: &str, created: &str| {
         peers(

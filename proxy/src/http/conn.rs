@@ -9,7 +9,6 @@ use std::{
     io,
     pin::{Pin, pin},
     rc::Rc,
-    sync::Arc,
     time::Duration,
 };
 
@@ -83,7 +82,6 @@ async fn serve_io(accepted: Accepted, worker: Rc<Worker>) -> Result<(), Box<dyn 
     }
     let socket = Socket::new(stream, bytes, version == Version::HTTP_11);
     let ends = (peer, local);
-    let secured = secured.map(Arc::new);
     let conn = Rc::new(ConnInfo::new(ends, destination.is_some(), listener, secured, socket.view()));
     if version == Version::HTTP_2 {
         // Boxed, since it is large, and the other kind of connection is small when it waits.

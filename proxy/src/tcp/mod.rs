@@ -65,7 +65,7 @@ pub(crate) fn serve(
             _ => Some(Taken::plain(client)),
         };
         let Some(Taken { stream: mut client, secured }) = taken else { return };
-        record.secured = secured.map(Arc::new);
+        record.secured = secured;
         let mut server_name = record.requested_server_name().map(Into::into);
         if routes.by_server_name && !silent && record.secured.is_none() {
             match hello(client.tcp(), known, &worker).await {

@@ -65,11 +65,12 @@ impl ClusterState {
         let pending = PendingPermit::acquire(self).map_err(|_| DialError::Pending)?;
         let permit = ConnectionPermit::acquire(self, host, true).ok_or(DialError::Pending)?;
         let config = self.config();
-        let connecting = async {
+        // Boxed: a connection lasts longer than its beginning, and is to be small.
+        let connecting = Box::pin(async {
             let to = Destination { cluster: self, host, asked_for: None };
             let (stream, parties) = connect(to, Speaks::Raw, config.keepalive).await?;
             io::Result::Ok((stream.tcp().local_addr()?, stream, parties))
-        };
+        });
         let (error, outcome) = match timeout(config.connect_timeout, connecting).await {
             Ok(Ok((local, stream, parties))) => {
                 host.connected();

@@ -30,7 +30,7 @@ pub(crate) struct Inbound {
 pub(crate) struct Taken {
     pub(crate) stream: Stream,
     /// `None` without TLS.
-    pub(crate) secured: Option<Secured>,
+    pub(crate) secured: Option<Arc<Secured>>,
 }
 
 /// What was agreed with a client.
@@ -120,5 +120,5 @@ async fn shake(stream: TcpStream, inbound: &Inbound, raw: bool) -> io::Result<Ta
         protocol: state.alpn_protocol().map(Into::into),
         server_name: state.server_name().map(Into::into),
     };
-    Ok(Taken { stream: Stream::Tls(Box::new(TlsStream::Server(stream))), secured: Some(secured) })
+    Ok(Taken { stream: Stream::Tls(Box::new(TlsStream::Server(stream))), secured: Some(Arc::new(secured)) })
 }
