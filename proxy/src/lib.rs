@@ -15,4 +15,5 @@ pub mod serve;
 mod tcp;
 pub mod telemetry;
 pub mod upstream;
+pub mod webhook;
 pub mod worker;

@@ -11,6 +11,7 @@ mod proxy;
 #[cfg(test)]
 mod tests;
 mod validate;
+mod webhook;
 
 use std::{ffi::OsString, io::Write, process::ExitCode};
 
@@ -38,6 +39,8 @@ enum Verb {
     Inject(Box<inject::InjectArgs>),
     /// Take the sidecar out of workloads.
     Uninject(inject::UninjectArgs),
+    /// Put the sidecar into pods while the API server makes them.
+    Webhook(Box<webhook::WebhookArgs>),
 }
 
 /// How a tool that answers a question shows its answer.
@@ -70,6 +73,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Verb::Diff(args) => diff::run(&args),
             Verb::Inject(args) => inject::inject(&args),
             Verb::Uninject(args) => inject::uninject(&args),
+            Verb::Webhook(args) => webhook::run(*args),
         },
         Err(error) => {
             // A closed terminal is no reason to fail twice.

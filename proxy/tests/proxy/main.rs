@@ -30,3 +30,4 @@ mod support;
 mod tcp;
 mod timeouts;
 mod tracing;
+mod webhook;
