@@ -18,4 +18,5 @@ pub mod serve;
 mod tcp;
 pub mod telemetry;
 pub mod upstream;
+pub mod webhook;
 pub mod worker;

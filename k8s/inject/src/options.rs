@@ -9,8 +9,8 @@ pub struct Options {
     pub pull_policy: Option<String>,
     /// ConfigMap of the pod's namespace whose keys are the mesh's YAML files.
     pub mesh_config_map: String,
-    /// Secret of the pod's namespace with `tls.crt`, `tls.key` and `ca.crt`: the workload's certificate. A pod starts
-    /// without it.
+    /// Secret of the pod's namespace with `tls.crt`, `tls.key` and `ca.crt`: the workload's certificate. The pod starts
+    /// when it is there.
     pub certificates_secret: Option<String>,
     /// Istio's name for one of several injectors beside each other.
     pub revision: String,

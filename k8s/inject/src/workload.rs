@@ -51,8 +51,8 @@ fn visit<T>(
         }
         return Ok(());
     }
-    let Some(way) = way_to_pod(version, kind) else { return Ok(()) };
-    let workload = Workload::of(object, namespace);
+    let (Some(way), Some(map)) = (way_to_pod(version, kind), object.map()) else { return Ok(()) };
+    let workload = Workload::of(map, namespace);
     let mut here = path.clone();
     let mut pod = object;
     for key in way {
@@ -85,8 +85,8 @@ fn way_to_pod(version: &str, kind: &str) -> Option<&'static [&'static str]> {
 }
 
 impl Workload {
-    /// What makes the pod, by the document that holds it.
-    fn of(object: &Value, namespace: Option<&str>) -> Self {
+    /// What makes the pod, by the document that holds it. A pod that is being made may lack its name.
+    pub(crate) fn of(object: &Map, namespace: Option<&str>) -> Self {
         let text = |key: &str| object.get(key).and_then(Value::text).unwrap_or_default().to_owned();
         let metadata = object.get("metadata");
         let meta = |key: &str| metadata.and_then(|meta| meta.get(key)).and_then(Value::text);

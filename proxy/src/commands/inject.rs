@@ -72,7 +72,7 @@ pub(super) struct InjectionArgs {
     #[arg(long, env = "OUTRIGGER_MESH_CONFIG_MAP", value_name = "NAME",
         default_value_t = Options::default().mesh_config_map)]
     mesh_config_map: String,
-    /// Secret in the workload's namespace with `tls.crt`, `tls.key` and `ca.crt`, mounted at /etc/certs.
+    /// Secret in the workload's namespace with `tls.crt`, `tls.key` and `ca.crt`: its certificate.
     #[arg(long, env = "OUTRIGGER_CERTIFICATES_SECRET", value_name = "NAME")]
     certificates_secret: Option<String>,
     /// Name of this injector among several.

@@ -18,6 +18,7 @@ mod sidecar;
 #[cfg(test)]
 mod tests;
 mod validate;
+mod webhook;
 
 use std::{ffi::OsString, io::Write, process::ExitCode};
 
@@ -53,6 +54,8 @@ enum Verb {
     Inject(Box<inject::InjectArgs>),
     /// Take the sidecar out of workloads.
     Uninject(inject::UninjectArgs),
+    /// Put the sidecar into pods while the API server makes them.
+    Webhook(Box<webhook::WebhookArgs>),
 }
 
 /// How a tool that answers a question shows its answer.
@@ -95,6 +98,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Verb::Init(args) => init::run(&args),
             Verb::Inject(args) => inject::inject(&args),
             Verb::Uninject(args) => inject::uninject(&args),
+            Verb::Webhook(args) => webhook::run(*args),
         },
         Err(error) => {
             // A closed terminal is no reason to fail twice.

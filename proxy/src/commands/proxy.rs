@@ -148,7 +148,7 @@ fn concurrency(wanted: Option<usize>) -> NonZeroUsize {
 }
 
 /// JSON lines; standard output belongs to the listener lines and the access log.
-fn log_to_stderr() {
+pub(super) fn log_to_stderr() {
     let filter = environment("OUTRIGGER_LOG").or_else(|| environment("RUST_LOG"));
     let filter = EnvFilter::new(filter.unwrap_or_else(|| "info".to_owned()));
     let subscriber = tracing_subscriber::fmt()

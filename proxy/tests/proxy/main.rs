@@ -36,3 +36,4 @@ mod timeouts;
 mod tls;
 mod tls_refusals;
 mod tracing;
+mod webhook;

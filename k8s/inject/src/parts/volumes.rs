@@ -12,7 +12,9 @@ pub(super) const CONFIG: &str = "/etc/outrigger/config";
 const CONFIG_VOLUME: &str = "outrigger-config";
 /// Labels and annotations of the pod, as Istio mounts them.
 const POD_INFO_VOLUME: &str = "istio-podinfo";
-const CERTIFICATES_VOLUME: &str = "istio-certs";
+const CERTIFICATES_VOLUME: &str = "workload-certs";
+/// Where the proxy looks for its certificate, as Istio's agent does for those that others have made.
+const CERTIFICATES: &str = "/var/run/secrets/workload-spiffe-credentials";
 
 /// Those that the pod does not have yet.
 pub(crate) fn volumes(context: &Context<'_>, own: &[Value]) -> Vec<Value> {
@@ -28,15 +30,8 @@ pub(crate) fn volumes(context: &Context<'_>, own: &[Value]) -> Vec<Value> {
         map([("name", POD_INFO_VOLUME.into()), ("downwardAPI", pod_info)]),
     ];
     if let Some(secret) = &options.certificates_secret {
-        let item = |key: &str, path: &str| map([("key", key.into()), ("path", path.into())]);
-        // The keys of cert-manager's secrets, under the names of Istio's files.
-        let items = vec![
-            item("tls.crt", "cert-chain.pem"),
-            item("tls.key", "key.pem"),
-            item("ca.crt", "root-cert.pem"),
-        ];
-        let secret =
-            map([("secretName", (&**secret).into()), ("optional", true.into()), ("items", items.into())]);
+        // Not optional: the pod waits for its certificate.
+        let secret = map([("secretName", (&**secret).into())]);
         volumes.push(map([("name", CERTIFICATES_VOLUME.into()), ("secret", secret)]));
     }
     for (name, volume) in &settings.volumes {
@@ -55,7 +50,7 @@ pub(super) fn mounts(context: &Context<'_>) -> Vec<Value> {
     };
     let mut mounts = vec![mount(CONFIG_VOLUME, CONFIG), mount(POD_INFO_VOLUME, "/etc/istio/pod")];
     if context.options.certificates_secret.is_some() {
-        mounts.push(mount(CERTIFICATES_VOLUME, "/etc/certs"));
+        mounts.push(mount(CERTIFICATES_VOLUME, CERTIFICATES));
     }
     for (name, own) in &context.settings.mounts {
         let mut with_name = Map::from([("name".to_owned(), (&**name).into())]);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use outrigger_inject::{Format, Options, Verb, change};
+use outrigger_inject::{FailurePolicy, Format, Options, Verb, change, manifests};
 
 use crate::{inject, inject_with, source, uninject};
 
@@ -87,4 +87,27 @@ fn several_texts_are_one_stream_of_documents() {
     assert_eq!(changed(Format::Yaml).others, 3);
     let list: serde_json::Value = serde_json::from_str(&changed(Format::Json).text).unwrap();
     assert_eq!(list["items"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn the_webhook_s_manifests_carry_its_options() {
+    insta::assert_snapshot!("manifests", manifests(&Options::default(), FailurePolicy::Fail));
+    let options = Options {
+        revision: "canary".to_owned(),
+        certificates_secret: Some("identity".to_owned()),
+        native: false,
+        by_default: false,
+        ..Options::default()
+    };
+    let text = manifests(&options, FailurePolicy::Ignore);
+    for part in [
+        "name: OUTRIGGER_REVISION\n          value: canary\n",
+        "name: OUTRIGGER_CERTIFICATES_SECRET\n          value: identity\n",
+        "name: OUTRIGGER_SIDECAR\n          value: classic\n",
+        "name: OUTRIGGER_INJECTION_POLICY\n          value: disabled\n",
+        "failurePolicy: Ignore\n",
+        "      - canary\n",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
 }

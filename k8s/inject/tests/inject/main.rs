@@ -5,6 +5,7 @@
 mod golden;
 mod laws;
 mod refusals;
+mod reviews;
 
 use outrigger_config::Source;
 use outrigger_inject::{Changed, Error, Format, Options, Verb, change};
