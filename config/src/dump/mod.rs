@@ -71,6 +71,8 @@ impl Snapshot {
             Carried::Captured(captured) => {
                 put(&mut out, "protocol_detection_timeout", captured.detection.map(duration).into());
                 put(&mut out, "filter_chains", self.chains(captured));
+                let apart = captured.tls.iter().map(|(port, tls)| (port.to_string(), tls::inbound_tls(tls)));
+                put(&mut out, "tls_of_ports", apart.collect::<Map<_, _>>().into());
             }
         }
         Value::Object(out)

@@ -8,8 +8,8 @@ use outrigger_config::{
     diff::diff,
     report::Code,
     snapshot::{
-        Captured, Chain, ClusterRef, Direction, Discovery, Interception, Listener, Silent, Snapshot,
-        Source as Bound,
+        Captured, Chain, ClusterRef, Direction, Discovery, InboundTls, Interception, Listener, Silent,
+        Snapshot, Source as Bound,
     },
 };
 
@@ -354,4 +354,22 @@ fn a_change_of_captured_routes_names_its_destination() {
     assert!(names.iter().any(|name| name.contains("virtualOutbound for 10.9.0.2:3306")), "{names:?}");
     assert!(!names.iter().any(|name| name.contains("web")), "{names:?}");
     assert!(diff(&new, &new).changes.is_empty());
+}
+
+#[test]
+fn captured_ports_are_taken_as_their_own_mode_says() {
+    let policy = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: { name: own }\nspec:\n  \
+        selector: { matchLabels: { app: own } }\n  mtls: { mode: STRICT }\n  \
+        portLevelMtls: { 9090: { mode: DISABLE }, 9091: { mode: PERMISSIVE } }\n";
+    let mut options = captured();
+    options.node.labels.insert("app".into(), "own".into());
+    let snapshot = try_load(&[policy], &options).unwrap_or_else(|report| panic!("{report}")).snapshot;
+    let whole = listener(&snapshot, "virtualInbound");
+    assert!(matches!(whole.tls, InboundTls::Strict(_)), "{:?}", whole.tls);
+    let apart = &inbound(&snapshot).tls;
+    assert_eq!(apart.keys().copied().collect::<Vec<_>>(), [9090, 9091]);
+    assert_eq!(apart[&9090], InboundTls::Off);
+    assert!(matches!(apart[&9091], InboundTls::Permissive(_)));
+    let outward = listener(&snapshot, "virtualOutbound");
+    assert_eq!((&outward.tls, outbound(&snapshot).tls.len()), (&InboundTls::Off, 0));
 }

@@ -2,7 +2,7 @@
 //! like the one that was written.
 //!
 //! Plain scalars mean what `kubectl` makes of them (YAML 1.1: `yes` is true, `0644` is octal), since it reads our output
-//! in place of the original.
+//! in place of the original. A lone `y` or `n`, on which its versions differ, is a text.
 
 use indexmap::IndexMap;
 use outrigger_config::tree::{self, Node};
@@ -172,10 +172,10 @@ pub(crate) fn name_of(item: &Value) -> Option<&str> {
 /// A scalar without quotes.
 fn plain(text: &str) -> Value {
     match text {
-        "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => {
+        "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => {
             return true.into();
         }
-        "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => {
+        "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => {
             return false.into();
         }
         _ => {}
@@ -231,6 +231,7 @@ mod tests {
         for (text, expected) in [
             ("yes", "true"),
             ("off", "false"),
+            ("y", "\"y\""),
             ("0644", "420"),
             ("0o17", "15"),
             ("0x1F", "31"),
