@@ -133,6 +133,7 @@ impl Worker {
         let published = Arc::clone(self.published.borrow_mut().load());
         let address = Arc::as_ptr(&published) as usize;
         if self.seen.replace(address) != address {
+            self.originals.forget_retired();
             self.pools.retire_removed();
         }
         published

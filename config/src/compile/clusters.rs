@@ -399,7 +399,10 @@ impl Compiler<'_> {
         let pool = pool.or(of_rule.as_ref()).cloned().unwrap_or_default();
         let protocol = ingress.port.protocol;
         let cluster = self.inbound_cluster(ingress.port.number, service, protocol, &pool, origin);
-        self.add_bare(Cluster { endpoints: [Arc::new(endpoint)].into(), ..cluster })
+        // Rules of the kernel lead the proxy's own calls to the pod's address back to it, but for those of this source.
+        let own = node.interception.is_on() && !endpoint.address.ip().is_loopback();
+        let source = if own { Source::Inbound } else { Source::System };
+        self.add_bare(Cluster { endpoints: [Arc::new(endpoint)].into(), source, ..cluster })
     }
 
     /// The workload's port that a service names, at whatever address the client was going to; with the protocol that the

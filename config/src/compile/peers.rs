@@ -27,7 +27,9 @@ impl PeerPolicies {
         let mut policies = Self { root_namespace: root_namespace.into(), ..Self::default() };
         for policy in written {
             if policy.selector.is_some() {
-                policies.selecting.push(policy);
+                if *policy.meta.namespace != *root_namespace {
+                    policies.selecting.push(policy);
+                }
             } else {
                 policies.whole.entry(Arc::clone(&policy.meta.namespace)).or_insert(policy);
             }
@@ -36,8 +38,8 @@ impl PeerPolicies {
     }
 
     /// Istio's `ComposePeerAuthentication`: root namespace, then namespace, then workload, then port; what is UNSET is
-    /// as the level before, and PERMISSIVE at last. A policy with a selector in the root namespace is for workloads of
-    /// all namespaces; the oldest that selects counts.
+    /// as the level before, and PERMISSIVE at last. A policy with a selector in the root namespace counts for nobody, as
+    /// in Istio; the oldest that selects counts.
     pub(super) fn mode(&self, namespace: &str, labels: &Labels, port: Option<u16>) -> PeerMode {
         let whole = |namespace: &str| self.whole.get(namespace).and_then(|policy| policy.mode);
         let workload = self.selecting(namespace, labels);
@@ -59,8 +61,8 @@ impl PeerPolicies {
 
     fn selecting(&self, namespace: &str, labels: &Labels) -> Option<&PeerAuthentication> {
         let found = self.selecting.iter().find(|policy| {
-            let here = [namespace, &*self.root_namespace].contains(&&*policy.meta.namespace);
-            here && policy.selector.as_ref().is_some_and(|wanted| selects(wanted, labels))
+            *policy.meta.namespace == *namespace
+                && policy.selector.as_ref().is_some_and(|wanted| selects(wanted, labels))
         });
         found.map(|policy| &**policy)
     }

@@ -373,3 +373,16 @@ fn captured_ports_are_taken_as_their_own_mode_says() {
     let outward = listener(&snapshot, "virtualOutbound");
     assert_eq!((&outward.tls, outbound(&snapshot).tls.len()), (&InboundTls::Off, 0));
 }
+
+#[test]
+fn an_ingress_at_the_pods_own_address_is_called_from_istios() {
+    let source = |endpoint: &str| {
+        let sidecar = format!(
+            "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{ name: own }}\nspec:\n  ingress:\n  \
+             - {{ port: {{ number: 8080, name: http, protocol: HTTP }}, defaultEndpoint: '{endpoint}' }}\n"
+        );
+        cluster(&load(&[&sidecar]), "inbound|8080||").source
+    };
+    assert_eq!(source("0.0.0.0:9090"), Bound::Inbound, "it would be led back to the proxy");
+    assert_eq!(source("127.0.0.1:9090"), Bound::System);
+}

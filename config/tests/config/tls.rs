@@ -226,7 +226,7 @@ fn the_most_specific_peer_authentication_wins() {
     assert_eq!(modes(&[whole("here", "other", "STRICT")]), both(permissive));
     assert_eq!(modes(&[here.clone(), chosen("observability", "me", "STRICT")]), both(strict));
     assert_eq!(modes(&[here.clone(), chosen("observability", "you", "STRICT")]), both(InboundTls::default));
-    assert_eq!(modes(&[here.clone(), chosen("istio-system", "me", "STRICT")]), both(strict));
+    assert_eq!(modes(&[here.clone(), chosen("istio-system", "me", "STRICT")]), both(InboundTls::default));
     assert_eq!(modes(&[here, chosen("observability", "me", "UNSET")]), both(InboundTls::default));
     // The oldest of a level, by time and then by name.
     let older = |name: &str, mode: &str, created: &str| {

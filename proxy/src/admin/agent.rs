@@ -1,7 +1,11 @@
 //! The pages of Istio's agent, on port 15020: readiness, the application's probes, its metrics with ours, and the end of
 //! the sidecar, which only this pod may ask for.
 
-use std::{future::Future, net::SocketAddr, sync::Arc};
+use std::{
+    future::Future,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::response::Response;
 use http::{HeaderValue, Method, StatusCode, header, request::Parts};
@@ -79,7 +83,9 @@ impl Admin {
 
 /// The answer to a change that does not come from loopback or not by POST.
 fn refusal(peer: SocketAddr, method: &Method) -> Option<Response> {
-    if !peer.ip().to_canonical().is_loopback() {
+    let from = peer.ip().to_canonical();
+    // From 127.0.0.6 and ::6 comes what was captured, whoever sent it.
+    if !from.is_loopback() || from == Ipv4Addr::new(127, 0, 0, 6) {
         return Some(text(StatusCode::FORBIDDEN, "Only requests from localhost are allowed\n"));
     }
     if *method == Method::POST {
@@ -111,10 +117,12 @@ mod tests {
     #[test]
     fn the_end_is_asked_for_from_this_pod_only() {
         let status = |peer: &str| refusal(peer.parse().unwrap(), &Method::POST).map(|answer| answer.status());
-        for here in ["127.0.0.1:9", "127.0.0.6:9", "[::1]:9", "[::ffff:127.0.0.1]:9"] {
+        for here in ["127.0.0.1:9", "[::1]:9", "[::ffff:127.0.0.1]:9"] {
             assert_eq!(status(here), None, "{here}");
         }
-        for elsewhere in ["10.0.0.1:9", "[fe80::1]:9", "[::ffff:10.0.0.1]:9", "0.0.0.0:9"] {
+        for elsewhere in
+            ["127.0.0.6:9", "[::6]:9", "10.0.0.1:9", "[fe80::1]:9", "[::ffff:10.0.0.1]:9", "0.0.0.0:9"]
+        {
             assert_eq!(status(elsewhere), Some(StatusCode::FORBIDDEN), "{elsewhere}");
         }
     }

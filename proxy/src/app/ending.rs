@@ -70,14 +70,16 @@ impl DrainTimes {
 impl Process {
     /// Ends as wished for, unless another wish cuts it short, and waits for the threads.
     pub(super) async fn end(mut self, ending: Ending, commands: &mut mpsc::Receiver<Command>) {
-        let mut at_once = ending == Ending::Now;
-        if !at_once {
-            tracing::info!(ending = ?ending, "draining");
-            at_once = tokio::select! {
-                () = self.drain_connections(ending) => false,
-                _ = wish_to_end(commands) => true,
+        let mut ending = Wish { ending, repeated: false };
+        while ending.ending != Ending::Now {
+            tracing::info!(ending = ?ending.ending, "draining");
+            let again = tokio::select! {
+                () = self.drain_connections(ending.ending) => break,
+                again = wish_to_end(commands) => again,
             };
+            ending = ending.and(again.unwrap_or(Ending::Now));
         }
+        let at_once = ending.ending == Ending::Now;
         self.drain.enter(Phase::Forced);
         self.listeners.close_all();
         for worker in self.workers {
@@ -131,6 +133,27 @@ impl Process {
     }
 }
 
+/// How the process is to end, by all that was said so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Wish {
+    ending: Ending,
+    /// Somebody else has said so, too.
+    repeated: bool,
+}
+
+impl Wish {
+    /// A job that is done while it drains finishes; the signal that Kubernetes sends a job that is done changes nothing.
+    /// Whoever says the same twice wants it now.
+    fn and(self, again: Ending) -> Self {
+        let ending = match (self.ending, again) {
+            (Ending::Drain, Ending::Finish) => Ending::Finish,
+            (Ending::Finish, Ending::Drain) if !self.repeated => Ending::Finish,
+            _ => Ending::Now,
+        };
+        Self { ending, repeated: true }
+    }
+}
+
 /// The next wish to end; `None` if nobody is left to wish.
 pub(super) async fn wish_to_end(commands: &mut mpsc::Receiver<Command>) -> Option<Ending> {
     loop {
@@ -161,6 +184,22 @@ mod tests {
         assert_eq!(times(Duration::ZERO).close, Duration::ZERO);
         let long = DrainTimes { announce: seconds(60), ..DrainTimes::default() }.within(seconds(30));
         assert_eq!((long.announce, long.close), (seconds(25), seconds(1)), "open requests have their second");
+    }
+
+    #[test]
+    fn a_job_that_is_done_finishes_though_it_is_told_to_drain() {
+        let said = |wishes: &[Ending]| {
+            let first = Wish { ending: wishes[0], repeated: false };
+            wishes[1..].iter().fold(first, |wish, again| wish.and(*again)).ending
+        };
+        use Ending::{Drain, Finish, Now};
+        assert_eq!(said(&[Drain, Finish]), Finish);
+        assert_eq!(said(&[Finish, Drain]), Finish);
+        assert_eq!(said(&[Drain, Drain]), Now);
+        assert_eq!(said(&[Finish, Finish]), Now);
+        assert_eq!(said(&[Drain, Finish, Drain]), Now);
+        assert_eq!(said(&[Finish, Drain, Drain]), Now);
+        assert_eq!(said(&[Drain, Now]), Now);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     io,
-    net::{Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -147,17 +147,9 @@ impl Listeners {
         Ok((Arc::new(info), sockets))
     }
 
-    /// Captured traffic is of both families. Not every machine has IPv6.
+    /// Captured traffic is of both families.
     fn bind_ipv6(&self, listener: &Listener, mode: Interception) -> Result<Option<BoundSocket>, StartError> {
-        let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, listener.bind.port()));
-        match bind_as(&listener.name, address, mode) {
-            Ok(socket) => Ok(Some(socket)),
-            Err(StartError::Bind { error, .. }) if is_without_ipv6(&error) => {
-                tracing::info!(listener = %listener.name, %error, "captured traffic of IPv6 is not served");
-                Ok(None)
-            }
-            Err(error) => Err(self.explain(error)),
-        }
+        bind_beside(&listener.name, listener.bind.port(), mode).map_err(|error| self.explain(error))
     }
 
     /// Names the listener of our own that stands in the way. It closes only once the new ones are bound, so that a
@@ -199,6 +191,28 @@ fn has(snapshot: &Snapshot, name: &str) -> bool {
 /// Binds, and tells the port that a 0 became.
 pub(super) fn bind(name: &Arc<str>, address: SocketAddr) -> Result<BoundSocket, StartError> {
     bind_as(name, address, Interception::None)
+}
+
+/// The same for a page. At every address of IPv4 it is at every one of IPv6, too: a pod may have either.
+pub(super) fn bind_page(name: &Arc<str>, address: SocketAddr) -> Result<Vec<BoundSocket>, StartError> {
+    let (socket, address) = bind(name, address)?;
+    let beside = match address.ip() == Ipv4Addr::UNSPECIFIED {
+        true => bind_beside(name, address.port(), Interception::None)?,
+        false => None,
+    };
+    Ok([(socket, address)].into_iter().chain(beside).collect())
+}
+
+/// At every address of IPv6, which not every machine has.
+fn bind_beside(name: &Arc<str>, port: u16, mode: Interception) -> Result<Option<BoundSocket>, StartError> {
+    match bind_as(name, SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), mode) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(StartError::Bind { error, .. }) if is_without_ipv6(&error) => {
+            tracing::info!(listener = %name, %error, "nobody is served over IPv6");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn bind_as(name: &Arc<str>, address: SocketAddr, mode: Interception) -> Result<BoundSocket, StartError> {

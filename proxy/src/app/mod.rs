@@ -194,16 +194,18 @@ impl Running {
     }
 
     /// Waits for its end, which something else must bring about: a signal, `/quitquitquit`, [`drain`](Self::drain).
-    pub fn join(mut self) {
-        self.wait();
+    /// False if it has panicked.
+    pub fn join(mut self) -> bool {
+        self.wait()
     }
 
-    fn wait(&mut self) {
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
+    fn wait(&mut self) -> bool {
+        let ended = self.thread.take().map(JoinHandle::join);
+        let panicked = matches!(ended, Some(Err(_)));
+        if panicked {
             tracing::error!("the control thread panicked");
         }
+        !panicked
     }
 }
 
@@ -241,6 +243,12 @@ const COMMANDS: usize = 8;
 pub(crate) struct Control(mpsc::Sender<Command>);
 
 impl Control {
+    /// Waits until there is room.
+    async fn tell(&self, command: Command) {
+        // Without a receiver the process is ending.
+        let _ = self.0.send(command).await;
+    }
+
     /// False if too many commands wait already, or the thread has ended.
     pub(crate) fn ask(&self, command: Command) -> bool {
         self.0.try_send(command).is_ok()

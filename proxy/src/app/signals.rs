@@ -18,7 +18,8 @@ pub(super) fn watch_signals(control: &Control) -> io::Result<()> {
         let control = control.clone();
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
-                control.ask(command);
+                // A full queue is waited for: a signal must not be lost.
+                control.tell(command).await;
             }
         });
     }

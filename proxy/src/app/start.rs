@@ -52,11 +52,11 @@ impl Process {
         let mut listeners = Listeners::new(options.ports, lanes.clone(), Arc::clone(&bound));
         let prepared = listeners.prepare(&snapshot)?;
         let admin_page = listeners::bind(&"admin".into(), options.admin)?;
-        let health_page = listeners::bind(&"health".into(), options.health)?;
+        let health_page = listeners::bind_page(&"health".into(), options.health)?;
         let metrics_pages = options
             .metrics
             .iter()
-            .map(|address| listeners::bind(&"metrics".into(), *address))
+            .map(|address| listeners::bind_page(&"metrics".into(), *address))
             .collect::<Result<Vec<_>, _>>()?;
 
         let secrets = Arc::new(Secrets::new(options.identity.map(Identity::new)));
@@ -131,18 +131,23 @@ impl Process {
         listeners.follow(prepared, &snapshot);
         bound.add("admin".into(), admin_page.1, false);
         tokio::spawn(admin::serve_admin(admin_page.0, Arc::clone(&admin)));
-        for (at, (listener, address)) in metrics_pages.into_iter().enumerate() {
-            let name = if at == 0 { "metrics".into() } else { format!("metrics_{}", address.port()).into() };
-            bound.add(name, address, false);
-            // The first one is the agent's, as in Istio.
-            if at == 0 {
-                tokio::spawn(admin::serve_agent(listener, Arc::clone(&admin)));
-            } else {
-                tokio::spawn(admin::serve_metrics(listener, Arc::clone(&admin)));
+        for (at, sockets) in metrics_pages.into_iter().enumerate() {
+            for (listener, address) in sockets {
+                let port = address.port();
+                let name = if at == 0 { "metrics".into() } else { format!("metrics_{port}").into() };
+                bound.add(name, address, false);
+                // The first one is the agent's, as in Istio.
+                if at == 0 {
+                    tokio::spawn(admin::serve_agent(listener, Arc::clone(&admin)));
+                } else {
+                    tokio::spawn(admin::serve_metrics(listener, Arc::clone(&admin)));
+                }
             }
         }
-        bound.add("health".into(), health_page.1, false);
-        tokio::spawn(admin::serve_health(health_page.0, admin));
+        for (listener, address) in health_page {
+            bound.add("health".into(), address, false);
+            tokio::spawn(admin::serve_health(listener, Arc::clone(&admin)));
+        }
         let groups = options.cgroups;
         tokio::spawn(async move { overload.follow(&groups).await });
         let sweeping = Arc::clone(&upstreams);

@@ -24,7 +24,10 @@ use super::{
     probers::{Check, Prober},
 };
 use crate::{
-    net::ask::{self, Answer},
+    net::{
+        ask::{self, Answer},
+        tls::{Stream, unverified},
+    },
     telemetry::wire,
 };
 
@@ -45,12 +48,8 @@ impl Application {
             Err(_) => Err(Failed::Late),
         };
         Some(answer.unwrap_or_else(|failed| {
-            let status = match failed {
-                Failed::Https => StatusCode::NOT_IMPLEMENTED,
-                _ => StatusCode::INTERNAL_SERVER_ERROR,
-            };
             tracing::debug!(path = request.uri.path(), error = %failed, "a probe failed");
-            (status, format!("{failed}\n").into())
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("{failed}\n").into())
         }))
     }
 
@@ -61,10 +60,9 @@ impl Application {
         asked_port: u16,
     ) -> Result<(StatusCode, Bytes), Failed> {
         match &prober.check {
-            Check::Http { https: true, .. } => Err(Failed::Https),
-            Check::Http { port, path, headers, .. } => {
+            Check::Http { port, path, https, headers } => {
                 let headers = forwarded(&request.headers, headers, (asked_port, *port))?;
-                self.get(*port, path, &headers).await
+                self.get(*port, path, *https, &headers).await
             }
             Check::Tcp { port } => {
                 self.connect(*port).await?;
@@ -75,18 +73,28 @@ impl Application {
     }
 
     /// Redirects within the container are followed, others are as good as a 200: kubelet takes them for success.
-    async fn get(&self, port: u16, path: &str, headers: &HeaderMap) -> Result<(StatusCode, Bytes), Failed> {
-        let (mut port, mut path) = (port, path.to_owned());
+    async fn get(
+        &self,
+        port: u16,
+        path: &str,
+        https: bool,
+        headers: &HeaderMap,
+    ) -> Result<(StatusCode, Bytes), Failed> {
+        let (mut port, mut path, mut https) = (port, path.to_owned(), https);
         for _ in 0..=REDIRECTS {
             let mut asked = Request::builder().method(Method::GET).uri(&path).body(Full::default())?;
             *asked.headers_mut() = headers.clone();
             asked.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            let answer = ask::over_http1(self.connect(port).await?, asked, MAX_BODY).await?;
+            let stream = self.connect(port).await?;
+            // Whoever the container says it is: kubelet does not look either.
+            let stream =
+                if https { unverified(stream).await.map_err(Failed::Tls)? } else { Stream::Plain(stream) };
+            let answer = ask::over_http1(stream, asked, MAX_BODY).await?;
             if !answer.head.status.is_redirection() {
                 return Ok((answer.head.status, answer.body));
             }
-            match self.redirect(&answer, port, &path) {
-                Some(next) => (port, path) = next,
+            match self.redirect(&answer, port, &path, https) {
+                Some(next) => (port, path, https) = next,
                 None => return Ok((StatusCode::OK, Bytes::new())),
             }
         }
@@ -94,17 +102,18 @@ impl Application {
     }
 
     /// Where a redirect leads, if that is this container.
-    fn redirect(&self, answer: &Answer, port: u16, path: &str) -> Option<(u16, String)> {
+    fn redirect(&self, answer: &Answer, port: u16, path: &str, https: bool) -> Option<(u16, String, bool)> {
         let location: Uri = answer.head.headers.get(LOCATION)?.to_str().ok()?.parse().ok()?;
         let next = location.path_and_query()?.as_str();
         let Some(host) = location.host() else {
             let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
             let next = if next.starts_with('/') { next.to_owned() } else { format!("{folder}/{next}") };
-            return Some((port, next));
+            return Some((port, next, https));
         };
         let here = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|ip| ip == self.address);
-        let plain = location.scheme() == Some(&Scheme::HTTP);
-        (here && plain).then(|| (location.port_u16().unwrap_or(80), next.to_owned()))
+        let https = location.scheme() == Some(&Scheme::HTTPS);
+        let usual = if https { 443 } else { 80 };
+        here.then(|| (location.port_u16().unwrap_or(usual), next.to_owned(), https))
     }
 
     /// `grpc.health.v1.Health/Check`.
@@ -158,8 +167,8 @@ impl Application {
 enum Failed {
     #[error("no answer in time")]
     Late,
-    #[error("https probes are not supported yet: use http, or exempt the pod from rewriting")]
-    Https,
+    #[error("no TLS: {0}")]
+    Tls(io::Error),
     #[error("cannot connect to {0}: {1}")]
     Connect(SocketAddr, io::Error),
     #[error("cannot be asked: {0}")]

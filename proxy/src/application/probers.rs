@@ -7,6 +7,8 @@ use serde_json::{Map, Value};
 
 /// Kubernetes' default of `timeoutSeconds`.
 const TIMEOUT: Duration = Duration::from_secs(1);
+/// Hooks have no such field: the pod's grace period ends them.
+const HOOK: Duration = Duration::from_secs(3600);
 
 /// All probes by their paths.
 #[derive(Debug, Clone, Default)]
@@ -75,7 +77,8 @@ fn prober(path: &str, value: &Value) -> Result<Prober, String> {
         _ => Check::Grpc { port, service: text("service") },
     };
     let seconds = value.get("timeoutSeconds").and_then(Value::as_u64).filter(|seconds| *seconds > 0);
-    Ok(Prober { check, timeout: seconds.map_or(TIMEOUT, Duration::from_secs) })
+    let usual = if path.starts_with("/app-lifecycle/") { HOOK } else { TIMEOUT };
+    Ok(Prober { check, timeout: seconds.map_or(usual, Duration::from_secs) })
 }
 
 fn is_ours(path: &str) -> bool {
@@ -134,7 +137,9 @@ mod tests {
         assert_eq!(get("/app-health/web/readyz"), Some(ready));
         let startup = Check::Grpc { port: 9090, service: String::new() };
         assert_eq!(get("/app-health/rpc/startupz").unwrap().check, startup);
-        assert!(matches!(get("/app-lifecycle/web/prestopz").unwrap().check, Check::Http { https: true, .. }));
+        let hook = get("/app-lifecycle/web/prestopz").unwrap();
+        assert!(matches!(hook.check, Check::Http { https: true, .. }));
+        assert_eq!(hook.timeout, HOOK, "a hook may take as long as the pod");
         assert_eq!(get("/app-health/web/startupz"), None);
     }
 

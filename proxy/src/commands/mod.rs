@@ -1,6 +1,6 @@
 //! The command line: one file a verb.
 //!
-//! Exit codes follow `sysexits`: 64 usage, 65 bad configuration, 69 cannot bind, 71 refused by the kernel, 77 not
+//! Exit codes follow `sysexits`: 64 usage, 65 bad configuration, 69 cannot bind, 70 a fault of ours, 71 refused by the kernel, 77 not
 //! permitted, 79 findings of `validate`; `diff` has 1 for differences, as `kubectl diff`, `run` has that of its command,
 //! and `init` has 126 for rules that are not in force, as Istio's validation.
 
@@ -73,6 +73,8 @@ const USAGE: u8 = 64;
 const BAD_CONFIGURATION: u8 = 65;
 /// A listener cannot be bound, a thread not started, a sidecar not reached (`EX_UNAVAILABLE`).
 const UNAVAILABLE: u8 = 69;
+/// A fault of our own (`EX_SOFTWARE`).
+const FAULT: u8 = 70;
 /// The kernel refused what it was asked for (`EX_OSERR`).
 const OS_ERROR: u8 = 71;
 /// A capability is missing (`EX_NOPERM`).

@@ -6,7 +6,7 @@ use clap::Args;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    BAD_CONFIGURATION, UNAVAILABLE, USAGE, environment,
+    BAD_CONFIGURATION, FAULT, UNAVAILABLE, USAGE, environment,
     identity::IdentityArgs,
     settings::{ProxyConfig, drain_times, grace_period},
 };
@@ -111,8 +111,7 @@ pub(super) fn run(args: ProxyArgs) -> ExitCode {
         }
     }
     drop(stdout);
-    running.join();
-    ExitCode::SUCCESS
+    if running.join() { ExitCode::SUCCESS } else { FAULT.into() }
 }
 
 /// Where Istio's agent takes certificates from that others have made.

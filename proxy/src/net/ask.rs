@@ -9,7 +9,10 @@ use hyper::{
     client::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 /// An answer, as far as it was to be read.
 #[derive(Debug)]
@@ -23,7 +26,7 @@ pub(crate) struct Answer {
 
 /// Asks over HTTP/1.1 and reads at most `limit` bytes of the answer's body. The caller sets a deadline.
 pub(crate) async fn over_http1(
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     request: Request<Full<Bytes>>,
     limit: usize,
 ) -> hyper::Result<Answer> {

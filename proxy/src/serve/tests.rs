@@ -10,16 +10,23 @@ use outrigger_config::{
 };
 use serde_json::Value;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
     task::spawn_local,
     time::{sleep, timeout},
 };
 
+#[path = "../../tests/proxy/support/certs.rs"]
+#[allow(dead_code, reason = "shared with the tests of a whole proxy")]
+mod certs;
+
 use super::*;
 use crate::{
     drain::{Departure, Drain},
-    net::listen::{ListenerInfo, Workers},
+    net::{
+        listen::{ListenerInfo, Workers},
+        tls::{Identity, Secrets},
+    },
     telemetry::{Bounds, LogQueue, Outbox, Queues, Requests, Shard},
     upstream::Upstreams,
     worker::{Settings, WorkerStats},
@@ -42,6 +49,11 @@ struct Sidecar {
 
 impl Sidecar {
     fn start(documents: &str, settings: &str) -> Self {
+        Self::start_as(None, documents, settings)
+    }
+
+    /// With the identity of this folder.
+    fn start_as(identity: Option<PathBuf>, documents: &str, settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log");
         let source = |name: &str, text: String| outrigger_config::Source { name: name.into(), text };
@@ -58,7 +70,7 @@ impl Sidecar {
         };
         let loaded = outrigger_config::load(&[source("mesh", documents.to_owned())], &options);
         let snapshot = loaded.unwrap_or_else(|report| panic!("{report}")).snapshot;
-        let upstreams = Upstreams::new();
+        let upstreams = Upstreams::with(Arc::new(Secrets::new(identity.map(Identity::new))));
         let published = Arc::new(ArcSwap::new(upstreams.publish(Arc::new(snapshot))));
         let (log_queue, writer) = LogQueue::new();
         std::thread::spawn(move || writer.run());
@@ -137,7 +149,7 @@ impl Sidecar {
     }
 }
 
-async fn rest(stream: &mut TcpStream) -> String {
+async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut text = Vec::new();
     // A reset ends it as well.
     let _ = timeout(PATIENCE, stream.read_to_end(&mut text)).await.expect("the connection ends");
@@ -376,4 +388,70 @@ async fn an_ingress_listener_leads_its_port_to_its_endpoint() {
     let answer = sidecar.ask(Direction::Inbound, at(NOWHERE, 7070), "me").await;
     assert!(answer.contains("\r\n\r\nweb 127.0.0.1:"), "{answer}");
     assert_eq!(sidecar.line(0).await["upstream_cluster"], "inbound|7070||");
+}
+
+const STRICT: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: { name: own }\n\
+                      spec: { mtls: { mode: STRICT } }\n---\n";
+const SERVER: &str = "spiffe://cluster.local/ns/default/sa/server";
+const CLIENT: &str = "spiffe://cluster.local/ns/default/sa/client";
+
+/// The answer to a request within TLS, or what was left to read when the handshake failed. Bytes that are none end.
+async fn ask_secured(
+    sidecar: &Sidecar,
+    to: SocketAddr,
+    shows: Option<&certs::Pair>,
+    protocols: &[&str],
+) -> Option<String> {
+    let client = sidecar.connect(Direction::Inbound, to).await;
+    let connector = tokio_rustls::TlsConnector::from(certs::client(shows, protocols));
+    let name = rustls::pki_types::ServerName::try_from("outbound_.80_._.own").unwrap();
+    let mut client = connector.connect(name, client).await.ok()?;
+    let request = b"GET / HTTP/1.1\r\nHost: own\r\nConnection: close\r\n\r\n";
+    client.write_all(request).await.ok()?;
+    if !protocols.contains(&"istio-http/1.1") {
+        client.shutdown().await.ok()?;
+    }
+    Some(rest(&mut client).await)
+}
+
+#[tokio::test(flavor = "local")]
+async fn under_strict_captured_ports_take_sidecars_of_the_mesh_alone() {
+    let authority = certs::Authority::new();
+    let identity = authority.identity(SERVER);
+    let (web, other) = (http_origin("web").await, http_origin("other").await);
+    // One port is of a service, and named; the other one's protocol is to be told.
+    let documents = format!("{STRICT}{}", service("web", "", web.port(), "HTTP", web));
+    let sidecar = Sidecar::start_as(Some(identity.path().into()), &documents, "");
+    let (good, stranger) =
+        (authority.workload(CLIENT), authority.workload("spiffe://other.domain/ns/default/sa/client"));
+    for (to, name) in [(web, "web"), (other, "other")] {
+        let answer = ask_secured(&sidecar, to, Some(&good), &["istio-http/1.1", "istio", "http/1.1"]).await;
+        let answer = answer.expect("a workload of the mesh is taken");
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.contains(&format!("{name} 127.0.0.6")),
+            "{answer}"
+        );
+        for (shows, who) in [(Some(&stranger), "another trust domain"), (None, "nobody")] {
+            let answer = ask_secured(&sidecar, to, shows, &["istio-http/1.1", "istio"]).await;
+            assert!(!answer.unwrap_or_default().contains("200"), "{who} is taken");
+        }
+        assert_eq!(sidecar.ask(Direction::Inbound, to, "own").await, "", "plain text is taken");
+    }
+    assert_eq!(sidecar.stats.plaintext_refused.load(std::sync::atomic::Ordering::Relaxed), 2);
+}
+
+#[tokio::test(flavor = "local")]
+async fn permissive_captured_ports_take_sidecars_and_plain_text() {
+    let authority = certs::Authority::new();
+    let identity = authority.identity(SERVER);
+    let (web, raw) = (http_origin("web").await, raw_origin("").await);
+    let sidecar = Sidecar::start_as(Some(identity.path().into()), "", "");
+    let good = authority.workload(CLIENT);
+    let answer = ask_secured(&sidecar, web, Some(&good), &["istio-http/1.1", "istio"]).await;
+    assert!(answer.unwrap().starts_with("HTTP/1.1 200"), "the protocol is told by what the hello offers");
+    let answer = ask_secured(&sidecar, raw, Some(&good), &["istio-peer-exchange", "istio"]).await;
+    assert!(answer.unwrap().starts_with("GET / HTTP/1.1"), "bytes within TLS are passed on");
+    assert!(sidecar.ask(Direction::Inbound, web, "own").await.starts_with("HTTP/1.1 200"));
+    let text = sidecar.exchange(Direction::Inbound, raw, "hello").await;
+    assert_eq!(text, "hello from 127.0.0.6");
 }

@@ -168,7 +168,10 @@ impl Half {
             }
             let mut read = ReadBuf::new(buffer);
             match Pin::new(&mut *from).poll_read(cx, &mut read) {
-                Poll::Ready(result) => result.map_err(|_| Side::From)?,
+                Poll::Ready(Ok(())) => {}
+                // TLS that ends without saying so: an end all the same for bytes of which nothing is known.
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Side::From)),
                 Poll::Pending => {
                     self.held = Vec::new();
                     // TLS may hold what the socket did not take.

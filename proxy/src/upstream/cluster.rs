@@ -35,6 +35,9 @@ pub struct ClusterState {
     stale: AtomicBool,
     wake: Arc<Notify>,
     secrets: Arc<Secrets>,
+    /// Kept, so that what is in use stays loaded whether there are endpoints or not.
+    securities: ArcSwap<Securities>,
+    retired: AtomicBool,
 }
 
 /// When this cluster is swept.
@@ -47,8 +50,9 @@ impl ClusterState {
     pub(super) fn new(config: Arc<Cluster>, wake: Arc<Notify>, secrets: Arc<Secrets>, now: Instant) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let securities = Securities::of(&config.tls, &secrets);
-        let host =
-            |endpoint: &Arc<Endpoint>| Arc::new(Host::new(endpoint.clone(), securities.with(endpoint)));
+        let host = |endpoint: &Arc<Endpoint>| {
+            Arc::new(Host::new(endpoint.clone(), securities.with(endpoint), config.source))
+        };
         let hosts: Vec<_> = config.endpoints.iter().map(host).collect();
         let stats = ClusterStats::default();
         let set = HostSet::new(&config, hosts.into(), &stats, false);
@@ -67,6 +71,8 @@ impl ClusterState {
             tls: TlsStats::default(),
             wake,
             secrets,
+            securities: ArcSwap::from_pointee(securities),
+            retired: AtomicBool::new(false),
         }
     }
 
@@ -97,7 +103,12 @@ impl ClusterState {
 
     /// How connections to an endpoint that is in no host set are secured.
     pub(super) fn security(&self, endpoint: &Endpoint) -> Option<Arc<Security>> {
-        Securities::of(&self.config.load().tls, &self.secrets).with(endpoint)
+        self.securities.load().with(endpoint)
+    }
+
+    /// The latest description, without a count of its users.
+    pub(super) fn description(&self) -> Guard<Arc<Cluster>> {
+        self.config.load()
     }
 
     /// The most requests that one HTTP/2 connection gets.
@@ -201,7 +212,7 @@ impl ClusterState {
                 match old.all.iter().find(|host| host.address() == endpoint.address) {
                     Some(host) if host.is_described(endpoint, security.as_ref()) => host.clone(),
                     Some(host) => Arc::new(host.described(endpoint.clone(), security)),
-                    None => Arc::new(Host::new(endpoint.clone(), security)),
+                    None => Arc::new(Host::new(endpoint.clone(), security, config.source)),
                 }
             })
             .collect();
@@ -232,6 +243,7 @@ impl ClusterState {
             && before.warmup == config.warmup
             && before.localities == config.localities
             && before.panic_threshold == config.panic_threshold;
+        self.securities.store(Arc::new(securities));
         self.config.store(config.clone());
         if !same_hosts || !same_policy || acquitted {
             self.rebuild(config, hosts.into());
@@ -241,7 +253,13 @@ impl ClusterState {
     /// The cluster left the configuration: its idle connections are to be closed.
     pub(super) fn retire(&self) {
         let _changing = self.changing();
+        self.retired.store(true, Relaxed);
         self.hosts.load().all.iter().for_each(|host| host.remove());
+    }
+
+    /// Whether it has left the configuration.
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Relaxed)
     }
 
     /// When the next sweep is due, if endpoints are watched at all.
@@ -292,6 +310,7 @@ impl ClusterState {
 }
 
 /// How connections to the endpoints of a cluster are secured.
+#[derive(Debug)]
 struct Securities {
     /// To those that take Istio's mutual TLS.
     mutual: Option<Arc<Security>>,

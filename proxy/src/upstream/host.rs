@@ -1,14 +1,14 @@
 //! One endpoint of one cluster at run time: its counters and its health. Both outlive a reload.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
-use outrigger_config::snapshot::Endpoint;
+use outrigger_config::snapshot::{Endpoint, Source};
 use tokio::time::Instant;
 
 use super::{
@@ -52,6 +52,20 @@ pub enum LocalEnd {
     Client(IpAddr),
 }
 
+/// Where Istio binds connections to the workload, so that its rules let them pass.
+const INBOUND: (Ipv4Addr, Ipv6Addr) = (Ipv4Addr::new(127, 0, 0, 6), Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6));
+
+impl LocalEnd {
+    /// Of connections that have no client to stand for.
+    pub(super) fn of(source: Source, to: IpAddr) -> Self {
+        match (source, to) {
+            (Source::System | Source::Client, _) => Self::Any,
+            (Source::Inbound, IpAddr::V4(_)) => Self::Own(INBOUND.0.into()),
+            (Source::Inbound, IpAddr::V6(_)) => Self::Own(INBOUND.1.into()),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct HostState {
     id: HostId,
@@ -62,8 +76,9 @@ struct HostState {
 }
 
 impl Host {
-    pub(super) fn new(endpoint: Arc<Endpoint>, security: Option<Arc<Security>>) -> Self {
-        Self::reached_from(endpoint, security, LocalEnd::Any)
+    pub(super) fn new(endpoint: Arc<Endpoint>, security: Option<Arc<Security>>, source: Source) -> Self {
+        let local = LocalEnd::of(source, endpoint.address.ip());
+        Self::reached_from(endpoint, security, local)
     }
 
     /// One whose connections begin at `local`.

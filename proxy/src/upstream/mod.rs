@@ -8,12 +8,13 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use outrigger_config::snapshot::{Cluster, ClusterId, Credentials, InboundTls, Listener, Snapshot};
 use tokio::{sync::Notify, time::Instant};
 
-use crate::net::tls::{Inbound, Secrets};
+use crate::net::tls::{FIRST_WORD, Inbound, Secrets};
 
 pub mod balance;
 mod breaker;
@@ -114,20 +115,22 @@ impl Upstreams {
 
     fn doors(&self, listener: &Listener) -> Doors {
         let apart = listener.captured().map(|captured| &captured.tls).into_iter().flatten();
+        let detection = listener.captured().and_then(|captured| captured.detection);
+        let first_word = detection.unwrap_or(FIRST_WORD);
         Doors {
-            all: self.inbound(&listener.tls),
-            apart: apart.map(|(port, tls)| (*port, self.inbound(tls))).collect(),
+            all: self.inbound(&listener.tls, first_word),
+            apart: apart.map(|(port, tls)| (*port, self.inbound(tls, first_word))).collect(),
         }
     }
 
     /// Who has no identity offers none: that is plain text where it is allowed.
-    fn inbound(&self, tls: &InboundTls) -> Option<Inbound> {
+    fn inbound(&self, tls: &InboundTls, first_word: Duration) -> Option<Inbound> {
         let (domains, plaintext) = match tls {
             InboundTls::Strict(domains) => (domains, false),
             InboundTls::Permissive(domains) if self.secrets.has_identity() => (domains, true),
             InboundTls::Permissive(_) | InboundTls::Off => return None,
         };
-        Some(Inbound { secret: self.secrets.of(&Credentials::mesh(domains.clone())), plaintext })
+        Some(Inbound { secret: self.secrets.of(&Credentials::mesh(domains.clone())), plaintext, first_word })
     }
 
     /// The cluster of this name, if the configuration has it.

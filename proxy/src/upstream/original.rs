@@ -4,7 +4,7 @@
 use std::{
     cell::RefCell,
     collections::HashMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     ptr,
     sync::{Arc, Weak},
     time::Duration,
@@ -21,8 +21,6 @@ const UNUSED: Duration = Duration::from_secs(60);
 const INTERVAL: Duration = Duration::from_secs(5);
 /// Clients choose destinations: of more hosts than these, half are dropped, those first that were unused for longest.
 const MAX_HOSTS: usize = 1024;
-/// Where Istio binds connections to the workload, so that its rules let them pass.
-const INBOUND: (Ipv4Addr, Ipv6Addr) = (Ipv4Addr::new(127, 0, 0, 6), Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6));
 
 /// What is known of a captured connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +47,7 @@ type Key = (u64, SocketAddr, Option<IpAddr>);
 #[derive(Debug)]
 struct Entry {
     host: Arc<Host>,
+    cluster: Weak<ClusterState>,
     /// By which description of the cluster it was made.
     described: Weak<Cluster>,
     used: Instant,
@@ -64,7 +63,7 @@ impl Originals {
     /// The host of a destination, and whether others were dropped for it: they are marked as removed.
     pub fn host(&self, cluster: &Arc<ClusterState>, original: Original) -> (Arc<Host>, bool) {
         let now = Instant::now();
-        let config = cluster.config();
+        let config = cluster.description();
         let local = local_end(config.source, original);
         let client = matches!(local, LocalEnd::Client(_)).then_some(original.client);
         let key = (cluster.id(), original.destination, client);
@@ -74,10 +73,12 @@ impl Originals {
             if !ptr::eq(entry.described.as_ptr(), Arc::as_ptr(&config)) {
                 let endpoint = endpoint(&config, original.destination);
                 let security = cluster.security(&endpoint);
-                if !entry.host.is_described(&endpoint, security.as_ref()) {
+                let replaced = !entry.host.is_described(&endpoint, security.as_ref());
+                if replaced {
                     entry.host = Arc::new(entry.host.described(endpoint, security));
                 }
                 entry.described = Arc::downgrade(&config);
+                return (Arc::clone(&entry.host), replaced);
             }
             return (Arc::clone(&entry.host), false);
         }
@@ -85,9 +86,16 @@ impl Originals {
         let endpoint = endpoint(&config, original.destination);
         let security = cluster.security(&endpoint);
         let host = Arc::new(Host::reached_from(endpoint, security, local));
-        let described = Arc::downgrade(&config);
-        known.hosts.insert(key, Entry { host: Arc::clone(&host), described, used: now });
+        let (cluster, described) = (Arc::downgrade(cluster), Arc::downgrade(&config));
+        known.hosts.insert(key, Entry { host: Arc::clone(&host), cluster, described, used: now });
         (host, dropped)
+    }
+
+    /// Drops the hosts of clusters that have left the configuration.
+    pub(crate) fn forget_retired(&self) {
+        self.0
+            .borrow_mut()
+            .keep(|entry| entry.cluster.upgrade().is_some_and(|cluster| !cluster.is_retired()));
     }
 }
 
@@ -119,11 +127,9 @@ impl Known {
 }
 
 fn local_end(source: Source, original: Original) -> LocalEnd {
-    match (source, original.destination.ip()) {
-        (Source::System, _) => LocalEnd::Any,
-        (Source::Inbound, IpAddr::V4(_)) => LocalEnd::Own(INBOUND.0.into()),
-        (Source::Inbound, IpAddr::V6(_)) => LocalEnd::Own(INBOUND.1.into()),
-        (Source::Client, _) => LocalEnd::Client(original.client),
+    match source {
+        Source::Client => LocalEnd::Client(original.client),
+        Source::System | Source::Inbound => LocalEnd::of(source, original.destination.ip()),
     }
 }
 

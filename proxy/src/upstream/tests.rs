@@ -2,11 +2,11 @@
 
 use outrigger_config::{
     Loader, Source,
-    snapshot::{Balancer, ClusterId, Limits, Node},
+    snapshot::{Balancer, ClusterId, Limits, Node, Source as From},
 };
 
 use super::{
-    testing::{ClusterBuilder, endpoint, outlier, snapshot},
+    testing::{ClusterBuilder, endpoint, outlier, snapshot, state},
     *,
 };
 
@@ -195,4 +195,15 @@ async fn the_control_thread_rebuilds_tables() {
         } => {}
     }
     assert_eq!(cluster.hosts().groups[0].candidates.len(), 2);
+}
+
+#[test]
+fn connections_to_the_workload_come_from_istios_address() {
+    for (source, end) in
+        [(From::System, LocalEnd::Any), (From::Inbound, LocalEnd::Own("127.0.0.6".parse().unwrap()))]
+    {
+        let cluster = state(ClusterBuilder::new(1).with(|cluster| cluster.source = source));
+        let host = Arc::clone(&cluster.hosts().all[0]);
+        assert_eq!(host.local_end(), end);
+    }
 }

@@ -3,9 +3,11 @@
 use std::sync::{Arc, Mutex};
 
 use crate::support::{
+    certs::{self, Authority},
     client::{self, Payload, ask},
     mesh::{Mesh, Proxy},
     origin::{Gate, Origin, Reply, Step},
+    secure::Front,
     wait::soon,
 };
 
@@ -114,9 +116,22 @@ async fn a_grpc_probe_asks_the_health_service() {
 }
 
 #[tokio::test]
-async fn what_is_no_probe_is_400_and_https_says_that_it_cannot_be_asked() {
-    let proxy = probed(r#"{"httpGet": {"port": 1, "scheme": "HTTPS"}}"#).await;
-    assert_eq!(proxy.agent("GET", READY).await.status, 501);
+async fn an_https_probe_is_asked_whoever_vouches_for_the_container() {
+    let origin = Origin::http1(|_| Reply::status(200).data("secured")).await;
+    let pair = Authority::new().workload("spiffe://somebody/else");
+    let front = Front::before(origin.address(), certs::server(certs::Shows::new(&pair), None, &[])).await;
+    let port = front.address().port();
+    let probe = format!(r#"{{"httpGet": {{"port": {port}, "scheme": "HTTPS"}}, "timeoutSeconds": 5}}"#);
+    let answer = probed(&probe).await.agent("GET", READY).await;
+    assert_eq!((answer.status, answer.text()), (200, "secured"));
+    let port = origin.address().port();
+    let plain = format!(r#"{{"httpGet": {{"port": {port}, "scheme": "HTTPS"}}, "timeoutSeconds": 5}}"#);
+    assert_eq!(probed(&plain).await.agent("GET", READY).await.status, 500);
+}
+
+#[tokio::test]
+async fn what_is_no_probe_is_400() {
+    let proxy = probed(r#"{"httpGet": {"port": 1}}"#).await;
     let answer = proxy.agent("GET", "/app-health/other/livez").await;
     assert_eq!(answer.status, 400);
     assert!(answer.text().starts_with("app prober config does not exists for /app-health/other/livez"));

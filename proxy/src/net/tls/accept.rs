@@ -15,7 +15,7 @@ use super::{
 /// The first byte of every TLS connection: a handshake record.
 const HANDSHAKE_RECORD: u8 = 22;
 /// How long raw bytes that may be plain text are waited for: a server may be the one to speak first.
-const FIRST_WORD: Duration = Duration::from_secs(5);
+pub(crate) const FIRST_WORD: Duration = Duration::from_secs(5);
 
 /// How connections are taken at a listener.
 #[derive(Debug, Clone)]
@@ -23,6 +23,8 @@ pub(crate) struct Inbound {
     pub(crate) secret: Arc<Secret>,
     /// Plain text is taken, too (PERMISSIVE).
     pub(crate) plaintext: bool,
+    /// How long raw bytes that may be plain text are waited for.
+    pub(crate) first_word: Duration,
 }
 
 /// A connection that was taken.
@@ -77,8 +79,10 @@ pub(crate) async fn take(
 ) -> io::Result<Option<Taken>> {
     let plain = |stream| Ok(Some(Taken::plain(stream)));
     let mut first = [0];
-    let wait = if raw && inbound.plaintext { idle.min(FIRST_WORD) } else { idle };
+    let wait = if raw && inbound.plaintext { idle.min(inbound.first_word) } else { idle };
     match timeout(wait, stream.peek(&mut first)).await {
+        // A client that only listens.
+        Ok(Ok(0)) if raw && inbound.plaintext => return plain(stream),
         Ok(Ok(0)) => return Ok(None),
         Ok(peeked) => drop(peeked?),
         Err(_) if raw && inbound.plaintext => return plain(stream),
@@ -107,7 +111,8 @@ async fn shake(stream: TcpStream, inbound: &Inbound, raw: bool) -> io::Result<Ta
         Err(why) => return Err(io::Error::other(TlsFailure::Unusable(Arc::clone(why)))),
     };
     let shaken = timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await;
-    let stream = shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(TlsFailure::of)?;
+    let stream =
+        shaken.unwrap_or_else(|_| Err(io::Error::other(TlsFailure::Late))).map_err(TlsFailure::of)?;
     let (_, state) = stream.get_ref();
     let peer = state.peer_certificates().and_then(|chain| Peer::of(chain.first()?));
     let Some(peer) = peer else {

@@ -22,10 +22,10 @@ use std::{
 
 use rustls::crypto::CryptoProvider;
 
-pub(crate) use accept::{Inbound, Secured, Taken, take};
+pub(crate) use accept::{FIRST_WORD, Inbound, Secured, Taken, take};
 pub(crate) use files::Identity;
 pub(crate) use hello::{Hello, read as read_hello};
-pub(crate) use originate::Security;
+pub(crate) use originate::{Security, unverified};
 pub(crate) use peek::{Sniffed, hello};
 pub(crate) use peer::{Parties, Peer, namespace};
 pub(crate) use secrets::{CertificateFile, Secret, Secrets};
@@ -61,6 +61,8 @@ pub(crate) enum TlsFailure {
     Protocol(Box<str>),
     /// A client speaks plain text where TLS alone is taken.
     Plaintext,
+    /// The handshake took too long.
+    Late,
 }
 
 impl fmt::Display for TlsFailure {
@@ -73,6 +75,7 @@ impl fmt::Display for TlsFailure {
             },
             Self::Handshake(error) => error.fmt(f),
             Self::Protocol(name) => write!(f, "the peer chose the protocol {name:?}"),
+            Self::Late => f.write_str("the handshake took too long"),
             Self::Plaintext => f.write_str("plain text is not taken here"),
         }
     }

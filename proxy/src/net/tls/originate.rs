@@ -1,13 +1,19 @@
 //! The client's side: TLS with an endpoint.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, LazyLock},
+};
 
 use outrigger_config::snapshot::{ClientTls, ServerName};
-use rustls::{ClientConfig, pki_types};
+use rustls::{ClientConfig, Error, pki_types};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream};
 
-use super::{Parties, Peer, Secret, Secrets, Speaks, Stream, TlsFailure};
+use super::{
+    Parties, Peer, Secret, Secrets, Speaks, Stream, TlsFailure, provider,
+    verify::{Verifier, Who},
+};
 
 /// How connections to an endpoint are secured. Equal ones may share connections.
 #[derive(Debug, Clone)]
@@ -32,10 +38,10 @@ impl Security {
         self.secret.id()
     }
 
-    /// The host that a request asks for, where that is the name of the hello: connections for another name are others.
+    /// The name of the hello, which may be the host that a request asks for: connections for another name are others.
     pub(crate) fn asked_for(&self, authority: &[u8]) -> Option<Arc<str>> {
         match &self.server_name {
-            ServerName::Is(_) => None,
+            ServerName::Is(name) => Some(Arc::clone(name)),
             ServerName::OfRequest(service) => {
                 let host =
                     std::str::from_utf8(authority).ok().map(without_port).filter(|host| !host.is_empty());
@@ -54,13 +60,14 @@ impl Security {
             Ok(ready) => (Arc::clone(ready.client(speaks)), ready.own.clone()),
             Err(why) => return Err(unusable(Arc::clone(why))),
         };
+        let mesh = self.secret.is_of_mesh();
         let name = match &self.server_name {
             ServerName::Is(name) => name,
             ServerName::OfRequest(service) => asked_for.unwrap_or(service),
         };
         let name = pki_types::ServerName::try_from(name.to_owned())
             .map_err(|_| unusable(format!("{name:?} is no server name for TLS").into()))?;
-        Ok(Offer { config, own, name, speaks })
+        Ok(Offer { config, own, mesh, name, speaks })
     }
 }
 
@@ -77,6 +84,8 @@ fn without_port(authority: &str) -> &str {
 pub(crate) struct Offer {
     config: Arc<ClientConfig>,
     own: Option<Arc<Peer>>,
+    /// The peer is to be a workload of the mesh.
+    mesh: bool,
     name: pki_types::ServerName<'static>,
     speaks: Speaks,
 }
@@ -100,9 +109,31 @@ impl Offer {
             return Err(io::Error::other(TlsFailure::Protocol(name.into())));
         }
         let peer = state.peer_certificates().and_then(|chain| Peer::of(chain.first()?));
+        // Whoever is not of the mesh may write there what it likes.
+        let peer = peer.map(|peer| if self.mesh { peer } else { Peer { uri: None, ..peer } });
         let parties = peer.map(|peer| Arc::new(Parties { peer, own: self.own }));
         Ok((Stream::Tls(Box::new(TlsStream::Client(stream))), parties))
     }
+}
+
+/// Encrypts without asking who is there, as kubelet does for a probe. For nothing that carries anybody's data.
+///
+/// # Errors
+/// [`TlsFailure`] within, or that of the socket.
+pub(crate) async fn unverified(stream: TcpStream) -> io::Result<Stream> {
+    static CONFIG: LazyLock<Result<Arc<ClientConfig>, Error>> = LazyLock::new(|| {
+        let verifier = Arc::new(Verifier::new(Who::Anybody));
+        let config = ClientConfig::builder_with_provider(Arc::clone(provider()))
+            .with_safe_default_protocol_versions()?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth();
+        Ok(Arc::new(config))
+    });
+    let config = CONFIG.as_ref().map_err(|error| TlsFailure::of(io::Error::other(error.clone())))?;
+    let name = pki_types::ServerName::from(stream.peer_addr()?.ip());
+    let shaken = TlsConnector::from(Arc::clone(config)).connect(name, stream).await;
+    Ok(Stream::Tls(Box::new(TlsStream::Client(shaken.map_err(TlsFailure::of)?))))
 }
 
 #[cfg(test)]

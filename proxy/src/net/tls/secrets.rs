@@ -184,6 +184,11 @@ impl Secret {
         self.id
     }
 
+    /// Whether the mesh vouches for the peer.
+    pub(super) fn is_of_mesh(&self) -> bool {
+        matches!(self.wanted.trust, Trust::Mesh(_))
+    }
+
     /// Whether they can be used now.
     pub(super) fn state(&self) -> Guard<Arc<State>> {
         self.state.load()

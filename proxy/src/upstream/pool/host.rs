@@ -215,6 +215,12 @@ impl<B: Payload> HostPool<B> {
         any
     }
 
+    /// Whether it has a connection, or somebody waits for one.
+    pub(super) fn is_used(&self) -> bool {
+        let state = self.state.borrow();
+        state.open + state.connecting > 0 || !state.waiting.is_empty()
+    }
+
     /// Forgets those who left the line.
     fn has_waiting(&self) -> bool {
         let mut state = self.state.borrow_mut();

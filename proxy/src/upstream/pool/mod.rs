@@ -46,10 +46,13 @@ pub struct Pools<B: Payload> {
     pools: RefCell<HashMap<PoolKey, Rc<HostPool<B>>>>,
 }
 
+/// Of more pools than these, unused ones are dropped where a name of TLS asks for another.
+const MANY: usize = 256;
+
 /// Cluster and address, by the identity of the host, what is spoken there, and how it is secured.
 type PoolKey = (HostId, Wire, Option<TlsKey>);
 
-/// The credentials, and the name in the hello where it depends on the request.
+/// The credentials, and the name in the hello.
 type TlsKey = (u64, Option<Arc<str>>);
 
 impl<B: Payload> Default for Pools<B> {
@@ -110,8 +113,13 @@ impl<B: Payload> Pools<B> {
         let tls = host.security().map(|security| (security.id(), security.asked_for(authority)));
         let asked_for = tls.as_ref().and_then(|(_, name)| name.clone());
         let mut pools = self.pools.borrow_mut();
+        let key = (host.id(), wire, tls);
+        // Clients choose names: pools that nobody uses any more must not add up.
+        if asked_for.is_some() && pools.len() >= MANY && !pools.contains_key(&key) {
+            pools.retain(|_, pool| Rc::strong_count(pool) > 1 || pool.is_used());
+        }
         let pool = pools
-            .entry((host.id(), wire, tls))
+            .entry(key)
             .or_insert_with(|| Rc::new(HostPool::new(cluster.clone(), host.clone(), wire, asked_for)));
         pool.clone()
     }
