@@ -90,6 +90,23 @@ fn dns_is_not_captured_since_the_sidecar_answers_none() {
 }
 
 #[test]
+fn only_a_pod_that_gets_a_certificate_is_said_to_take_mutual_tls() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, annotations: {}}\nspec: {containers: [{name: app, image: a}]}\n";
+    let says_so = |options: &Options, pod: &str| {
+        inject_with(options, pod).unwrap().text.contains("security.istio.io/tlsMode: istio\n")
+    };
+    let with_secret = Options { certificates_secret: Some("identity".to_owned()), ..Options::default() };
+    assert!(says_so(&with_secret, pod));
+    assert!(!says_so(&Options::default(), pod));
+    let mounted = |at: &str| {
+        let mount = format!("{{sidecar.istio.io/userVolumeMount: '{{\"c\":{{\"mountPath\":\"{at}\"}}}}'}}");
+        says_so(&Options::default(), &pod.replace("annotations: {}", &format!("annotations: {mount}")))
+    };
+    assert!(mounted("/var/run/secrets/workload-spiffe-credentials"));
+    assert!(!mounted("/certs"));
+}
+
+#[test]
 fn several_texts_are_one_stream_of_documents() {
     let a = outrigger_config::Source { name: "a".into(), text: "kind: A".to_owned() };
     let b = outrigger_config::Source { name: "b".into(), text: "kind: B\n---\nkind: C\n".to_owned() };
