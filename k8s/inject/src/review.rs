@@ -1,7 +1,7 @@
 //! The webhook's side: the answer to an `AdmissionReview` (admission.k8s.io/v1) of a pod that is being made.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     options::Options,
@@ -11,6 +11,10 @@ use crate::{
     value::{Map, Value},
     workload::Workload,
 };
+
+/// Each value costs some kilobytes while the pod is changed, so that a body of many small ones would cost a thousand
+/// times its length. The largest pods have some thousands.
+const MAX_VALUES: usize = 50_000;
 
 /// What becomes of a pod that cannot be injected as it says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,12 +74,26 @@ struct Status {
     message: String,
 }
 
+/// As much of a review as an answer needs; the rest is passed over and not kept.
+#[derive(Debug, Deserialize)]
+struct Envelope {
+    request: Option<RequestId>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RequestId {
+    uid: Option<String>,
+}
+
 /// Answers a review: a patch that puts the sidecar in, or why there is none. A pod that has the sidecar already is left
 /// as it is, whatever the options.
 ///
 /// # Errors
 /// The body is no review, so that there is no request to answer.
 pub fn review(body: &[u8], options: &Options, on_failure: OnFailure) -> Result<Answer, Malformed> {
+    if has_more_values_than(MAX_VALUES, body) {
+        return too_many_values(body, on_failure);
+    }
     let review: Value = serde_json::from_slice(body).map_err(Malformed::Json)?;
     let request = review.get("request").ok_or(Malformed::Field("request"))?;
     let text = |key: &str| request.get(key).and_then(Value::text);
@@ -88,9 +106,53 @@ pub fn review(body: &[u8], options: &Options, on_failure: OnFailure) -> Result<A
         }
         _ => "not a pod that is being made".to_owned(),
     };
-    let review = Review { api_version: "admission.k8s.io/v1", kind: "AdmissionReview", response };
-    // Names and texts only: it cannot fail.
-    Ok(Answer { body: serde_json::to_string(&review).unwrap_or_default(), summary })
+    Ok(Answer { body: response.into_json(), summary })
+}
+
+/// Whether the JSON holds more values, by the signs before them: nothing is built.
+fn has_more_values_than(most: usize, json: &[u8]) -> bool {
+    let (mut in_text, mut escaped, mut values) = (false, false, 0);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b',' | b'[' | b'{' if !in_text => values += 1,
+            _ => {}
+        }
+    }
+    values > most
+}
+
+/// The answer to a review that is not looked into.
+fn too_many_values(body: &[u8], on_failure: OnFailure) -> Result<Answer, Malformed> {
+    let envelope: Envelope = serde_json::from_slice(body).map_err(Malformed::Json)?;
+    let request = envelope.request.ok_or(Malformed::Field("request"))?;
+    let uid = request.uid.ok_or(Malformed::Field("request.uid"))?;
+    let mut response = Response { uid, allowed: true, ..Response::default() };
+    let reason = format!("the review has more than {MAX_VALUES} values");
+    response.fail(on_failure, &reason);
+    Ok(Answer { body: response.into_json(), summary: format!("not injected, {reason}") })
+}
+
+impl Response {
+    /// There is no sidecar, for this reason.
+    fn fail(&mut self, on_failure: OnFailure, reason: &str) {
+        match on_failure {
+            OnFailure::Allow => self.warnings.push(format!("no sidecar: {reason}")),
+            OnFailure::Deny => {
+                self.allowed = false;
+                self.status = Some(Status { code: 400, message: format!("no sidecar: {reason}") });
+            }
+        }
+    }
+
+    /// The whole answer.
+    fn into_json(self) -> String {
+        let review = Review { api_version: "admission.k8s.io/v1", kind: "AdmissionReview", response: self };
+        // Names and texts only: it cannot fail.
+        serde_json::to_string(&review).unwrap_or_default()
+    }
 }
 
 fn answer_pod(
@@ -120,13 +182,7 @@ fn answer_pod(
         Err(Problem { path, message, help }) => {
             let reason = format!("{path}: {message} ({help})");
             let summary = format!("{name}: not injected, {reason}");
-            match on_failure {
-                OnFailure::Allow => response.warnings.push(format!("no sidecar: {reason}")),
-                OnFailure::Deny => {
-                    response.allowed = false;
-                    response.status = Some(Status { code: 400, message: format!("no sidecar: {reason}") });
-                }
-            }
+            response.fail(on_failure, &reason);
             summary
         }
     }

@@ -95,6 +95,7 @@ struct Injector {
     on_failure: OnFailure,
     /// The API server can know our certificate.
     trusted: AtomicBool,
+    turns: serve::Turns,
 }
 
 /// A webhook that is bound.
@@ -151,6 +152,7 @@ impl Webhook {
             options: self.options,
             on_failure: self.on_failure,
             trusted: AtomicBool::new(trusted),
+            turns: serve::Turns::default(),
         };
         Ok(Bound {
             address: listener.local_addr().map_err(cannot)?,

@@ -1,6 +1,7 @@
 //! The webhook's server: TLS, HTTP/1.1, small limits, and an end that lets the last answers out.
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     pin::pin,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -17,21 +18,41 @@ use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
+    task::{AbortHandle, spawn_blocking},
     time::{sleep, timeout},
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
 use super::Injector;
 
 /// Connections at a time: an API server has few.
 const CONNECTIONS: u32 = 256;
-/// For a handshake, for a request's head, and for its body. The API server waits 10 s itself.
+/// Handshakes at a time; a further one ends the oldest, so that who says nothing cannot keep others out.
+const HANDSHAKES: usize = 256;
+/// For a handshake, and for a request's body.
+const HASTE: Duration = Duration::from_secs(3);
+/// For a request's head, and for a review's turn. The API server waits 10 s itself.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A review holds one pod, and the API server takes objects up to 3 MiB.
-const MAX_BODY: usize = 4 << 20;
+/// A review holds one pod. Anybody who reaches the port may send one, and it costs a multiple of its length.
+const MAX_BODY: usize = 1 << 20;
+/// Bodies that are held at a time.
+const BODIES: usize = 16;
 /// Wait after a failed accept.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// What bounds the memory of reviews. A body that comes slowly must not keep other reviews from theirs.
+#[derive(Debug)]
+pub(super) struct Turns {
+    bodies: Arc<Semaphore>,
+    review: Arc<Semaphore>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { bodies: Arc::new(Semaphore::new(BODIES)), review: Arc::new(Semaphore::new(1)) }
+    }
+}
 
 /// Serves until told, and then until the open requests are answered.
 pub(super) async fn serve(
@@ -43,15 +64,28 @@ pub(super) async fn serve(
     let places = Arc::new(Semaphore::new(CONNECTIONS as usize));
     let acceptor = TlsAcceptor::from(tls);
     let accept = async {
-        // The semaphore is never closed.
-        while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        // Most have ended; to end those again does nothing.
+        let mut handshakes: VecDeque<AbortHandle> = VecDeque::with_capacity(HANDSHAKES);
+        loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
+                    if handshakes.len() == HANDSHAKES
+                        && let Some(oldest) = handshakes.pop_front()
+                    {
+                        oldest.abort();
+                    }
                     let (acceptor, injector, stop) = (acceptor.clone(), Arc::clone(&injector), stop.clone());
-                    tokio::spawn(async move {
-                        converse(stream, acceptor, injector, stop).await;
-                        drop(place);
+                    let places = Arc::clone(&places);
+                    let handshake = tokio::spawn(async move {
+                        let Ok(Ok(stream)) = timeout(HASTE, acceptor.accept(stream)).await else { return };
+                        // The semaphore is never closed.
+                        let Ok(place) = places.acquire_owned().await else { return };
+                        tokio::spawn(async move {
+                            converse(stream, injector, stop).await;
+                            drop(place);
+                        });
                     });
+                    handshakes.push_back(handshake.abort_handle());
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accept failed");
@@ -70,16 +104,10 @@ pub(super) async fn serve(
 }
 
 /// One connection. How it ends is the client's business.
-async fn converse(
-    stream: TcpStream,
-    acceptor: TlsAcceptor,
-    injector: Arc<Injector>,
-    stop: CancellationToken,
-) {
-    let Ok(Ok(stream)) = timeout(PATIENCE, acceptor.accept(stream)).await else { return };
+async fn converse(stream: TlsStream<TcpStream>, injector: Arc<Injector>, stop: CancellationToken) {
     let service = service_fn(move |request| {
         let injector = Arc::clone(&injector);
-        async move { Ok::<_, Infallible>(answer(request, &injector).await) }
+        async move { Ok::<_, Infallible>(answer(request, injector).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -93,7 +121,7 @@ async fn converse(
     let _ = timeout(PATIENCE, connection).await;
 }
 
-async fn answer(request: Request<Incoming>, injector: &Injector) -> Response<Full<Bytes>> {
+async fn answer(request: Request<Incoming>, injector: Arc<Injector>) -> Response<Full<Bytes>> {
     match (request.method(), request.uri().path()) {
         (&Method::POST, "/inject") => inject(request.into_body(), injector).await,
         (&Method::GET, "/healthz") => page(StatusCode::OK, "ok\n"),
@@ -109,17 +137,35 @@ async fn answer(request: Request<Incoming>, injector: &Injector) -> Response<Ful
     }
 }
 
-async fn inject(body: Incoming, injector: &Injector) -> Response<Full<Bytes>> {
+async fn inject(body: Incoming, injector: Arc<Injector>) -> Response<Full<Bytes>> {
+    let busy = || page(StatusCode::SERVICE_UNAVAILABLE, "too many reviews at a time\n");
+    let turns = &injector.turns;
+    let Ok(Ok(place)) = timeout(PATIENCE, Arc::clone(&turns.bodies).acquire_owned()).await else {
+        return busy();
+    };
     #[expect(clippy::disallowed_methods, reason = "limited")]
-    let body = match timeout(PATIENCE, Limited::new(body, MAX_BODY).collect()).await {
+    let body = match timeout(HASTE, Limited::new(body, MAX_BODY).collect()).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            return page(StatusCode::PAYLOAD_TOO_LARGE, "the review is larger than 4 MiB\n");
+            return page(StatusCode::PAYLOAD_TOO_LARGE, "the review is larger than 1 MiB\n");
         }
         Ok(Err(_)) => return page(StatusCode::BAD_REQUEST, "the body broke off\n"),
         Err(_) => return page(StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n"),
     };
-    match review(&body, &injector.options, injector.on_failure) {
+    let Ok(Ok(turn)) = timeout(PATIENCE, Arc::clone(&turns.review).acquire_owned()).await else {
+        return busy();
+    };
+    // On a thread of its own: probes are answered meanwhile. It is not ended when its client goes, so that the turn is
+    // over with it and not before.
+    let reviewed = spawn_blocking(move || {
+        let reviewed = review(&body, &injector.options, injector.on_failure);
+        drop((turn, place));
+        reviewed
+    });
+    let Ok(reviewed) = reviewed.await else {
+        return page(StatusCode::INTERNAL_SERVER_ERROR, "the review failed\n");
+    };
+    match reviewed {
         Ok(answer) => {
             tracing::info!(pod = answer.summary, "reviewed");
             let mut response = page(StatusCode::OK, answer.body);

@@ -188,6 +188,46 @@ async fn a_posted_review_is_answered_by_the_patch_that_makes_what_inject_prints(
 }
 
 #[tokio::test]
+async fn a_probe_is_answered_while_silent_connections_and_half_a_review_are_open() {
+    use tokio::io::AsyncWriteExt;
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let files = files(folder.path());
+    authority.write(&files);
+    let (address, _stop, _) = serve(webhook(Certificate::Given(files)).bind().await.unwrap());
+    let tcp = TcpStream::connect(address).await.unwrap();
+    let mut half = tls(&authority.pem()).connect(ServerName::try_from(SERVICE).unwrap(), tcp).await.unwrap();
+    half.write_all(b"POST /inject HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n{").await.unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..270 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    let ask = async |method: &str, path: &str, body: String| {
+        let roots = authority.pem();
+        let asked = ask(address, &roots, method, path, body);
+        timeout(Duration::from_secs(2), asked).await.expect("in time").unwrap()
+    };
+    assert_eq!(ask("GET", "/healthz", String::new()).await.0, StatusCode::OK);
+    assert_eq!(ask("POST", "/inject", review_of(&pod())).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_review_of_many_small_values_is_refused_before_it_costs_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let files = files(folder.path());
+    authority.write(&files);
+    let (address, _stop, _) = serve(webhook(Certificate::Given(files)).bind().await.unwrap());
+    let mut many = pod();
+    many["x"] = vec![json!({"": 0}); 120_000].into();
+    let roots = authority.pem();
+    let asked = ask(address, &roots, "POST", "/inject", review_of(&many));
+    let (status, answer) = timeout(Duration::from_secs(2), asked).await.expect("quickly").unwrap();
+    assert_eq!(status, StatusCode::OK);
+    assert!(answer.contains("no sidecar: the review has more than 50000 values"), "{answer}");
+}
+
+#[tokio::test]
 async fn a_new_certificate_is_shown_and_a_pair_that_does_not_fit_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let (first, second) = (Authority::new(), Authority::new());

@@ -3,8 +3,8 @@
 
 use super::{Context, INIT, set};
 use crate::{
-    settings::{Capture, Interception},
-    value::{Value, map},
+    settings::{Capture, DNS_CAPTURE, Interception},
+    value::{Value, map, name_of},
 };
 
 /// `None` where nothing is captured.
@@ -14,9 +14,10 @@ pub(crate) fn container(context: &Context<'_>) -> Option<Value> {
         return None;
     }
     let mut container = context.container(INIT);
-    let dns = settings.metadata("ISTIO_META_DNS_CAPTURE") == Some("true");
-    set(&mut container, "args", arguments(settings.interception, &settings.capture, dns).into());
-    let variables: Vec<_> = context.metadata_variables().collect();
+    set(&mut container, "args", arguments(settings.interception, &settings.capture).into());
+    // `outrigger init` would read it, and send the pod's questions to a DNS server that the sidecar does not have.
+    let variables: Vec<_> =
+        context.metadata_variables().filter(|variable| name_of(variable) != Some(DNS_CAPTURE)).collect();
     if !variables.is_empty() {
         set(&mut container, "env", variables.into());
     }
@@ -34,7 +35,7 @@ pub(crate) fn container(context: &Context<'_>) -> Option<Value> {
     Some(container.into())
 }
 
-fn arguments(mode: Interception, capture: &Capture, dns: bool) -> Vec<String> {
+fn arguments(mode: Interception, capture: &Capture) -> Vec<String> {
     let flags = [
         ("-p", Some("15001")),
         ("-z", Some("15006")),
@@ -50,5 +51,5 @@ fn arguments(mode: Interception, capture: &Capture, dns: bool) -> Vec<String> {
         ("-c", capture.exclude_interfaces.as_deref()),
     ];
     let given = flags.into_iter().filter_map(|(flag, value)| Some([flag, value?])).flatten();
-    ["init"].into_iter().chain(given).chain(dns.then_some("--redirect-dns")).map(str::to_owned).collect()
+    ["init"].into_iter().chain(given).map(str::to_owned).collect()
 }

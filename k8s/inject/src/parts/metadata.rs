@@ -1,6 +1,6 @@
 //! Labels and annotations that an injection sets, with what they were before.
 
-use super::Context;
+use super::{Context, volumes::has_certificate};
 use crate::{
     record::Changed,
     value::{Map, Value, map, name_of},
@@ -9,7 +9,8 @@ use crate::{
 /// What Prometheus is told: where to scrape.
 const PROMETHEUS: [&str; 3] = ["prometheus.io/scrape", "prometheus.io/path", "prometheus.io/port"];
 
-/// Sets labels of the pod that are not there (Istio's template): that it takes mutual TLS, and its canonical service.
+/// Sets labels of the pod that are not there (Istio's template): that it takes mutual TLS, if it has a certificate for it,
+/// and its canonical service.
 pub(crate) fn label(labels: &mut Map, context: &Context<'_>) -> Vec<Changed> {
     let first = |keys: &[&str]| {
         let found = keys.iter().find_map(|key| labels.get(*key)?.text());
@@ -17,8 +18,9 @@ pub(crate) fn label(labels: &mut Map, context: &Context<'_>) -> Vec<Changed> {
     };
     let name = first(&["app.kubernetes.io/name", "app"]).unwrap_or_else(|| context.workload.name.clone());
     let revision = first(&["app.kubernetes.io/version", "version"]).unwrap_or_else(|| "latest".to_owned());
+    let tls_mode = if has_certificate(context) { "istio" } else { "" };
     let mut wanted = vec![
-        ("security.istio.io/tlsMode", "istio".to_owned()),
+        ("security.istio.io/tlsMode", tls_mode.to_owned()),
         ("service.istio.io/canonical-name", name),
         ("service.istio.io/canonical-revision", revision),
     ];

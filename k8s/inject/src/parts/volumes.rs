@@ -43,6 +43,13 @@ pub(crate) fn volumes(context: &Context<'_>, own: &[Value]) -> Vec<Value> {
     volumes
 }
 
+/// Whether the proxy finds a certificate: of the options, or of a volume that the pod has mounted there.
+pub(super) fn has_certificate(context: &Context<'_>) -> bool {
+    let path = |mount: &Value| Some(mount.get("mountPath")?.text()?.trim_end_matches('/').to_owned());
+    context.options.certificates_secret.is_some()
+        || context.settings.mounts.values().any(|mount| path(mount).is_some_and(|path| path == CERTIFICATES))
+}
+
 /// The mounts of the proxy.
 pub(super) fn mounts(context: &Context<'_>) -> Vec<Value> {
     let mount = |name: &str, path: &str| {

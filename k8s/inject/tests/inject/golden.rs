@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use outrigger_inject::{FailurePolicy, Format, Options, Verb, change, manifests};
+use outrigger_inject::{FailurePolicy, Format, Options, Outcome, Verb, change, manifests};
 
 use crate::{inject, inject_with, source, uninject};
 
@@ -75,6 +75,35 @@ fn what_a_user_changed_after_injection_stays_when_the_sidecar_goes() {
         out,
         "apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\n  labels:\n    service.istio.io/canonical-revision: v7\n  annotations:\n    mine: \"1\"\nspec:\n  containers:\n  - name: app\n    image: b\n    livenessProbe:\n      httpGet:\n        port: 81\n        path: /own\n"
     );
+}
+
+#[test]
+fn dns_is_not_captured_since_the_sidecar_answers_none() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, annotations: {proxy.istio.io/config: 'proxyMetadata: {ISTIO_META_DNS_CAPTURE: true, A: b}'}}\nspec: {containers: [{name: app, image: a}]}\n";
+    let changed = inject_with(&Options::default(), pod).unwrap();
+    let note = "ISTIO_META_DNS_CAPTURE is not honoured: the sidecar answers no DNS";
+    assert_eq!(changed.workloads[0].outcome, Outcome::Injected { notes: vec![note.to_owned()] });
+    assert!(!changed.text.contains("--redirect-dns"), "{}", changed.text);
+    let (_, init) = changed.text.split_once("name: istio-init").unwrap();
+    let (init, _) = init.split_once("name: istio-proxy").unwrap();
+    assert!(init.contains("name: A\n") && !init.contains("DNS_CAPTURE"), "{init}");
+}
+
+#[test]
+fn only_a_pod_that_gets_a_certificate_is_said_to_take_mutual_tls() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, annotations: {}}\nspec: {containers: [{name: app, image: a}]}\n";
+    let says_so = |options: &Options, pod: &str| {
+        inject_with(options, pod).unwrap().text.contains("security.istio.io/tlsMode: istio\n")
+    };
+    let with_secret = Options { certificates_secret: Some("identity".to_owned()), ..Options::default() };
+    assert!(says_so(&with_secret, pod));
+    assert!(!says_so(&Options::default(), pod));
+    let mounted = |at: &str| {
+        let mount = format!("{{sidecar.istio.io/userVolumeMount: '{{\"c\":{{\"mountPath\":\"{at}\"}}}}'}}");
+        says_so(&Options::default(), &pod.replace("annotations: {}", &format!("annotations: {mount}")))
+    };
+    assert!(mounted("/var/run/secrets/workload-spiffe-credentials"));
+    assert!(!mounted("/certs"));
 }
 
 #[test]

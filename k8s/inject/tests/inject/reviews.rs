@@ -143,3 +143,30 @@ fn the_namespace_of_the_request_counts_where_the_pod_names_none() {
     assert!(answer.summary.contains("kube-system"), "{}", answer.summary);
     assert!(!answer.body.contains("patch"), "{}", answer.body);
 }
+
+#[test]
+fn a_review_of_too_many_values_is_answered_without_being_looked_into() {
+    let mut many = request(&pod());
+    many["request"]["object"]["x"] = vec![json!({"": 0}); 30_000].into();
+    let text = many.to_string();
+    let answer = |on_failure| -> Json {
+        let answer = review(text.as_bytes(), &Options::default(), on_failure).unwrap();
+        serde_json::from_str::<Json>(&answer.body).unwrap()["response"].clone()
+    };
+    let why = "the review has more than 50000 values";
+    let allowed = answer(OnFailure::Allow);
+    assert_eq!(allowed["uid"], many["request"]["uid"]);
+    assert_eq!((&allowed["allowed"], allowed.get("patch")), (&true.into(), None));
+    assert_eq!(allowed["warnings"][0], format!("no sidecar: {why}"));
+    let denied = answer(OnFailure::Deny);
+    assert_eq!(denied["allowed"], false);
+    assert_eq!(denied["status"]["message"], format!("no sidecar: {why}"));
+    // A long text is one value, whatever it holds.
+    let mut long = pod();
+    long["metadata"]["annotations"]["note"] = "\\\",[{".repeat(30_000).into();
+    assert!(self::answer(&long, OnFailure::Deny).get("patch").is_some());
+    let error = |body: String| review(body.as_bytes(), &Options::default(), OnFailure::Allow).unwrap_err();
+    let values = "0,".repeat(60_000);
+    assert!(matches!(error(format!("{{\"x\":[{values}0]}}")), Malformed::Field("request")));
+    assert!(matches!(error(format!("[{values}")), Malformed::Json(_)));
+}
