@@ -9,6 +9,16 @@ from manifests import (
 )
 
 INJECTOR = "outrigger-injector"
+ENABLED, ISTIOS, OURS = {"istio-injection": "enabled"}, {"istio.io/rev": "default"}, {"istio.io/rev": "outrigger"}
+YES, NO = {"sidecar.istio.io/inject": "true"}, {"sidecar.istio.io/inject": "false"}
+# Labels of the namespace, labels of the pod, and who injects: the table of docs/howto/migrate-from-istio-proxy.md.
+BESIDE_ISTIO = [
+    ({}, {}, None), ({}, YES, "Istio"), ({}, ISTIOS, "Istio"), ({}, OURS, "Outrigger"), ({}, YES | OURS, "Outrigger"),
+    *[(ENABLED, pod, "Istio") for pod in ({}, YES, OURS, YES | OURS)],
+    *[(ISTIOS, pod, "Istio") for pod in ({}, YES, OURS, YES | OURS)],
+    *[(OURS, pod, "Outrigger") for pod in ({}, YES, OURS, YES | OURS)],
+    *[(namespace, NO | pod, None) for namespace in ({}, ENABLED, ISTIOS, OURS) for pod in ({}, OURS)],
+]
 NEVER_INJECTED = {"outrigger-system", "kube-system", "kube-public", "kube-node-lease"}
 
 
@@ -32,12 +42,8 @@ def run(suite):
             as_printed(rendered["k8s/base"])
     else:
         suite.skip(same, "this build has no `outrigger webhook`")
-    with suite.check("beside Istio the injector answers to its revision alone"):
-        [injector] = of_kind(rendered["k8s/overlays/istio"], "MutatingWebhookConfiguration")
-        for webhook in injector["webhooks"]:
-            selectors = [webhook["namespaceSelector"], webhook["objectSelector"]]
-            expressions = [expression for selector in selectors for expression in selector["matchExpressions"]]
-            assert {"key": "istio.io/rev", "operator": "In", "values": ["outrigger"]} in expressions, webhook["name"]
+    with suite.check("beside Istio each pod has the injector that the how-to page says"):
+        beside_istio(rendered["k8s/overlays/istio"])
 
 
 def services_reach_pods(objects):
@@ -203,6 +209,33 @@ def injector_is_safe(objects):
         client = webhook["clientConfig"]["service"]
         service = services[f"Service {client['namespace']}/{client['name']}"]
         assert client["port"] in [port["port"] for port in service["spec"]["ports"]], webhook["name"]
+
+
+def beside_istio(objects):
+    """Istio's injector has the selectors that the base has, with its own revision: no pod may have both."""
+    [ours] = of_kind(objects, "MutatingWebhookConfiguration")
+    [istios] = of_kind(kustomize("k8s/base"), "MutatingWebhookConfiguration")
+    istios = yaml.safe_load(yaml.safe_dump(istios).replace("- outrigger\n", "- default\n"))
+
+    def answers(injector, namespace, pod):
+        return any(
+            matches(webhook["namespaceSelector"], {"kubernetes.io/metadata.name": "shop"} | namespace)
+            and matches(webhook["objectSelector"], pod)
+            for webhook in injector["webhooks"]
+        )
+
+    for namespace, pod, injector in BESIDE_ISTIO:
+        found = [name for name, each in (("Istio", istios), ("Outrigger", ours)) if answers(each, namespace, pod)]
+        assert found == [injector] * (injector is not None), f"{pod} in {namespace}: {found}, not {injector}"
+
+
+def matches(selector, labels):
+    for expression in selector["matchExpressions"]:
+        value, values = labels.get(expression["key"]), expression.get("values", [])
+        holds = {"In": value in values, "NotIn": value not in values, "Exists": value is not None, "DoesNotExist": value is None}
+        if not holds[expression["operator"]]:
+            return False
+    return True
 
 
 def as_printed(base):

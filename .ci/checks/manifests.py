@@ -11,7 +11,7 @@ import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOOLS = ROOT / ".ci/tools"
-HELM = TOOLS / "helm"
+HELM = TOOLS / "bin/helm"
 BIN = pathlib.Path(os.environ["OUTRIGGER_BIN_DIR"])
 
 # Everything that a person may apply.

@@ -29,6 +29,7 @@ CHARTS = {
         "--set", "collector.tolerations[0].key=a,collector.tolerations[0].operator=Exists",
         "--set", "collector.ingress.annotations.c=d,mesh.namespaces={shop,pay},collector.versions[1].tag=0.2.0",
         "--set-string", "collector.versions[1].name=v2,collector.versions[1].label=v2.0.0",
+        "--set", "webhook.env[0].name=OUTRIGGER_CERTIFICATES_SECRET,webhook.env[0].value=identity",
         "--set", "collector.versions[1].replicas=2,collector.versions[0].name=v1,collector.versions[0].label=v1.0.0",
         "--set", "collector.versions[0].replicas=3",
     ),
@@ -39,6 +40,7 @@ REFUSED = {
     "a value that does not exist": "collector.replica=3",
     "a name that is none": "collector.namespace=Not_A_Name",
     "half a digest": "image.outriggerDigest=sha256:abc",
+    "an environment variable without a name": "webhook.env[0].value=a",
     "another failure policy": "webhook.failurePolicy=Maybe",
 }
 

@@ -38,7 +38,7 @@ def run(suite):
     with suite.check("yamllint"):
         command("yamllint", "--strict", "k8s", ".github", "examples", "demo")
     with suite.check("yamllint of what the chart renders"):
-        text = command(TOOLS / "helm", "template", "release", "k8s/chart")
+        text = command(TOOLS / "bin/helm", "template", "release", "k8s/chart")
         command("yamllint", "--strict", "-d", "{extends: relaxed, rules: {line-length: disable, empty-lines: disable}}", "-", input=text)
 
 
