@@ -1,9 +1,9 @@
 //! The rules by which the kernel hands a pod's connections to the sidecar: what `outrigger init` installs, checks and
 //! removes.
 //!
-//! [`options`] is what a user asks for, [`plan`] makes a [`rules::RuleSet`] of it, the one pure function where Istio's
+//! [`options`] is what a user asks for, [`plan`](mod@plan) makes a [`rules::RuleSet`] of it, the one pure function where Istio's
 //! order is kept. [`text`] shows a rule set as `nft` would, [`nftables`] encodes it for the kernel, [`routing`] is the
-//! policy routing beside it, [`kernel`] carries all three out over [`netlink`], and [`probe`] sends a connection through
+//! policy routing beside it, [`kernel`] carries all three out over [`netlink`], and [`probe`](mod@probe) sends a connection through
 //! the rules as an application would. No program is called: the image holds none.
 //!
 //! Nothing here runs in the sidecar itself, which finds the original destination in `net`.

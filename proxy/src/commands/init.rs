@@ -1,6 +1,6 @@
 //! `outrigger init`: installs, checks and removes the rules that capture a pod's connections.
 //!
-//! [`flags`] are the command line, [`words`] its own words; the work is in [`capture_rules`](crate::capture_rules).
+//! [`flags`] are the command line, [`words`] its own words; the work is in [`crate::capture_rules`].
 
 mod flags;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What a user asks for, parsed: every value that stands here can be carried out.
 //!
 //! The words of flags and variables become these types in `commands/init.rs`; what the types mean for the kernel is
-//! [`plan`](super::plan)'s business. [`values`] are the single words.
+//! [`plan`](mod@super::plan)'s business. [`values`] are the single words.
 
 mod values;
 
