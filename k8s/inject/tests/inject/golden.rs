@@ -107,6 +107,17 @@ fn only_a_pod_that_gets_a_certificate_is_said_to_take_mutual_tls() {
 }
 
 #[test]
+fn a_named_port_of_prometheus_is_told_to_the_sidecar_by_its_number() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, annotations: {prometheus.io/port: metrics}}\nspec: {containers: [{name: app, image: a}, {name: b, ports: [{name: metrics, containerPort: 9100}]}]}\n";
+    assert!(inject(pod).contains(r#"\"port\":\"9100\"}""#), "{}", inject(pod));
+    let changed =
+        inject_with(&Options::default(), &pod.replace("io/port: metrics", "io/port: other")).unwrap();
+    assert!(!changed.text.contains("ISTIO_PROMETHEUS_ANNOTATIONS"), "{}", changed.text);
+    let note = "the application is not scraped: no port of its containers is `other` (prometheus.io/port)";
+    assert_eq!(changed.workloads[0].outcome, Outcome::Injected { notes: vec![note.to_owned()] });
+}
+
+#[test]
 fn several_texts_are_one_stream_of_documents() {
     let a = outrigger_config::Source { name: "a".into(), text: "kind: A".to_owned() };
     let b = outrigger_config::Source { name: "b".into(), text: "kind: B\n---\nkind: C\n".to_owned() };
