@@ -118,6 +118,14 @@ fn a_named_port_of_prometheus_is_told_to_the_sidecar_by_its_number() {
 }
 
 #[test]
+fn networks_and_interfaces_are_written_as_init_takes_them() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\n  annotations:\n    traffic.sidecar.istio.io/excludeOutboundIPRanges: 192.0.2.1, fd00::1,10.0.0.0/8\n    traffic.sidecar.istio.io/excludeInterfaces: eth1, tap+\nspec: {containers: [{name: app, image: a}]}\n";
+    let injected = inject(pod);
+    assert!(injected.contains("- -x\n    - 192.0.2.1/32,fd00::1/128,10.0.0.0/8\n"), "{injected}");
+    assert!(injected.contains("- -c\n    - eth1,tap+\n"), "{injected}");
+}
+
+#[test]
 fn several_texts_are_one_stream_of_documents() {
     let a = outrigger_config::Source { name: "a".into(), text: "kind: A".to_owned() };
     let b = outrigger_config::Source { name: "b".into(), text: "kind: B\n---\nkind: C\n".to_owned() };
