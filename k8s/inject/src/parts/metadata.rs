@@ -22,11 +22,17 @@ pub(crate) fn label(labels: &mut Map, context: &Context<'_>) -> Vec<Changed> {
     let tls_mode = if has_certificate(context) { "istio" } else { "" };
     let mut wanted = vec![
         ("security.istio.io/tlsMode", tls_mode.to_owned()),
-        ("service.istio.io/canonical-name", name),
-        ("service.istio.io/canonical-revision", revision),
+        ("service.istio.io/canonical-name", label_value(&name)),
+        ("service.istio.io/canonical-revision", label_value(&revision)),
     ];
     wanted.retain(|(_, value)| !value.is_empty());
     wanted.into_iter().filter_map(|(key, value)| set_absent(labels, key, value)).collect()
+}
+
+/// As much of a name as a label holds: a workload's own may have 253 characters (Istio's `sanitize`).
+fn label_value(text: &str) -> String {
+    let most = text.chars().take(63).collect::<String>();
+    most.trim_end_matches(|c: char| !c.is_ascii_alphanumeric()).to_owned()
 }
 
 /// Sets annotations that are not there: the injector's revision, and that `kubectl exec` and `logs` mean the application.

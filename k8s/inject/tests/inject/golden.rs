@@ -126,6 +126,16 @@ fn networks_and_interfaces_are_written_as_init_takes_them() {
 }
 
 #[test]
+fn a_long_name_is_cut_to_what_a_label_holds() {
+    let name = format!("{}.{}", "a".repeat(62), "b".repeat(20));
+    let pod = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{containers: [{{name: app, image: a}}]}}\n"
+    );
+    let injected = inject(&pod);
+    assert!(injected.contains(&format!("canonical-name: {}\n", "a".repeat(62))), "{injected}");
+}
+
+#[test]
 fn several_texts_are_one_stream_of_documents() {
     let a = outrigger_config::Source { name: "a".into(), text: "kind: A".to_owned() };
     let b = outrigger_config::Source { name: "b".into(), text: "kind: B\n---\nkind: C\n".to_owned() };
