@@ -150,6 +150,8 @@ fn several_texts_are_one_stream_of_documents() {
 #[test]
 fn the_webhook_s_manifests_carry_its_options() {
     insta::assert_snapshot!("manifests", manifests(&Options::default(), FailurePolicy::Fail));
+    // Istio's own revision is left to Istio.
+    assert_eq!(Options::default().revision, "outrigger");
     let options = Options {
         revision: "canary".to_owned(),
         certificates_secret: Some("identity".to_owned()),
