@@ -35,7 +35,8 @@ impl Default for Options {
             pull_policy: None,
             mesh_config_map: "outrigger-mesh".to_owned(),
             certificates_secret: None,
-            revision: "default".to_owned(),
+            // `default` is Istio's own: both would inject the same pods.
+            revision: "outrigger".to_owned(),
             namespace: None,
             cluster_domain: "cluster.local".to_owned(),
             trust_domain: "cluster.local".to_owned(),

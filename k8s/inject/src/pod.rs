@@ -56,9 +56,9 @@ pub(crate) fn inject(
     let annotations =
         pod.get("metadata").and_then(|metadata| metadata.get("annotations")).and_then(Value::map);
     let settings = Settings::read(annotations, &metadata_at.key("annotations"), options)?;
-    let notes = notes(annotations, &settings, workload);
+    let mut notes = notes(annotations, &settings, workload);
     let context = Context { options, settings: &settings, workload };
-    put_in(pod, path, &context)?;
+    notes.extend(put_in(pod, path, &context)?);
     Ok(Outcome::Injected { notes })
 }
 

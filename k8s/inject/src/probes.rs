@@ -100,7 +100,7 @@ impl Ports<'_> {
         }
         let mut action = action.clone();
         if let Some(Value::Text(name)) = action.get("port") {
-            let number = self.number(name).ok_or_else(|| {
+            let number = port_number(name, self.of).ok_or_else(|| {
                 let message = format!("no port of the container is named `{name}`");
                 Problem::new(
                     self.path.keys(&[key, "port"]),
@@ -114,14 +114,15 @@ impl Ports<'_> {
         }
         Ok(Some(action))
     }
+}
 
-    fn number(&self, name: &str) -> Option<Value> {
-        if let Ok(number) = name.parse::<u16>() {
-            return Some(number.into());
-        }
-        let port = self.of?.list()?.iter().find(|port| name_of(port) == Some(name))?;
-        port.get("containerPort").cloned()
+/// The number of a port that is given by its number or by its name among the container's `ports`.
+pub(crate) fn port_number(name: &str, ports: Option<&Value>) -> Option<Value> {
+    if let Ok(number) = name.parse::<u16>() {
+        return Some(number.into());
     }
+    let port = ports?.list()?.iter().find(|port| name_of(port) == Some(name))?;
+    port.get("containerPort").cloned()
 }
 
 /// Sends the kubelet to the sidecar. Headers stay, since the sidecar passes them on; the sidecar speaks TLS with the

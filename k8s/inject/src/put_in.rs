@@ -2,21 +2,25 @@
 
 use crate::{
     merge::merge_container,
-    parts::{Context, INIT, PROXY, init, metadata, proxy, volumes},
+    parts::{
+        Context, INIT, PROXY, init,
+        metadata::{self, Metrics},
+        proxy, volumes,
+    },
     probes::{self, Rewritten},
     problem::{Path, Problem},
-    record::{Changed, ContainerList, Group, Made, Merged, Record, STATUS, Undo},
+    record::{ContainerList, Group, Made, Merged, Record, STATUS, Undo},
     value::{Map, Value, name_of},
 };
 
 /// How long Kubernetes waits for a pod that does not say, in seconds.
 const GRACE_PERIOD: u32 = 30;
 
-/// Changes the pod at the path and leaves the record in it.
+/// Changes the pod at the path and leaves the record in it. Hands back what the user should know.
 ///
 /// # Errors
 /// A field that is not what Kubernetes has there, or a probe of a port that is not there.
-pub(crate) fn put_in(pod: &mut Map, path: &Path, context: &Context<'_>) -> Result<(), Problem> {
+pub(crate) fn put_in(pod: &mut Map, path: &Path, context: &Context<'_>) -> Result<Option<String>, Problem> {
     let settings = context.settings;
     let mut undo = Undo::default();
     let (metadata_at, spec_at) = (path.key("metadata"), path.key("spec"));
@@ -40,7 +44,7 @@ pub(crate) fn put_in(pod: &mut Map, path: &Path, context: &Context<'_>) -> Resul
 
     let probers = rewritten.to_json();
     undo.probes = rewritten.record;
-    let prometheus = set_metadata(pod, path, context, &application, &mut undo)?;
+    let (prometheus, note) = set_metadata(pod, path, context, &application, &mut undo)?;
 
     let told = proxy::Told {
         containers: &application,
@@ -91,30 +95,30 @@ pub(crate) fn put_in(pod: &mut Map, path: &Path, context: &Context<'_>) -> Resul
     let annotations = map_of(map_of(pod, "metadata", path)?, "annotations", &metadata_at)?;
     // Names and values only: it cannot fail.
     annotations.insert(STATUS.to_owned(), serde_json::to_string(&record).unwrap_or_default().into());
-    Ok(())
+    Ok(note)
 }
 
-/// Labels and annotations; hands back what the sidecar is to scrape.
+/// Labels and annotations; hands back what the sidecar is to scrape, or why it is not.
 fn set_metadata(
     pod: &mut Map,
     path: &Path,
     context: &Context<'_>,
     application: &[Value],
     undo: &mut Undo,
-) -> Result<Option<String>, Problem> {
+) -> Result<(Option<String>, Option<String>), Problem> {
     let at = path.key("metadata");
     let metadata = make_map(pod, Group::Metadata, path, &mut undo.made)?;
     let labels = make_map(metadata, Group::Labels, &at, &mut undo.made)?;
     undo.labels = metadata::label(labels, context);
     let annotations = make_map(metadata, Group::Annotations, &at, &mut undo.made)?;
-    let mut changes: Vec<Changed> = Vec::new();
-    let mut application_metrics = None;
-    if context.settings.merge_metrics {
-        (application_metrics, changes) = metadata::scrape_sidecar(annotations, context.settings.status_port);
-    }
+    let Metrics { application: application_metrics, mut changes, note } = if context.settings.merge_metrics {
+        metadata::scrape_sidecar(annotations, context.settings.status_port, application)
+    } else {
+        Metrics::default()
+    };
     changes.extend(metadata::annotate(annotations, context, application));
     undo.annotations = changes;
-    Ok(application_metrics)
+    Ok((application_metrics, note))
 }
 
 /// Takes containers out that have our names: what a user says of ours.

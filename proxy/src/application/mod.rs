@@ -33,7 +33,8 @@ impl Application {
     /// `REWRITE_PROBE_LEGACY_LOCALHOST_DESTINATION`; `own` are the addresses of our own pages.
     ///
     /// # Errors
-    /// A variable that cannot be read: its probes would never succeed, which says less than this does.
+    /// A variable that cannot be read: its probes would never succeed, which says less than this does. Metrics are not
+    /// worth that: where they cannot be read, there is a warning.
     pub fn from_environment(
         environment: impl Fn(&str) -> Option<String>,
         own: &[SocketAddr],
@@ -50,10 +51,12 @@ impl Application {
             Some(json) => json.parse().map_err(setting(PROBERS))?,
             None => Probers::default(),
         };
-        let scrape = match environment(ANNOTATIONS) {
-            Some(json) => Scrape::parse(&json, own).map_err(setting(ANNOTATIONS))?,
-            None => None,
-        };
+        let scrape = environment(ANNOTATIONS).and_then(|json| {
+            Scrape::parse(&json, own).unwrap_or_else(|why| {
+                tracing::warn!(variable = ANNOTATIONS, why, "the application's metrics are left out");
+                None
+            })
+        });
         Ok(Self { address, probers, scrape })
     }
 
@@ -99,11 +102,22 @@ mod tests {
     }
 
     #[test]
+    fn bad_annotations_for_prometheus_cost_the_scrape_and_not_the_start() {
+        let scrape = |json: &str| read(&[("ISTIO_PROMETHEUS_ANNOTATIONS", json)]).unwrap().scrape;
+        assert!(scrape(r#"{"port":"9090"}"#).is_some());
+        for bad in ["[", r#"{"port":"metrics"}"#, r#"{"path":"a b"}"#] {
+            assert!(scrape(bad).is_none(), "{bad}");
+        }
+        let own = ["0.0.0.0:15020".parse().unwrap()];
+        let itself = |name: &str| (name == ANNOTATIONS).then(|| r#"{"port":"15020"}"#.to_owned());
+        assert!(Application::from_environment(itself, &own).unwrap().scrape.is_none());
+    }
+
+    #[test]
     fn an_error_names_the_variable() {
         for (variable, value, why) in [
             ("INSTANCE_IP", "pod", "`pod` is not an IP address"),
             ("ISTIO_KUBE_APP_PROBERS", "[", "no JSON object of probes: "),
-            ("ISTIO_PROMETHEUS_ANNOTATIONS", "[", "no JSON object: "),
         ] {
             let error = read(&[(variable, value)]).unwrap_err();
             assert!(error.starts_with(&format!("error: {variable}: {why}")), "{error}");

@@ -87,7 +87,8 @@ impl<'a> Annotations<'a> {
             if all && text == "*" {
                 return Some("*".to_owned());
             }
-            list(text, |port| port.parse::<u16>().is_ok_and(|port| port > 0))
+            let valid = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+            list(text, |port| valid(port).then(|| port.to_owned()))
         })
     }
 
@@ -98,8 +99,16 @@ impl<'a> Annotations<'a> {
             if all && text == "*" {
                 return Some("*".to_owned());
             }
-            list(text, is_network)
+            list(text, network)
         })
+    }
+
+    /// A list of network interfaces.
+    pub(crate) fn interfaces(&self, setting: Setting) -> Result<Option<String>, Problem> {
+        let help = "interfaces such as \"eth1,tap+\", of at most 15 letters each";
+        let found =
+            self.parse(setting, help, |text| list(text, |name| is_interface(name).then(|| name.to_owned())))?;
+        Ok(found.filter(|names| !names.is_empty()))
     }
 
     /// A quantity of Kubernetes: `100m`, `0.5`, `128Mi`.
@@ -123,17 +132,28 @@ pub(crate) fn flag(text: &str) -> Option<bool> {
     }
 }
 
-/// The items without blanks; empty for none.
-fn list(text: &str, valid: impl Fn(&str) -> bool) -> Option<String> {
-    let items: Vec<_> = text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect();
-    items.iter().all(|item| valid(item)).then(|| items.join(","))
+/// The items without blanks, as `read` gives them; empty for none.
+fn list(text: &str, read: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+    Some(items.map(read).collect::<Option<Vec<_>>>()?.join(","))
 }
 
-fn is_network(text: &str) -> bool {
+/// An address is the network of itself, which the capture rules want written.
+fn network(text: &str) -> Option<String> {
     let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
-    let Ok(address) = address.parse::<IpAddr>() else { return false };
+    let address = address.parse::<IpAddr>().ok()?;
     let most = if address.is_ipv4() { 32 } else { 128 };
-    bits.is_none_or(|bits| bits.parse::<u8>().is_ok_and(|bits| bits <= most))
+    match bits {
+        None => Some(format!("{text}/{most}")),
+        Some(bits) => bits.parse::<u8>().is_ok_and(|bits| bits <= most).then(|| text.to_owned()),
+    }
+}
+
+/// As `outrigger init` takes it, a `+` at the end standing for any rest. One that looks like a flag would be one.
+fn is_interface(text: &str) -> bool {
+    let name = text.strip_suffix('+').unwrap_or(text);
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '@');
+    (1..=15).contains(&name.len()) && !name.starts_with('-') && name.chars().all(plain)
 }
 
 fn is_quantity(text: &str) -> bool {

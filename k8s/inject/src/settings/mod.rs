@@ -176,8 +176,8 @@ impl Capture {
                 .networks(Setting::IncludeOutboundRanges, true)?
                 .unwrap_or_else(|| "*".to_owned()),
             exclude_ranges: read.networks(Setting::ExcludeOutboundRanges, false)?.unwrap_or_default(),
-            exclude_interfaces: read.text(Setting::ExcludeInterfaces)?,
-            virtual_interfaces: read.text(Setting::VirtualInterfaces)?,
+            exclude_interfaces: read.interfaces(Setting::ExcludeInterfaces)?,
+            virtual_interfaces: read.interfaces(Setting::VirtualInterfaces)?,
         })
     }
 }

@@ -107,6 +107,35 @@ fn only_a_pod_that_gets_a_certificate_is_said_to_take_mutual_tls() {
 }
 
 #[test]
+fn a_named_port_of_prometheus_is_told_to_the_sidecar_by_its_number() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, annotations: {prometheus.io/port: metrics}}\nspec: {containers: [{name: app, image: a}, {name: b, ports: [{name: metrics, containerPort: 9100}]}]}\n";
+    assert!(inject(pod).contains(r#"\"port\":\"9100\"}""#), "{}", inject(pod));
+    let changed =
+        inject_with(&Options::default(), &pod.replace("io/port: metrics", "io/port: other")).unwrap();
+    assert!(!changed.text.contains("ISTIO_PROMETHEUS_ANNOTATIONS"), "{}", changed.text);
+    let note = "the application is not scraped: no port of its containers is `other` (prometheus.io/port)";
+    assert_eq!(changed.workloads[0].outcome, Outcome::Injected { notes: vec![note.to_owned()] });
+}
+
+#[test]
+fn networks_and_interfaces_are_written_as_init_takes_them() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\n  annotations:\n    traffic.sidecar.istio.io/excludeOutboundIPRanges: 192.0.2.1, fd00::1,10.0.0.0/8\n    traffic.sidecar.istio.io/excludeInterfaces: eth1, tap+\nspec: {containers: [{name: app, image: a}]}\n";
+    let injected = inject(pod);
+    assert!(injected.contains("- -x\n    - 192.0.2.1/32,fd00::1/128,10.0.0.0/8\n"), "{injected}");
+    assert!(injected.contains("- -c\n    - eth1,tap+\n"), "{injected}");
+}
+
+#[test]
+fn a_long_name_is_cut_to_what_a_label_holds() {
+    let name = format!("{}.{}", "a".repeat(62), "b".repeat(20));
+    let pod = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{containers: [{{name: app, image: a}}]}}\n"
+    );
+    let injected = inject(&pod);
+    assert!(injected.contains(&format!("canonical-name: {}\n", "a".repeat(62))), "{injected}");
+}
+
+#[test]
 fn several_texts_are_one_stream_of_documents() {
     let a = outrigger_config::Source { name: "a".into(), text: "kind: A".to_owned() };
     let b = outrigger_config::Source { name: "b".into(), text: "kind: B\n---\nkind: C\n".to_owned() };
@@ -121,6 +150,8 @@ fn several_texts_are_one_stream_of_documents() {
 #[test]
 fn the_webhook_s_manifests_carry_its_options() {
     insta::assert_snapshot!("manifests", manifests(&Options::default(), FailurePolicy::Fail));
+    // Istio's own revision is left to Istio.
+    assert_eq!(Options::default().revision, "outrigger");
     let options = Options {
         revision: "canary".to_owned(),
         certificates_secret: Some("identity".to_owned()),
