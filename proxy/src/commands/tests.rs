@@ -51,6 +51,14 @@ fn metrics_may_have_several_addresses() {
 }
 
 #[test]
+fn manifests_refuse_flags_that_they_would_drop() {
+    assert!(is(run(&["webhook", "--print-manifests", "--on-failure", "deny"]), 0));
+    for [flag, value] in [["--namespace", "mesh"], ["--listen", "0.0.0.0:9443"], ["--configuration", "c"]] {
+        assert!(is(run(&["webhook", "--print-manifests", flag, value]), 64), "{flag}");
+    }
+}
+
+#[test]
 fn validate_fails_from_its_threshold_on() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.yaml");

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use outrigger_inject::{FailurePolicy, Format, Options, Outcome, Verb, change, manifests};
+use outrigger_inject::{FailurePolicy, Format, OnFailure, Options, Outcome, Verb, change, manifests};
 
 use crate::{inject, inject_with, source, uninject};
 
@@ -164,7 +164,7 @@ fn several_texts_are_one_stream_of_documents() {
 fn the_webhook_s_manifests_carry_its_options() {
     insta::assert_snapshot!(
         "manifests",
-        manifests(&Options::default(), FailurePolicy::Fail)
+        manifests(&Options::default(), FailurePolicy::Fail, OnFailure::Allow)
     );
     // Istio's own revision is left to Istio.
     assert_eq!(Options::default().revision, "outrigger");
@@ -175,12 +175,13 @@ fn the_webhook_s_manifests_carry_its_options() {
         by_default: false,
         ..Options::default()
     };
-    let text = manifests(&options, FailurePolicy::Ignore);
+    let text = manifests(&options, FailurePolicy::Ignore, OnFailure::Deny);
     for part in [
         "name: OUTRIGGER_REVISION\n          value: canary\n",
         "name: OUTRIGGER_CERTIFICATES_SECRET\n          value: identity\n",
         "name: OUTRIGGER_SIDECAR\n          value: classic\n",
         "name: OUTRIGGER_INJECTION_POLICY\n          value: disabled\n",
+        "name: OUTRIGGER_ON_FAILURE\n          value: deny\n",
         "failurePolicy: Ignore\n",
         "      - canary\n",
     ] {
