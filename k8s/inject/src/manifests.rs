@@ -4,6 +4,7 @@
 use crate::{
     decide::SYSTEM_NAMESPACES,
     options::Options,
+    review::OnFailure,
     text::to_yaml,
     value::{Value, map},
 };
@@ -25,11 +26,12 @@ pub enum FailurePolicy {
 
 /// All documents, YAML. The webhook's variables are those of the options.
 #[must_use]
-pub fn manifests(options: &Options, policy: FailurePolicy) -> String {
-    [FIXED, &to_yaml(&deployment(options)), &to_yaml(&configuration(options, policy))].join("---\n")
+pub fn manifests(options: &Options, policy: FailurePolicy, on_failure: OnFailure) -> String {
+    [FIXED, &to_yaml(&deployment(options, on_failure)), &to_yaml(&configuration(options, policy))]
+        .join("---\n")
 }
 
-fn deployment(options: &Options) -> Value {
+fn deployment(options: &Options, on_failure: OnFailure) -> Value {
     let labels = || map([("app.kubernetes.io/name", NAME.into())]);
     let labels_of_pod =
         map([("app.kubernetes.io/name", NAME.into()), ("sidecar.istio.io/inject", "false".into())]);
@@ -45,7 +47,7 @@ fn deployment(options: &Options) -> Value {
                 ("seccompProfile", map([("type", "RuntimeDefault".into())])),
             ]),
         ),
-        ("containers", vec![container(options)].into()),
+        ("containers", vec![container(options, on_failure)].into()),
     ]);
     map([
         ("apiVersion", "apps/v1".into()),
@@ -62,7 +64,7 @@ fn deployment(options: &Options) -> Value {
     ])
 }
 
-fn container(options: &Options) -> Value {
+fn container(options: &Options, on_failure: OnFailure) -> Value {
     let probe = |path: &str, period: u32| {
         let get = map([("path", path.into()), ("port", "https-webhook".into()), ("scheme", "HTTPS".into())]);
         map([("httpGet", get), ("periodSeconds", period.into()), ("timeoutSeconds", 3_u32.into())])
@@ -71,7 +73,7 @@ fn container(options: &Options) -> Value {
         ("name", "webhook".into()),
         ("image", (&*options.image).into()),
         ("args", vec!["webhook"].into()),
-        ("env", variables(options).into()),
+        ("env", variables(options, on_failure).into()),
         ("ports", vec![map([("name", "https-webhook".into()), ("containerPort", 8443_u32.into())])].into()),
         ("livenessProbe", probe("/healthz", 10)),
         ("readinessProbe", probe("/readyz", 5)),
@@ -95,7 +97,7 @@ fn container(options: &Options) -> Value {
 
 /// The options, where they differ from what the program has by itself; the image always, which has to be that of the
 /// webhook.
-fn variables(options: &Options) -> Vec<Value> {
+fn variables(options: &Options, on_failure: OnFailure) -> Vec<Value> {
     let defaults = Options::default();
     let field = map([("fieldRef", map([("fieldPath", "metadata.namespace".into())]))]);
     let mut variables = vec![map([("name", "POD_NAMESPACE".into()), ("valueFrom", field)])];
@@ -123,6 +125,7 @@ fn variables(options: &Options) -> Vec<Value> {
     }
     set("OUTRIGGER_SIDECAR", "classic", options.native);
     set("OUTRIGGER_INJECTION_POLICY", "disabled", options.by_default);
+    set("OUTRIGGER_ON_FAILURE", "deny", on_failure == OnFailure::Allow);
     variables
 }
 

@@ -9,7 +9,7 @@ use crate::{
     problem::{Path, Problem},
     put_in::put_in,
     record::Injected,
-    settings::{DNS_CAPTURE, Settings, flag, names::is_ignored},
+    settings::{DNS_CAPTURE, STATUS_PORT, Settings, flag, names::is_ignored},
     value::{Map, Value},
     workload::Workload,
 };
@@ -85,11 +85,12 @@ fn notes(annotations: Option<&Map>, settings: &Settings, workload: &Workload) ->
         notes.push(format!("{DNS_CAPTURE} is not honoured: the sidecar answers no DNS"));
     }
     if workload.is_job() && !settings.native {
-        notes.push(
-            "the job does not end while its sidecar runs: start its command by `outrigger run -- COMMAND`, or have it \
-             POST to http://127.0.0.1:15020/quitquitquit at its end"
-                .to_owned(),
-        );
+        let port = settings.status_port;
+        let agent = if port == STATUS_PORT { String::new() } else { format!("--agent 127.0.0.1:{port} ") };
+        notes.push(format!(
+            "the job does not end while its sidecar runs: start its command by `outrigger run {agent}-- COMMAND`, or \
+             have it POST to http://127.0.0.1:{port}/quitquitquit at its end"
+        ));
     }
     notes
 }

@@ -22,7 +22,7 @@ mod webhook;
 
 use std::{ffi::OsString, io::Write, process::ExitCode};
 
-use clap::{Parser, Subcommand, ValueEnum, error::ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, error::ErrorKind};
 
 /// A sidecar that speaks Istio's YAML.
 #[derive(Debug, Parser)]
@@ -88,7 +88,7 @@ const FINDINGS: u8 = 79;
 ///
 /// The environment is read here and nowhere else.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    match Cli::try_parse_from(args) {
+    match parse(args) {
         Ok(cli) => match cli.verb {
             Verb::Proxy(args) => proxy::run(*args),
             Verb::Run(args) => run::run(&args),
@@ -111,6 +111,16 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             }
         }
     }
+}
+
+/// With what depends on whether a flag or the environment says something, which clap's own conflicts do not tell apart.
+fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    let matches = command.try_get_matches_from_mut(args)?;
+    if let Some(("webhook", given)) = matches.subcommand() {
+        webhook::check(given).map_err(|why| command.error(ErrorKind::ArgumentConflict, why))?;
+    }
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 
 /// A variable of the environment, if it is set, not empty and text.

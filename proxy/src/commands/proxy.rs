@@ -44,10 +44,10 @@ pub(super) struct ProxyArgs {
     /// Admin pages.
     #[arg(long, env = "OUTRIGGER_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:15000")]
     admin: SocketAddr,
-    /// The pages of Istio's agent, metrics among them, in place of both defaults [default: 0.0.0.0:15020, and metrics
-    /// alone on 0.0.0.0:15090].
-    #[arg(long, env = "OUTRIGGER_METRICS", value_name = "ADDR")]
-    metrics: Option<SocketAddr>,
+    /// The pages of Istio's agent, metrics among them, in place of both defaults; given again, metrics alone [default:
+    /// 0.0.0.0:15020, and metrics alone on 0.0.0.0:15090].
+    #[arg(long, env = "OUTRIGGER_METRICS", value_name = "ADDR", value_delimiter = ',')]
+    metrics: Vec<SocketAddr>,
     /// Readiness, `/healthz/ready`.
     #[arg(long, env = "OUTRIGGER_HEALTH", value_name = "ADDR", default_value = "0.0.0.0:15021")]
     health: SocketAddr,
@@ -70,7 +70,7 @@ pub(super) fn run(args: ProxyArgs) -> ExitCode {
     for problem in problems {
         tracing::warn!(%problem, "a telemetry setting cannot be used");
     }
-    let metrics = args.metrics.map_or_else(default_metrics, |address| vec![address]);
+    let metrics = if args.metrics.is_empty() { default_metrics() } else { args.metrics };
     let own = [&metrics[..], &[args.admin, args.health]].concat();
     let application = match Application::from_environment(environment, &own) {
         Ok(application) => application,

@@ -43,6 +43,22 @@ fn usage_errors_are_64_and_help_is_none() {
 }
 
 #[test]
+fn metrics_may_have_several_addresses() {
+    let any = "127.0.0.1:0";
+    // It comes as far as its configuration.
+    assert!(is(run(&["proxy", "--config", "no-such-file", "--metrics", any, "--metrics", any]), 65));
+    assert!(is(run(&["proxy", "--config", "no-such-file", "--metrics", any, "--metrics", "x"]), 64));
+}
+
+#[test]
+fn manifests_refuse_flags_that_they_would_drop() {
+    assert!(is(run(&["webhook", "--print-manifests", "--on-failure", "deny"]), 0));
+    for [flag, value] in [["--namespace", "mesh"], ["--listen", "0.0.0.0:9443"], ["--configuration", "c"]] {
+        assert!(is(run(&["webhook", "--print-manifests", flag, value]), 64), "{flag}");
+    }
+}
+
+#[test]
 fn validate_fails_from_its_threshold_on() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.yaml");

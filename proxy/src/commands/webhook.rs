@@ -2,7 +2,7 @@
 
 use std::{future::Future, io, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Args, ValueEnum};
+use clap::{ArgMatches, Args, ValueEnum, parser::ValueSource};
 use outrigger_inject::{FailurePolicy, OnFailure, manifests};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -49,7 +49,7 @@ pub(super) struct WebhookArgs {
     /// What becomes of a pod that cannot be injected as its annotations say.
     #[arg(long, env = "OUTRIGGER_ON_FAILURE", value_enum, value_name = "WHAT", default_value_t = Failure::Allow)]
     on_failure: Failure,
-    /// Print what the cluster needs for the webhook, and serve nothing.
+    /// Print what the cluster needs for the webhook, and serve nothing. Names and addresses in it are fixed.
     #[arg(long)]
     print_manifests: bool,
     /// With `--print-manifests`: what becomes of pods while no webhook answers.
@@ -87,14 +87,33 @@ const API: Duration = Duration::from_secs(30);
 /// Endpoints still lead here for a moment after the signal.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// Flags of the running webhook that the manifests would drop in silence. What the environment says is not meant for them.
+pub(super) fn check(given: &ArgMatches) -> Result<(), String> {
+    const OF_SERVING: [&str; 6] = ["listen", "tls_cert", "tls_key", "service", "namespace", "configuration"];
+    let is_flag = |id: &&&str| given.value_source(id) == Some(ValueSource::CommandLine);
+    match OF_SERVING.iter().find(is_flag) {
+        Some(id) if given.get_flag("print_manifests") => {
+            let flag = id.replace('_', "-");
+            Err(format!(
+                "--{flag} cannot be used with --print-manifests: change the manifests after printing"
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn run(args: WebhookArgs) -> ExitCode {
     let options = args.injection.options(None);
+    let on_failure = match args.on_failure {
+        Failure::Allow => OnFailure::Allow,
+        Failure::Deny => OnFailure::Deny,
+    };
     if args.print_manifests {
         let policy = match args.failure_policy {
             Unanswered::Fail => FailurePolicy::Fail,
             Unanswered::Ignore => FailurePolicy::Ignore,
         };
-        show(&manifests(&options, policy));
+        show(&manifests(&options, policy, on_failure));
         return ExitCode::SUCCESS;
     }
     log_to_stderr();
@@ -121,10 +140,6 @@ pub(super) fn run(args: WebhookArgs) -> ExitCode {
                 API,
             )
         }
-    };
-    let on_failure = match args.on_failure {
-        Failure::Allow => OnFailure::Allow,
-        Failure::Deny => OnFailure::Deny,
     };
     let webhook = Webhook { listen: args.listen, options, on_failure, certificate, interval };
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {

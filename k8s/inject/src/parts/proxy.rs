@@ -4,12 +4,14 @@
 use super::{Context, PROGRAM, PROXY, USER, set, variable, volumes};
 use crate::{
     probes::own_probe,
-    settings::Interception,
+    settings::{Interception, STATUS_PORT, Settings},
     value::{Map, Value, map, name_of},
 };
 
 /// Where readiness is asked for.
 const HEALTH_PORT: u16 = 15021;
+/// Istio's port of metrics alone.
+const METRICS_PORT: u16 = 15090;
 /// Seconds that the application waits for the proxy in the classic form (Istio `pilot-agent wait`).
 const WAIT: &str = "60";
 
@@ -32,7 +34,7 @@ pub(crate) fn container(context: &Context<'_>, told: Told<'_>) -> Value {
     let mut container = context.container(PROXY);
     set(&mut container, "args", arguments(context).into());
     let port = map([
-        ("containerPort", 15090_u16.into()),
+        ("containerPort", METRICS_PORT.into()),
         ("name", "http-envoy-prom".into()),
         ("protocol", "TCP".into()),
     ]);
@@ -57,7 +59,7 @@ pub(crate) fn container(context: &Context<'_>, told: Told<'_>) -> Value {
         ];
         set(&mut container, "readinessProbe", own_probe(HEALTH_PORT, times));
     }
-    set(&mut container, "lifecycle", lifecycle(settings.native, settings.hold));
+    set(&mut container, "lifecycle", lifecycle(settings));
     set(&mut container, "resources", settings.resources.clone());
     set(&mut container, "securityContext", security(settings.interception));
     set(&mut container, "volumeMounts", volumes::mounts(context).into());
@@ -67,24 +69,31 @@ pub(crate) fn container(context: &Context<'_>, told: Told<'_>) -> Value {
 fn arguments(context: &Context<'_>) -> Vec<String> {
     let domain = format!("$(POD_NAMESPACE).svc.{}", context.options.cluster_domain);
     let mut arguments = vec!["proxy", "--config", volumes::CONFIG, "--domain", &domain];
-    let metrics = format!("0.0.0.0:{}", context.settings.status_port);
-    if context.settings.status_port != 15020 {
-        arguments.extend(["--metrics", &metrics]);
+    // The flag stands for both of its defaults: the agent's pages come first, and metrics alone stay where they are.
+    let port = context.settings.status_port;
+    let [agent, metrics] = [port, METRICS_PORT].map(|port| format!("0.0.0.0:{port}"));
+    if port != STATUS_PORT {
+        arguments.extend(["--metrics", &agent]);
+        if agent != metrics {
+            arguments.extend(["--metrics", &metrics]);
+        }
     }
     arguments.into_iter().map(str::to_owned).collect()
 }
 
 /// Native: the kubelet runs the hook when the pod begins to end, and the signal follows when the application has ended.
-fn lifecycle(native: bool, hold: bool) -> Value {
+fn lifecycle(settings: &Settings) -> Value {
     let run = |arguments: &[&str]| {
         let command: Vec<_> = [PROGRAM].iter().chain(arguments).copied().collect();
         map([("exec", map([("command", command.into())]))])
     };
     let mut hooks = Map::new();
-    if !native && hold {
+    if !settings.native && settings.hold {
         set(&mut hooks, "postStart", run(&["healthcheck", "--wait", WAIT]));
     }
-    set(&mut hooks, "preStop", run(&["admin", "POST", "/drain"]));
+    let agent = format!("127.0.0.1:{}", settings.status_port);
+    let elsewhere: &[&str] = if settings.status_port == STATUS_PORT { &[] } else { &["--address", &agent] };
+    set(&mut hooks, "preStop", run(&[&["admin", "POST", "/drain"], elsewhere].concat()));
     hooks.into()
 }
 

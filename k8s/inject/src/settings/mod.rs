@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Istio's port of the agent's pages: readiness, probes of the application, merged metrics.
-const STATUS_PORT: u16 = 15020;
+pub(crate) const STATUS_PORT: u16 = 15020;
 
 /// Variable of `proxyMetadata`: Istio's sidecar answers the pod's DNS.
 pub(crate) const DNS_CAPTURE: &str = "ISTIO_META_DNS_CAPTURE";

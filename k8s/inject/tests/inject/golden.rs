@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use outrigger_inject::{FailurePolicy, Format, Options, Outcome, Verb, change, manifests};
+use outrigger_inject::{FailurePolicy, Format, OnFailure, Options, Outcome, Verb, change, manifests};
 
 use crate::{inject, inject_with, source, uninject};
 
@@ -136,6 +136,19 @@ fn a_long_name_is_cut_to_what_a_label_holds() {
 }
 
 #[test]
+fn another_port_of_the_agent_is_told_to_all_who_ask_it() {
+    let job = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: j}\nspec: {template: {metadata: {annotations: {status.sidecar.istio.io/port: \"16020\", sidecar.istio.io/nativeSidecar: \"false\"}}, spec: {containers: [{name: app, image: a}]}}}\n";
+    let changed = inject_with(&Options::default(), job).unwrap();
+    let flat: String =
+        changed.text.split_whitespace().filter(|word| *word != "-").collect::<Vec<_>>().join(" ");
+    assert!(flat.contains("--metrics 0.0.0.0:16020 --metrics 0.0.0.0:15090 "), "{}", changed.text);
+    assert!(flat.contains("/outrigger admin POST /drain --address 127.0.0.1:16020 "), "{}", changed.text);
+    let Outcome::Injected { notes } = &changed.workloads[0].outcome else { panic!("{changed:?}") };
+    assert!(notes[0].contains("`outrigger run --agent 127.0.0.1:16020 -- COMMAND`"), "{notes:?}");
+    assert!(notes[0].contains("http://127.0.0.1:16020/quitquitquit"), "{notes:?}");
+}
+
+#[test]
 fn several_texts_are_one_stream_of_documents() {
     let a = outrigger_config::Source { name: "a".into(), text: "kind: A".to_owned() };
     let b = outrigger_config::Source { name: "b".into(), text: "kind: B\n---\nkind: C\n".to_owned() };
@@ -149,7 +162,10 @@ fn several_texts_are_one_stream_of_documents() {
 
 #[test]
 fn the_webhook_s_manifests_carry_its_options() {
-    insta::assert_snapshot!("manifests", manifests(&Options::default(), FailurePolicy::Fail));
+    insta::assert_snapshot!(
+        "manifests",
+        manifests(&Options::default(), FailurePolicy::Fail, OnFailure::Allow)
+    );
     // Istio's own revision is left to Istio.
     assert_eq!(Options::default().revision, "outrigger");
     let options = Options {
@@ -159,12 +175,13 @@ fn the_webhook_s_manifests_carry_its_options() {
         by_default: false,
         ..Options::default()
     };
-    let text = manifests(&options, FailurePolicy::Ignore);
+    let text = manifests(&options, FailurePolicy::Ignore, OnFailure::Deny);
     for part in [
         "name: OUTRIGGER_REVISION\n          value: canary\n",
         "name: OUTRIGGER_CERTIFICATES_SECRET\n          value: identity\n",
         "name: OUTRIGGER_SIDECAR\n          value: classic\n",
         "name: OUTRIGGER_INJECTION_POLICY\n          value: disabled\n",
+        "name: OUTRIGGER_ON_FAILURE\n          value: deny\n",
         "failurePolicy: Ignore\n",
         "      - canary\n",
     ] {
