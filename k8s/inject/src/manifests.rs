@@ -81,7 +81,7 @@ fn container(options: &Options, on_failure: OnFailure) -> Value {
             "resources",
             map([
                 ("requests", map([("cpu", "20m".into()), ("memory", "32Mi".into())])),
-                ("limits", map([("memory", "128Mi".into())])),
+                ("limits", map([("memory", "256Mi".into())])),
             ]),
         ),
         (
