@@ -205,7 +205,8 @@ pub(super) fn bind_page(name: &Arc<str>, address: SocketAddr) -> Result<Vec<Boun
 
 /// At every address of IPv6, which not every machine has.
 fn bind_beside(name: &Arc<str>, port: u16, mode: Interception) -> Result<Option<BoundSocket>, StartError> {
-    match bind_as(name, SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), mode) {
+    let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    match told(name, address, listen::bind_beside(address, mode)) {
         Ok(socket) => Ok(Some(socket)),
         Err(StartError::Bind { error, .. }) if is_without_ipv6(&error) => {
             tracing::info!(listener = %name, %error, "nobody is served over IPv6");
@@ -216,8 +217,16 @@ fn bind_beside(name: &Arc<str>, port: u16, mode: Interception) -> Result<Option<
 }
 
 fn bind_as(name: &Arc<str>, address: SocketAddr, mode: Interception) -> Result<BoundSocket, StartError> {
-    let bound = listen::bind(address, mode).and_then(|listener| Ok((listener.local_addr()?, listener)));
-    match bound {
+    told(name, address, listen::bind(address, mode))
+}
+
+/// With the port that a 0 became, or the name of what could not be bound.
+fn told(
+    name: &Arc<str>,
+    address: SocketAddr,
+    bound: io::Result<TcpListener>,
+) -> Result<BoundSocket, StartError> {
+    match bound.and_then(|listener| Ok((listener.local_addr()?, listener))) {
         Ok((address, listener)) => Ok((listener, address)),
         Err(error) => Err(StartError::Bind { name: Arc::clone(name), address, error }),
     }

@@ -416,3 +416,21 @@ fn what_keeps_it_from_starting_is_told() {
     assert!(in_use.to_string().contains(&format!("at {address}: ")), "{in_use}");
     assert!(matches!(in_use, StartError::Bind { .. }));
 }
+
+#[test]
+fn pages_at_every_address_answer_over_ipv6_too() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        return;
+    }
+    let bench = Bench::with(|options| {
+        let everywhere = "0.0.0.0:0".parse().unwrap();
+        (options.health, options.metrics) = (everywhere, vec![everywhere, everywhere]);
+    });
+    for name in ["health", "metrics"] {
+        let port = bench.running.address(name).unwrap().port();
+        for host in ["127.0.0.1", "::1"] {
+            let reached = TcpStream::connect((host, port));
+            assert!(reached.is_ok(), "{name} at {host}: {reached:?}");
+        }
+    }
+}

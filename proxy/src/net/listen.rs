@@ -228,10 +228,22 @@ impl Workers {
 /// # Errors
 /// Those of the system: the port is in use, or may not be bound.
 pub fn bind(address: SocketAddr, interception: Interception) -> io::Result<TcpListener> {
+    open(address, interception.is_on(), interception)
+}
+
+/// The same beside a listener of IPv4 at the same port.
+///
+/// # Errors
+/// As for [`bind`].
+pub fn bind_beside(address: SocketAddr, interception: Interception) -> io::Result<TcpListener> {
+    open(address, true, interception)
+}
+
+fn open(address: SocketAddr, only_v6: bool, interception: Interception) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
-    if interception.is_on() && address.is_ipv6() {
+    if only_v6 && address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     if interception == Interception::Tproxy {
