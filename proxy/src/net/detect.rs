@@ -8,7 +8,7 @@ use tokio::{net::TcpStream, time::timeout};
 use super::{
     peek::{Seen, peek},
     sniff::PREFACE,
-    tls::{Hello, read_hello},
+    tls::{Hello, RECORD, read_hello},
 };
 
 /// What a client speaks.
@@ -59,12 +59,9 @@ pub(crate) async fn detect(
 /// A longer word is no method.
 const LONGEST_METHOD: usize = 32;
 
-/// The first byte of TLS: the type of a record of the handshake.
-const HANDSHAKE: u8 = 22;
-
 /// `None` while the bytes may become one or the other.
 fn spoken(bytes: &[u8], ended: TlsEnded) -> Option<Spoken> {
-    if ended != TlsEnded::No && bytes.first() == Some(&HANDSHAKE) {
+    if ended != TlsEnded::No && bytes.first() == Some(&RECORD) {
         return match read_hello(bytes) {
             Hello::Partial => None,
             Hello::Tls(asked) if asked.requests && (asked.mutual || ended == TlsEnded::All) => {

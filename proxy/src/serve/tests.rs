@@ -17,7 +17,7 @@ use tokio::{
 };
 
 #[path = "../../tests/proxy/support/certs.rs"]
-#[allow(dead_code, reason = "shared with the tests of a whole proxy")]
+#[expect(dead_code, reason = "shared with the tests of a whole proxy")]
 mod certs;
 
 use super::*;

@@ -111,15 +111,17 @@ async fn a_request_is_copied_once_however_often_it_is_tried() {
     proxy.metric("envoy_cluster_upstream_rq_retry", &[SHADOW], 0.0).await;
 }
 
+/// A proxy whose origin refuses every connection, and the mirror of its requests.
+async fn before_nobody() -> (Proxy, Origin) {
+    let (refused, shadow) = (Origin::refused().await, Origin::named("shadow").await);
+    let mesh = Mesh::new().http("web", &[(refused, "v1")]).http("shadow", &[(shadow.address(), "v1")]);
+    let routes = format!("- route: [{{ destination: {{ host: web }} }}]\n  {MIRROR}");
+    (mesh.routes(&routes).start().await, shadow)
+}
+
 #[tokio::test]
 async fn a_request_that_reaches_nobody_is_copied_with_its_body() {
-    let (refused, shadow) = (Origin::refused().await, Origin::named("shadow").await);
-    let proxy = Mesh::new()
-        .http("web", &[(refused, "v1")])
-        .http("shadow", &[(shadow.address(), "v1")])
-        .routes(&format!("- route: [{{ destination: {{ host: web }} }}]\n  {MIRROR}"))
-        .start()
-        .await;
+    let (proxy, shadow) = before_nobody().await;
     let body = vec![b'x'; 300_000];
     assert_eq!(ask(proxy.http(), client::post("web", "/", body.clone())).await.status, 503);
     let copy = arrived(&shadow, 1).await.remove(0);
@@ -128,13 +130,7 @@ async fn a_request_that_reaches_nobody_is_copied_with_its_body() {
 
 #[tokio::test]
 async fn a_client_that_stops_sending_is_let_go_though_a_copy_waits_for_the_rest() {
-    let (refused, shadow) = (Origin::refused().await, Origin::named("shadow").await);
-    let proxy = Mesh::new()
-        .http("web", &[(refused, "v1")])
-        .http("shadow", &[(shadow.address(), "v1")])
-        .routes(&format!("- route: [{{ destination: {{ host: web }} }}]\n  {MIRROR}"))
-        .start()
-        .await;
+    let (proxy, shadow) = before_nobody().await;
     let mut client = Socket::connect(proxy.http()).await;
     client.send("POST / HTTP/1.1\r\nhost: web\r\ncontent-length: 10\r\n\r\nhalf").await;
     let answer = soon("the end of the connection", client.rest()).await;

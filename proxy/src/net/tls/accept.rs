@@ -8,12 +8,10 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use super::{
-    HANDSHAKE, Parties, Peer, Secret, Stream, TlsFailure,
+    HANDSHAKE, Parties, Peer, Secret, Stream, TlsFailure, hello,
     peek::{self, Sniffed},
 };
 
-/// The first byte of every TLS connection: a handshake record.
-const HANDSHAKE_RECORD: u8 = 22;
 /// How long raw bytes that may be plain text are waited for: a server may be the one to speak first.
 pub(crate) const FIRST_WORD: Duration = Duration::from_secs(5);
 
@@ -89,7 +87,7 @@ pub(crate) async fn take(
         Err(_) => return Ok(None),
     }
     let [first] = first;
-    if first != HANDSHAKE_RECORD {
+    if first != hello::RECORD {
         if inbound.plaintext {
             return plain(stream);
         }

@@ -40,7 +40,8 @@ enum Stop {
     Other,
 }
 
-const HANDSHAKE: u8 = 22;
+/// The first byte of every TLS connection: the type of a record of the handshake.
+pub(crate) const RECORD: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 /// What a record may hold (RFC 8446 5.1); a hello is never encrypted.
 const LONGEST_RECORD: usize = 1 << 14;
@@ -166,7 +167,7 @@ impl Reader<'_> {
             return Ok(());
         }
         // Kind, major version; the minor version says nothing.
-        if self.raw()? != HANDSHAKE || self.raw()? != 3 {
+        if self.raw()? != RECORD || self.raw()? != 3 {
             return Err(Stop::Other);
         }
         self.raw()?;

@@ -35,7 +35,7 @@ fn with_protocols(name: Option<&[u8]>, protocols: &[&str]) -> Vec<u8> {
 
 /// In records of `size` bytes.
 fn records(handshake: &[u8], size: usize) -> Vec<u8> {
-    let record = |part: &[u8]| [&[HANDSHAKE, 3, 1][..], &(part.len() as u16).to_be_bytes(), part].concat();
+    let record = |part: &[u8]| [&[RECORD, 3, 1][..], &(part.len() as u16).to_be_bytes(), part].concat();
     handshake.chunks(size).flat_map(record).collect()
 }
 

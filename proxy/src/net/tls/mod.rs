@@ -24,7 +24,7 @@ use rustls::crypto::CryptoProvider;
 
 pub(crate) use accept::{FIRST_WORD, Inbound, Secured, Taken, take};
 pub(crate) use files::Identity;
-pub(crate) use hello::{Hello, read as read_hello};
+pub(crate) use hello::{Hello, RECORD, read as read_hello};
 pub(crate) use originate::{Security, unverified};
 pub(crate) use peek::{Sniffed, hello};
 pub(crate) use peer::{Parties, Peer, namespace};
