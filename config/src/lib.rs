@@ -3,6 +3,7 @@
 //!
 //! Nothing here touches a socket, a file, a clock or a random source: what a decision needs of these is an argument.
 
+mod allocation;
 mod by_host;
 pub mod compatibility;
 mod compile;

@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::{
+    allocation::allocate,
     fields::{Labels, Spanned},
     istio::{
         Exports, Meta, covers,
@@ -38,6 +39,8 @@ pub(crate) struct Service {
     pub(crate) host: Arc<str>,
     pub(crate) meta: Meta,
     pub(crate) addresses: Vec<Spanned<Box<str>>>,
+    /// One of our own making, where none is written.
+    pub(crate) allocated: Option<IpAddr>,
     /// Ranges of addresses, for captured traffic alone.
     pub(crate) ranges: Vec<Subnet>,
     pub(crate) ports: Vec<ServicePort>,
@@ -96,6 +99,7 @@ impl Service {
             host,
             meta,
             addresses,
+            allocated,
             ranges,
             ports,
             headless,
@@ -106,13 +110,14 @@ impl Service {
             without_pod: _,
         } = self;
         (host, meta, addresses, ports) == (&other.host, &other.meta, &other.addresses, &other.ports)
+            && *allocated == other.allocated
             && (ranges, headless, close) == (&other.ranges, &other.headless, &other.close)
             && (resolution, origin) == (&other.resolution, &other.origin)
     }
 
     /// Its own addresses, one by one.
     pub(crate) fn ips(&self) -> impl Iterator<Item = IpAddr> {
-        self.addresses.iter().filter_map(|address| address.value.parse().ok())
+        self.addresses.iter().filter_map(|address| address.value.parse().ok()).chain(self.allocated)
     }
 
     pub(crate) fn port(&self, number: u16) -> Option<&ServicePort> {
@@ -178,6 +183,9 @@ impl Registry {
                 registry.add_entry(entry, &cluster.pods, workloads, view, sink);
             }
         }
+        if view.node.dns_capture {
+            allocate(&mut registry.services, known, view.node);
+        }
         for service in &mut registry.services {
             let old = known.and_then(|known| known.shared(&service.host));
             if let Some(old) = old.filter(|old| *old == service) {
@@ -225,6 +233,7 @@ impl Registry {
                 host: host.value.as_ref().into(),
                 meta: entry.meta.clone(),
                 addresses: entry.addresses.clone(),
+                allocated: None,
                 ranges: entry.ranges.clone(),
                 ports: entry.ports.clone(),
                 endpoints: match alone {

@@ -40,7 +40,7 @@ pub(super) struct ByEndpoint {
     pub(super) owners: Vec<Owner>,
     /// The own ports that services name, where inbound traffic is captured.
     served: Vec<Served>,
-    /// The endpoints of headless services, where outbound traffic is captured: clients go to each by its address.
+    /// The endpoints of headless services, where outbound traffic or DNS is captured: clients go to each by its address.
     headless: Vec<(Arc<str>, u16, Vec<SocketAddr>)>,
 }
 
@@ -55,7 +55,7 @@ pub(super) struct Served {
 impl ByEndpoint {
     pub(super) fn of(sidecar: Option<&Sidecar>, registry: &Registry, node: &Node) -> Self {
         let owners = owners(sidecar, registry, node);
-        if !node.interception.is_on() {
+        if !node.interception.is_on() && !node.dns_capture {
             return Self { owners, ..Self::default() };
         }
         // Istio: ingress listeners take the place of what the services say.
@@ -72,7 +72,7 @@ impl ByEndpoint {
         Self { owners, served, headless: headless.collect() }
     }
 
-    fn endpoints(&self, host: &str, port: u16) -> &[SocketAddr] {
+    pub(super) fn endpoints(&self, host: &str, port: u16) -> &[SocketAddr] {
         let found = self.headless.iter().find(|(of, number, _)| &**of == host && *number == port);
         found.map(|(.., addresses)| &**addresses).unwrap_or_default()
     }

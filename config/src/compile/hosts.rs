@@ -1,6 +1,6 @@
 //! Which names a service answers to, and which virtual service speaks for it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use crate::{
     by_host::ByHost,
@@ -87,17 +87,25 @@ fn warn_conflicts(ordered: &[Arc<VirtualService>], sink: &mut Sink) {
     }
 }
 
-/// All names of a service, with a port or without: short ones only for clients of its namespace.
-pub(crate) fn domains(service: &Service, node: &Node) -> Vec<String> {
+/// The full name of a service, and its short ones: the shortest is for clients of its namespace alone.
+pub(crate) fn names(service: &Service, node: &Node) -> Vec<String> {
     let host = &*service.host;
-    let mut domains = vec![host.to_owned(), format!("{host}.")];
+    let mut names = vec![host.to_owned()];
     if let Some((name, namespace)) = node.domain.parts(host) {
         if namespace == &*node.namespace {
-            domains.push(name.to_owned());
+            names.push(name.to_owned());
         }
-        domains.push(format!("{name}.{namespace}"));
-        domains.push(format!("{name}.{namespace}.svc"));
+        names.push(format!("{name}.{namespace}"));
+        names.push(format!("{name}.{namespace}.svc"));
     }
+    names
+}
+
+/// All domains of a service, with a port or without.
+pub(crate) fn domains(service: &Service, node: &Node) -> Vec<String> {
+    let host = &*service.host;
+    let mut domains = names(service, node);
+    domains.insert(1, format!("{host}."));
     if service.headless {
         let below: Vec<_> = domains.iter().map(|domain| format!("*.{domain}")).collect();
         domains.extend(below);
@@ -105,6 +113,10 @@ pub(crate) fn domains(service: &Service, node: &Node) -> Vec<String> {
     domains.extend(service.addresses.iter().map(|address| match address.value.contains(':') {
         true => format!("[{}]", address.value),
         false => address.value.to_string(),
+    }));
+    domains.extend(service.allocated.map(|address| match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
     }));
     if host.starts_with('*') {
         domains.retain(|domain| domain == host);

@@ -9,6 +9,7 @@ mod delegates;
 mod hosts;
 mod locality;
 mod mirrors;
+mod names;
 mod peers;
 mod plan;
 mod policy;
@@ -131,6 +132,7 @@ pub(crate) fn compile(
                 virtual_services: Arc::clone(&virtual_services),
                 listeners: listeners.into(),
                 tables: tables.into(),
+                host_names: Arc::new(names::host_names(&registry, sidecar, &by_endpoint, node)),
                 clusters: compiler.clusters.len(),
                 by_endpoint,
                 findings: compiler.sink.since(before).into(),
@@ -151,6 +153,7 @@ pub(crate) fn compile(
         listeners: Arc::clone(&plan.listeners),
         route_tables: Arc::clone(&plan.tables),
         clusters: clusters.all(),
+        host_names: Arc::clone(&plan.host_names),
         outbound,
         inbound,
         paths: mesh.paths,

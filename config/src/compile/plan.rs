@@ -8,7 +8,7 @@ use crate::{
     istio::mesh::Mesh,
     registry::Registry,
     sink::Finding,
-    snapshot::{Listener, RouteTable},
+    snapshot::{HostNames, Listener, RouteTable},
 };
 
 /// The last good compile.
@@ -29,6 +29,7 @@ pub(super) struct Plan {
     pub(super) virtual_services: Arc<VirtualServices>,
     pub(super) listeners: Arc<[Listener]>,
     pub(super) tables: Arc<[RouteTable]>,
+    pub(super) host_names: Arc<HostNames>,
     /// How many clusters it has asked for.
     pub(super) clusters: usize,
     /// What of it follows from endpoints.

@@ -10,6 +10,7 @@ mod cluster;
 mod destination;
 mod filter;
 mod locality;
+mod names;
 mod origin;
 mod route;
 mod settings;
@@ -30,6 +31,7 @@ pub use cluster::{
 pub use destination::{Destination, OtlpProtocol, TelemetryDefaults};
 pub use filter::{AbortStatus, Cors, Fault, FaultAbort, FaultDelay, Share};
 pub use locality::Locality;
+pub use names::{Addresses, HostNames};
 pub use origin::Origin;
 pub use route::{
     Affixes, Carried, Direction, HeaderKey, HeaderMatch, HostMap, Listener, PathMatch, QueryMatch, Route,
@@ -59,6 +61,8 @@ pub struct Snapshot {
     /// Clusters, by [`ClusterId`]. Each is shared with the run-time state that outlives this snapshot, and with the next
     /// snapshot if it does not change.
     pub clusters: Box<[Arc<Cluster>]>,
+    /// What the proxy answers by DNS; shared like the listeners.
+    pub host_names: Arc<HostNames>,
     /// Traces and access logs of requests that leave (Istio's mode CLIENT).
     pub outbound: Observation,
     /// Those of requests that come in (SERVER).
@@ -131,6 +135,8 @@ pub struct Node {
     pub domain: ClusterDomain,
     /// How the pod's traffic comes to it (`ISTIO_META_INTERCEPTION_MODE`).
     pub interception: Interception,
+    /// Whether its questions for addresses come to it, too (`ISTIO_META_DNS_CAPTURE`).
+    pub dns_capture: bool,
     /// The SPIFFE trust domain of its identity, before that of the mesh settings (`TRUST_DOMAIN`).
     pub trust_domain: Option<Arc<str>>,
 }

@@ -11,6 +11,7 @@ mod compatibility;
 mod delegates;
 mod diagnostics;
 mod diff;
+mod dns;
 mod explain;
 mod filters;
 mod hosts;
