@@ -19,9 +19,9 @@ POD, PEER = "10.77.0.2", "10.77.0.3"
 POD6, PEER6 = "fd77::2", "fd77::3"
 
 
-def install(pod, mode):
+def install(pod, mode, *more):
     pod.run(outrigger(), "init", "-p", "15001", "-z", "15006", "-u", str(UID), "-g", str(UID), "-m", mode,
-            "-b", "*", "-d", "15090,15021,15020", "-i", "*")
+            "-b", "*", "-d", "15090,15021,15020", "-i", "*", *more)
 
 
 def uninstall(pod):
@@ -55,17 +55,17 @@ DOCUMENTS = (
 
 
 class Sidecar(Program):
-    def __init__(self, pod, folder, mode="REDIRECT", settings=""):
+    def __init__(self, pod, folder, mode="REDIRECT", settings="", documents=DOCUMENTS, more=()):
         name = f"proxy-{mode.lower()}-{len(settings)}"
         self.pod, self.log = pod, os.path.join(folder, f"{name}.log")
         config, mesh = (os.path.join(folder, f"{name}-{part}.yaml") for part in ("config", "mesh"))
         for path, text in (
-            (config, DOCUMENTS),
+            (config, documents),
             (mesh, f"accessLogFile: {self.log}\naccessLogEncoding: JSON\nenableTracing: false\nprotocolDetectionTimeout: 0.3s\n{settings}"),
         ):
             with open(path, "w", encoding="utf-8") as out:
                 out.write(text)
-        args = [outrigger(), "proxy", "--config", config, "--mesh-config", mesh, "--interception-mode", mode]
+        args = [outrigger(), "proxy", "--config", config, "--mesh-config", mesh, "--interception-mode", mode, *more]
         capabilities = ("net_admin",) if mode == "TPROXY" else ()
         # The user is another one, and the folder is root's.
         os.chmod(folder, 0o777)

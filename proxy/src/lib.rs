@@ -8,6 +8,7 @@ pub mod app;
 pub mod application;
 mod capture_rules;
 pub mod commands;
+mod dns_proxy;
 pub mod drain;
 pub mod export;
 pub mod http;

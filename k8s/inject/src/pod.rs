@@ -9,7 +9,7 @@ use crate::{
     problem::{Path, Problem},
     put_in::put_in,
     record::Injected,
-    settings::{DNS_CAPTURE, STATUS_PORT, Settings, flag, names::is_ignored},
+    settings::{STATUS_PORT, Settings, names::is_ignored},
     value::{Map, Value},
     workload::Workload,
 };
@@ -81,9 +81,6 @@ pub(crate) fn uninject(pod: &mut Map, path: &Path) -> Result<Outcome, Problem> {
 fn notes(annotations: Option<&Map>, settings: &Settings, workload: &Workload) -> Vec<String> {
     let names = annotations.into_iter().flat_map(Map::keys).filter(|name| is_ignored(name));
     let mut notes: Vec<_> = names.map(|name| format!("the annotation {name} is not honoured")).collect();
-    if settings.metadata(DNS_CAPTURE).and_then(flag) == Some(true) {
-        notes.push(format!("{DNS_CAPTURE} is not honoured: the sidecar answers no DNS"));
-    }
     if workload.is_job() && !settings.native {
         let port = settings.status_port;
         let agent = if port == STATUS_PORT { String::new() } else { format!("--agent 127.0.0.1:{port} ") };

@@ -12,7 +12,7 @@ use http::{HeaderValue, Method, StatusCode, header, request::Parts};
 use tokio::net::TcpListener;
 
 use super::{
-    Admin, page,
+    Admin, json, page,
     serve::{LIMITS, serve},
     text,
 };
@@ -40,6 +40,7 @@ impl Admin {
                 let drain = Command::DrainListeners { graceful: true, close: false };
                 self.by_this_pod(peer, &request.method, drain)
             }
+            "/debug/ndsz" => self.name_table(peer, &request.method),
             path if path.starts_with("/app-health/") || path.starts_with("/app-lifecycle/") => {
                 match self.application.probe(request, port).await {
                     Some((status, body)) => {
@@ -57,6 +58,18 @@ impl Admin {
                 StatusCode::NOT_FOUND,
                 "try /healthz/ready, /stats/prometheus, /app-health/CONTAINER/readyz, or POST /drain, /quitquitquit\n",
             ),
+        }
+    }
+
+    /// What is answered by DNS.
+    fn name_table(&self, peer: SocketAddr, method: &Method) -> Response {
+        if let Some(refusal) = from_elsewhere(peer) {
+            return refusal;
+        }
+        match &self.dns {
+            Some(dns) if *method == Method::GET => json(&dns.table()),
+            Some(_) => text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n"),
+            None => text(StatusCode::NOT_FOUND, "DNS is not captured: see ISTIO_META_DNS_CAPTURE\n"),
         }
     }
 
@@ -81,12 +94,18 @@ impl Admin {
     }
 }
 
-/// The answer to a change that does not come from loopback or not by POST.
-fn refusal(peer: SocketAddr, method: &Method) -> Option<Response> {
+/// The answer to whoever is not of this pod.
+fn from_elsewhere(peer: SocketAddr) -> Option<Response> {
     let from = peer.ip().to_canonical();
     // From 127.0.0.6 and ::6 comes what was captured, whoever sent it.
-    if !from.is_loopback() || from == Ipv4Addr::new(127, 0, 0, 6) {
-        return Some(text(StatusCode::FORBIDDEN, "Only requests from localhost are allowed\n"));
+    let here = from.is_loopback() && from != Ipv4Addr::new(127, 0, 0, 6);
+    (!here).then(|| text(StatusCode::FORBIDDEN, "Only requests from localhost are allowed\n"))
+}
+
+/// The answer to a change that does not come from loopback or not by POST.
+fn refusal(peer: SocketAddr, method: &Method) -> Option<Response> {
+    if let Some(refusal) = from_elsewhere(peer) {
+        return Some(refusal);
     }
     if *method == Method::POST {
         return None;

@@ -23,6 +23,7 @@ use super::{certs, clusters, config_dump, explain, json, page, post_required, te
 use crate::{
     app::{Bound, Command, ConfigStatus, Control, Ending, Pings},
     application::Application,
+    dns_proxy::DnsProxy,
     drain::{Drain, Phase},
     net::tls::Secrets,
     telemetry::{CLASSIC, Metrics, OPEN_METRICS, Sample},
@@ -46,6 +47,8 @@ pub(crate) struct Admin {
     /// Set by `/healthcheck/fail`.
     pub(crate) unhealthy: AtomicBool,
     pub(crate) secrets: Arc<Secrets>,
+    /// If DNS is captured.
+    pub(crate) dns: Option<Arc<DnsProxy>>,
 }
 
 /// Path, whether it is POST only, and what it does.

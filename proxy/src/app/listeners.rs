@@ -8,7 +8,11 @@ use std::{
 };
 
 use outrigger_config::snapshot::{Interception, Listener, Snapshot};
-use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    sync::oneshot,
+    task::JoinSet,
+};
 
 use super::{Bound, Ports, StartError};
 use crate::{
@@ -201,6 +205,22 @@ pub(super) fn bind_page(name: &Arc<str>, address: SocketAddr) -> Result<Vec<Boun
         false => None,
     };
     Ok([(socket, address)].into_iter().chain(beside).collect())
+}
+
+/// Sockets for datagrams and connections at one address; none at one of IPv6 where there is no IPv6.
+pub(super) fn bind_dns(address: SocketAddr) -> Result<Option<(UdpSocket, TcpListener)>, StartError> {
+    let name: Arc<str> = "dns".into();
+    let datagrams = std::net::UdpSocket::bind(address)
+        .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
+        .and_then(UdpSocket::from_std);
+    match datagrams {
+        Ok(datagrams) => Ok(Some((datagrams, bind(&"dns_tcp".into(), address)?.0))),
+        Err(error) if address.is_ipv6() && is_without_ipv6(&error) => {
+            tracing::info!(listener = %name, %error, "nobody is served over IPv6");
+            Ok(None)
+        }
+        Err(error) => Err(StartError::Bind { name, address, error }),
+    }
 }
 
 /// At every address of IPv6, which not every machine has.

@@ -50,6 +50,9 @@ pub struct Options {
     pub metrics: Vec<SocketAddr>,
     /// Readiness.
     pub health: SocketAddr,
+    /// Where the pod's questions for addresses are answered, by UDP and TCP, if they are captured
+    /// ([`Node::dns_capture`]).
+    pub dns: Vec<SocketAddr>,
     /// Seed of all random choices; `None` takes one from the system.
     pub seed: Option<u64>,
     /// Ports of the configured listeners.
@@ -81,6 +84,7 @@ impl Options {
             admin: any,
             metrics: vec![any],
             health: any,
+            dns: vec![any],
             seed: Some(0),
             ports: Ports::Ephemeral,
             otel: Otel::default(),

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     admin::{self, Admin, Server},
+    dns_proxy::{self, DnsProxy},
     drain::Drain,
     export::{Accounts, Exporter},
     net::{
@@ -28,7 +29,7 @@ use crate::{
     overload::Overload,
     reload::{Documents, Sources, Watcher},
     telemetry::{LogQueue, Metrics, Outbox, Queues, Requests},
-    upstream::{Lookup, Upstreams},
+    upstream::{Lookup, NameServers, Upstreams},
     worker::WorkerStats,
 };
 
@@ -48,7 +49,10 @@ impl Process {
         let concurrency = options.concurrency.get();
         let bound = Arc::new(Bound::default());
         let overload = Arc::<Overload>::default();
-        let (lanes, receivers) = Workers::new(concurrency, max_connections(), Arc::clone(&overload));
+        let captures_dns = options.node.dns_capture;
+        let other_files = OTHER_FILES + if captures_dns { dns_proxy::MOST_SOCKETS } else { 0 };
+        let (lanes, receivers) =
+            Workers::new(concurrency, max_connections(other_files), Arc::clone(&overload));
         let mut listeners = Listeners::new(options.ports, lanes.clone(), Arc::clone(&bound));
         let prepared = listeners.prepare(&snapshot)?;
         let admin_page = listeners::bind(&"admin".into(), options.admin)?;
@@ -57,6 +61,11 @@ impl Process {
             .metrics
             .iter()
             .map(|address| listeners::bind_page(&"metrics".into(), *address))
+            .collect::<Result<Vec<_>, _>>()?;
+
+        let name_servers = options.dns.iter().filter(|_| captures_dns);
+        let name_servers = name_servers
+            .filter_map(|address| listeners::bind_dns(*address).transpose())
             .collect::<Result<Vec<_>, _>>()?;
 
         let secrets = Arc::new(Secrets::new(options.identity.map(Identity::new)));
@@ -104,6 +113,11 @@ impl Process {
         if let Some(scrape) = options.application.scrape.clone() {
             metrics.add(move || scrape.samples());
         }
+        let dns = captures_dns.then(|| DnsProxy::new(Arc::clone(&published), &system_name_servers()));
+        if let Some(dns) = &dns {
+            let counted = Arc::clone(dns);
+            metrics.add(move || counted.samples());
+        }
         let metrics = Arc::new(metrics);
         let exporter = Exporter::start(
             &options.otel,
@@ -127,6 +141,7 @@ impl Process {
             application: options.application,
             unhealthy: AtomicBool::new(false),
             secrets: Arc::clone(&secrets),
+            dns: dns.clone(),
         });
         listeners.follow(prepared, &snapshot);
         bound.add("admin".into(), admin_page.1, false);
@@ -142,6 +157,15 @@ impl Process {
                 } else {
                     tokio::spawn(admin::serve_metrics(listener, Arc::clone(&admin)));
                 }
+            }
+        }
+        for (datagrams, connections) in name_servers {
+            for (name, address) in [("dns", datagrams.local_addr()?), ("dns_tcp", connections.local_addr()?)]
+            {
+                bound.add(name.into(), address, false);
+            }
+            if let Some(dns) = &dns {
+                dns.start(datagrams, connections);
             }
         }
         for (listener, address) in health_page {
@@ -186,14 +210,26 @@ async fn load(sources: Sources, mut loader: Loader) -> Result<(Documents, Loader
     loading.await.unwrap_or_else(|error| Err(StartError::Thread(io::Error::other(error))))
 }
 
+/// Without any the mesh is answered all the same, and nothing else.
+fn system_name_servers() -> NameServers {
+    let system = NameServers::of_system().unwrap_or_else(|error| {
+        tracing::warn!(error, "/etc/resolv.conf cannot be read: names outside of the mesh are not resolved");
+        NameServers::default()
+    });
+    if system.servers.is_empty() {
+        tracing::warn!("there are no name servers: names outside of the mesh are not resolved");
+    }
+    system
+}
+
 /// A connection takes two descriptors, one on either side; without a limit known, as many as one could want.
-fn max_connections() -> usize {
+fn max_connections(other_files: usize) -> usize {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let files: Option<usize> = limits
         .lines()
         .find_map(|line| line.strip_prefix("Max open files"))
         .and_then(|rest| rest.split_whitespace().next()?.parse().ok());
-    files.map_or(usize::MAX, |files| (files.saturating_sub(OTHER_FILES) / 2).max(1))
+    files.map_or(usize::MAX, |files| (files.saturating_sub(other_files) / 2).max(1))
 }
 
 fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {

@@ -36,6 +36,10 @@ pub(super) struct IdentityArgs {
     #[arg(long, env = "ISTIO_META_INTERCEPTION_MODE", value_name = "MODE", default_value = "NONE",
         value_parser = interception)]
     interception_mode: Interception,
+    /// Those rules lead its questions to name servers there too: services without an address get one by which their
+    /// connections are told apart [default: ISTIO_META_DNS_CAPTURE].
+    #[arg(long)]
+    dns_capture: bool,
 }
 
 /// Where Kubernetes puts the pod's labels (Istio mounts the downward API there).
@@ -68,9 +72,16 @@ impl IdentityArgs {
             labels,
             domain: domain.as_deref().map(ClusterDomain::of).unwrap_or_default(),
             interception: self.interception_mode,
+            dns_capture: self.dns_capture
+                || environment("ISTIO_META_DNS_CAPTURE").as_deref().is_some_and(is_true),
             trust_domain: trust_domain.map(Into::into),
         }
     }
+}
+
+/// As Istio's agent reads a variable.
+fn is_true(text: &str) -> bool {
+    text == "true" || text == "1"
 }
 
 /// A variable that is set to nothing is not set.

@@ -18,7 +18,7 @@ use crate::{
         self, Change, Error,
         options::{CaptureOptions, DnsCapture, List, Mode, Owners, Selection},
     },
-    upstream::name_servers,
+    upstream::NameServers,
 };
 
 /// The sidecar's user, and its group (Istio).
@@ -100,7 +100,7 @@ fn dns(redirected: bool, from_all: bool) -> DnsCapture {
     if from_all {
         return DnsCapture::All;
     }
-    match name_servers() {
+    match NameServers::of_system().map(|system| system.servers) {
         Ok(servers) if !servers.is_empty() => DnsCapture::Servers(servers),
         // Istio does without, too: a pod without name servers asks none.
         Ok(_) => {

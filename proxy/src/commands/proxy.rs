@@ -1,6 +1,13 @@
 //! `outrigger proxy`: runs the sidecar until a signal ends it.
 
-use std::{io::Write, net::SocketAddr, num::NonZeroUsize, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::Write,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroUsize,
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::Args;
 use tracing_subscriber::EnvFilter;
@@ -51,6 +58,11 @@ pub(super) struct ProxyArgs {
     /// Readiness, `/healthz/ready`.
     #[arg(long, env = "OUTRIGGER_HEALTH", value_name = "ADDR", default_value = "0.0.0.0:15021")]
     health: SocketAddr,
+    /// Where captured questions for addresses are answered, by UDP and TCP, if they are captured; `localhost` is both
+    /// loopbacks.
+    #[arg(long, env = "DNS_PROXY_ADDR", value_name = "ADDR", default_value = "localhost:15053",
+        value_parser = name_server)]
+    dns: NameServerAt,
     /// Seconds from SIGTERM to SIGKILL, the pod's terminationGracePeriodSeconds: open requests may use what the drain
     /// leaves of it [default: unknown, they have 1 s].
     #[arg(long, env = "TERMINATION_GRACE_PERIOD_SECONDS", value_name = "SECONDS", value_parser = grace_period)]
@@ -91,6 +103,7 @@ pub(super) fn run(args: ProxyArgs) -> ExitCode {
         admin: args.admin,
         metrics,
         health: args.health,
+        dns: args.dns.0,
         seed: args.seed,
         ports: args.ports,
         otel,
@@ -112,6 +125,22 @@ pub(super) fn run(args: ProxyArgs) -> ExitCode {
     }
     drop(stdout);
     if running.join() { ExitCode::SUCCESS } else { FAULT.into() }
+}
+
+/// One address, or both loopbacks.
+#[derive(Debug, Clone)]
+struct NameServerAt(Vec<SocketAddr>);
+
+/// `DNS_PROXY_ADDR` as Istio has it.
+fn name_server(text: &str) -> Result<NameServerAt, String> {
+    let wrong = || format!("`{text}` is neither ADDRESS:PORT nor localhost:PORT");
+    match text.strip_prefix("localhost:") {
+        Some(port) => {
+            let port: u16 = port.parse().map_err(|_| wrong())?;
+            Ok(NameServerAt(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]))
+        }
+        None => Ok(NameServerAt(vec![text.parse().map_err(|_| wrong())?])),
+    }
 }
 
 /// Where Istio's agent takes certificates from that others have made.

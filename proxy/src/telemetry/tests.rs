@@ -77,6 +77,7 @@ pub(super) fn cluster() -> Arc<Cluster> {
 
 pub(super) fn snapshot(access_log: Option<AccessLog>) -> Snapshot {
     Snapshot {
+        host_names: Arc::default(),
         version: snapshot::Version(1),
         node: Node {
             namespace: "shop".into(),

@@ -36,7 +36,9 @@ pub use balance::{Balancers, Group, HostSet};
 pub use breaker::{Breaker, ConnectionPermit, Overflow, PendingPermit, RequestPermit, Resource, RetryPermit};
 pub use cluster::ClusterState;
 pub(crate) use connect::transport_failure;
-pub(crate) use dns::{Lookup, name_servers};
+#[cfg(test)]
+pub(crate) use dns::Server as NameServer;
+pub(crate) use dns::{Lookup, NameServers};
 pub use host::{Host, HostId, LocalEnd};
 pub use original::{Original, Originals};
 pub use outlier::{Ejection, EjectionReport, Outcome, Reason};

@@ -115,6 +115,7 @@ pub(super) fn state(cluster: ClusterBuilder) -> Arc<ClusterState> {
 
 pub(super) fn snapshot(clusters: impl IntoIterator<Item = ClusterBuilder>) -> Arc<Snapshot> {
     Arc::new(Snapshot {
+        host_names: Arc::default(),
         version: Version(0),
         node: Node::default(),
         listeners: Arc::default(),

@@ -3,8 +3,8 @@
 
 use super::{Context, INIT, set};
 use crate::{
-    settings::{Capture, DNS_CAPTURE, Interception},
-    value::{Value, map, name_of},
+    settings::{Capture, Interception},
+    value::{Value, map},
 };
 
 /// `None` where nothing is captured.
@@ -15,9 +15,8 @@ pub(crate) fn container(context: &Context<'_>) -> Option<Value> {
     }
     let mut container = context.container(INIT);
     set(&mut container, "args", arguments(settings.interception, &settings.capture).into());
-    // `outrigger init` would read it, and send the pod's questions to a DNS server that the sidecar does not have.
-    let variables: Vec<_> =
-        context.metadata_variables().filter(|variable| name_of(variable) != Some(DNS_CAPTURE)).collect();
+    // Among them may be `ISTIO_META_DNS_CAPTURE`.
+    let variables: Vec<_> = context.metadata_variables().collect();
     if !variables.is_empty() {
         set(&mut container, "env", variables.into());
     }

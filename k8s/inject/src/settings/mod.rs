@@ -18,9 +18,6 @@ use crate::{
 /// Istio's port of the agent's pages: readiness, probes of the application, merged metrics.
 pub(crate) const STATUS_PORT: u16 = 15020;
 
-/// Variable of `proxyMetadata`: Istio's sidecar answers the pod's DNS.
-pub(crate) const DNS_CAPTURE: &str = "ISTIO_META_DNS_CAPTURE";
-
 /// How traffic comes to the sidecar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Interception {
@@ -132,11 +129,6 @@ impl Settings {
             metadata,
             status_port,
         })
-    }
-
-    /// The variable of the proxy's metadata.
-    pub(crate) fn metadata(&self, name: &str) -> Option<&str> {
-        self.metadata.iter().find(|(key, _)| key == name).map(|(_, value)| &**value)
     }
 }
 

@@ -78,15 +78,16 @@ fn what_a_user_changed_after_injection_stays_when_the_sidecar_goes() {
 }
 
 #[test]
-fn dns_is_not_captured_since_the_sidecar_answers_none() {
-    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, annotations: {proxy.istio.io/config: 'proxyMetadata: {ISTIO_META_DNS_CAPTURE: true, A: b}'}}\nspec: {containers: [{name: app, image: a}]}\n";
+fn both_containers_are_told_to_capture_dns() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, annotations: {proxy.istio.io/config: 'proxyMetadata: {ISTIO_META_DNS_CAPTURE: true}'}}\nspec: {containers: [{name: app, image: a}]}\n";
     let changed = inject_with(&Options::default(), pod).unwrap();
-    let note = "ISTIO_META_DNS_CAPTURE is not honoured: the sidecar answers no DNS";
-    assert_eq!(changed.workloads[0].outcome, Outcome::Injected { notes: vec![note.to_owned()] });
-    assert!(!changed.text.contains("--redirect-dns"), "{}", changed.text);
+    assert_eq!(changed.workloads[0].outcome, Outcome::Injected { notes: Vec::new() });
     let (_, init) = changed.text.split_once("name: istio-init").unwrap();
-    let (init, _) = init.split_once("name: istio-proxy").unwrap();
-    assert!(init.contains("name: A\n") && !init.contains("DNS_CAPTURE"), "{init}");
+    for part in
+        [init.split_once("name: istio-proxy").unwrap().0, init.split_once("name: istio-proxy").unwrap().1]
+    {
+        assert!(part.contains("name: ISTIO_META_DNS_CAPTURE\n      value: \"true\"\n"), "{part}");
+    }
 }
 
 #[test]

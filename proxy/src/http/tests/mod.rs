@@ -410,6 +410,7 @@ fn snapshot_of(clusters: Vec<Cluster>, routes: Vec<Route>) -> Snapshot {
         virtual_hosts: [host].into(),
     };
     Snapshot {
+        host_names: Arc::default(),
         version: Version(1),
         node: Node::default(),
         listeners: [listener].into(),

@@ -44,19 +44,32 @@ impl Lookup {
     }
 }
 
-/// The name servers of `/etc/resolv.conf`, each once.
-///
-/// # Errors
-/// Why it cannot be read.
-pub(crate) fn name_servers() -> Result<Vec<IpAddr>, String> {
-    let (settings, _) = read_system_conf().map_err(|error| error.to_string())?;
-    let mut servers = Vec::new();
-    for server in settings.name_servers() {
-        if !servers.contains(&server.ip) {
-            servers.push(server.ip);
+/// What `/etc/resolv.conf` says.
+#[derive(Debug, Default)]
+pub(crate) struct NameServers {
+    /// Each once.
+    pub(crate) servers: Vec<IpAddr>,
+    /// The first domain of `search`, without a dot at its end.
+    pub(crate) search: Option<String>,
+}
+
+impl NameServers {
+    /// Those of the system.
+    ///
+    /// # Errors
+    /// Why the file cannot be read.
+    pub(crate) fn of_system() -> Result<Self, String> {
+        let (settings, _) = read_system_conf().map_err(|error| error.to_string())?;
+        let mut servers = Vec::new();
+        for server in settings.name_servers() {
+            if !servers.contains(&server.ip) {
+                servers.push(server.ip);
+            }
         }
+        let search = settings.search().first().map(|domain| domain.to_lowercase().to_ascii());
+        let search = search.map(|domain| domain.trim_end_matches('.').to_owned());
+        Ok(Self { servers, search: search.filter(|domain| !domain.is_empty()) })
     }
-    Ok(servers)
 }
 
 impl std::fmt::Debug for Lookup {
@@ -70,7 +83,7 @@ pub(crate) mod server {
     //! A name server on loopback whose answers a test changes.
 
     use std::{
-        collections::HashMap,
+        collections::{HashMap, HashSet},
         net::{IpAddr, Ipv4Addr, SocketAddr},
         sync::{Arc, Mutex},
         time::Duration,
@@ -97,6 +110,7 @@ pub(crate) mod server {
     pub(crate) struct Server {
         zone: Arc<Mutex<HashMap<String, Entry>>>,
         asked: Arc<Mutex<HashMap<String, usize>>>,
+        refused: Arc<Mutex<HashSet<String>>>,
     }
 
     impl Server {
@@ -113,8 +127,18 @@ pub(crate) mod server {
             self.asked.lock().unwrap().get(&format!("{name}.")).copied().unwrap_or_default()
         }
 
+        /// From now on the server refuses to say anything of the name.
+        pub(crate) fn refuse(&self, name: &str) {
+            self.refused.lock().unwrap().insert(format!("{name}."));
+        }
+
         /// Serves until dropped with the runtime; a lookup that asks it comes back.
         pub(crate) async fn start(&self) -> Lookup {
+            lookup(self.listen().await)
+        }
+
+        /// The same for others to ask.
+        pub(crate) async fn listen(&self) -> SocketAddr {
             let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
             let address = socket.local_addr().unwrap();
             let server = self.clone();
@@ -126,7 +150,7 @@ pub(crate) mod server {
                     }
                 }
             });
-            lookup(address)
+            address
         }
 
         fn answer(&self, question: &[u8]) -> Option<Vec<u8>> {
@@ -136,6 +160,9 @@ pub(crate) mod server {
             let known = self.zone.lock().unwrap().get(&name).cloned();
             let mut answer = question.into_response();
             match known {
+                _ if self.refused.lock().unwrap().contains(&name) => {
+                    answer.metadata.response_code = ResponseCode::Refused;
+                }
                 Some((addresses, ttl)) if query.query_type() == RecordType::A => {
                     *self.asked.lock().unwrap().entry(name).or_default() += 1;
                     answer.add_answers(addresses.into_iter().map(|address| {

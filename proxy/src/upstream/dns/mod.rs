@@ -16,7 +16,9 @@ use outrigger_config::snapshot::{Cluster, Discovery, Dns, Endpoint, NamedEndpoin
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Upstreams;
-pub(crate) use lookup::{Lookup, name_servers};
+#[cfg(test)]
+pub(crate) use lookup::server::Server;
+pub(crate) use lookup::{Lookup, NameServers};
 pub(super) use names::Names;
 use names::{Answer, Change};
 
