@@ -23,11 +23,12 @@ const SLOTS: u16 = 256 * 254;
 
 /// Gives addresses to those that need one. A service keeps what it had in `known`: an application may remember it.
 pub(crate) fn allocate(services: &mut [Arc<Service>], known: Option<&Registry>, node: &Node) {
+    let family = Family::of(node);
     let mut taken: HashSet<IpAddr> = services.iter().flat_map(|service| service.ips()).collect();
     let mut waiting: Vec<&mut Service> = Vec::new();
     for service in services.iter_mut().filter(|service| needs_one(service)).filter_map(Arc::get_mut) {
         let before = known.and_then(|known| known.find(&service.host)?.allocated);
-        match before.filter(|address| is_of_family(*address, node) && taken.insert(*address)) {
+        match before.filter(|address| family.has(*address) && taken.insert(*address)) {
             Some(address) => service.allocated = Some(address),
             None => waiting.push(service),
         }
@@ -35,7 +36,7 @@ pub(crate) fn allocate(services: &mut [Arc<Service>], known: Option<&Registry>, 
     // Whatever the order of the files.
     waiting.sort_by(|a, b| key(a).cmp(&key(b)));
     for service in waiting {
-        service.allocated = free(service, node, &taken);
+        service.allocated = free(service, family, &taken);
         taken.extend(service.allocated);
     }
 }
@@ -56,31 +57,43 @@ fn key(service: &Service) -> (&str, &str) {
     (&service.meta.namespace, &service.host)
 }
 
-/// The first free one from where the name leads, so that it is the same after a restart.
-fn free(service: &Service, node: &Node, taken: &HashSet<IpAddr>) -> Option<IpAddr> {
+/// The first free one from where the name leads.
+fn free(service: &Service, family: Family, taken: &HashSet<IpAddr>) -> Option<IpAddr> {
     let (namespace, host) = key(service);
     let hash = xxh64(format!("{namespace}/{host}").as_bytes(), 0) % u64::from(SLOTS);
     let first = u16::try_from(hash).unwrap_or_default();
     let slots = (first..SLOTS).chain(0..first);
-    slots.map(|slot| address(slot, node)).find(|address| !taken.contains(address))
+    slots.map(|slot| family.address(slot)).find(|address| !taken.contains(address))
 }
 
-fn address(slot: u16, node: &Node) -> IpAddr {
-    let [high, low] = [slot / 254, slot % 254 + 1];
-    match wants_v6(node) {
-        true => Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0xf0f0, slot + 1).into(),
-        false => {
-            let [third, fourth] = [high, low].map(|part| u8::try_from(part).unwrap_or_default());
-            Ipv4Addr::new(240, 240, third, fourth).into()
+/// Of the addresses that are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    /// For a pod whose address is of IPv6.
+    V6,
+}
+
+impl Family {
+    fn of(node: &Node) -> Self {
+        match node.address.parse() {
+            Ok(IpAddr::V6(_)) => Self::V6,
+            _ => Self::V4,
         }
     }
-}
 
-fn is_of_family(address: IpAddr, node: &Node) -> bool {
-    address.is_ipv6() == wants_v6(node)
-}
+    fn has(self, address: IpAddr) -> bool {
+        address.is_ipv6() == (self == Self::V6)
+    }
 
-/// A pod that has an address of IPv6 alone.
-fn wants_v6(node: &Node) -> bool {
-    node.address.parse().is_ok_and(|address: IpAddr| address.is_ipv6())
+    fn address(self, slot: u16) -> IpAddr {
+        match self {
+            Self::V4 => {
+                let [third, fourth] = [slot / 254, slot % 254 + 1];
+                let [third, fourth] = [third, fourth].map(|part| u8::try_from(part).unwrap_or_default());
+                Ipv4Addr::new(240, 240, third, fourth).into()
+            }
+            Self::V6 => Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0xf0f0, slot + 1).into(),
+        }
+    }
 }

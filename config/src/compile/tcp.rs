@@ -208,7 +208,8 @@ impl Compiler<'_> {
             let found = self.sink.report(Code::ConnectionsTaken, span, message);
             found.label("its connections go elsewhere").note(format!("{owner} comes first"));
             found.help(
-                "connections carry no host: give each service a port of its own, or name the port `tls`",
+                "connections carry no host: give each service `addresses` (captured DNS, `--dns-capture`, makes them) or a \
+                 port of its own, or name the port `tls`",
             );
         }
     }

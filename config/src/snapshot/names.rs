@@ -14,11 +14,23 @@ pub struct HostNames {
 }
 
 impl HostNames {
-    /// The addresses of a name in lower case and without a dot at its end. Of several wildcards the longest counts.
+    /// The addresses of a name in lower case and without a dot at its end.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<&Addresses> {
-        let parents = || std::iter::successors(name.split_once('.'), |(_, rest)| rest.split_once('.'));
-        self.exact.get(name).or_else(|| parents().find_map(|(_, rest)| self.below.get(rest)))
+        self.exact(name).or_else(|| self.below(name))
+    }
+
+    /// Those of a name that stands there as it is.
+    #[must_use]
+    pub fn exact(&self, name: &str) -> Option<&Addresses> {
+        self.exact.get(name)
+    }
+
+    /// Those of a wildcard that covers the name: the longest counts.
+    #[must_use]
+    pub fn below(&self, name: &str) -> Option<&Addresses> {
+        let mut parents = std::iter::successors(name.split_once('.'), |(_, rest)| rest.split_once('.'));
+        parents.find_map(|(_, rest)| self.below.get(rest))
     }
 
     /// All names with their addresses, in no order. A wildcard begins with `*.`.
@@ -29,6 +41,7 @@ impl HostNames {
 
     /// The first one that claims a name has it.
     pub(crate) fn add(&mut self, name: &str, addresses: &Addresses) {
+        let name = name.strip_suffix('.').unwrap_or(name);
         let (table, name) = match name.strip_prefix("*.") {
             Some(parent) => (&mut self.below, parent),
             None => (&mut self.exact, name),

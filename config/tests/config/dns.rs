@@ -187,6 +187,13 @@ fn services_answer_to_their_short_names_as_in_kubernetes() {
 }
 
 #[test]
+fn a_host_may_end_in_a_dot() {
+    let names = load(&[&entry("db.example.com.", "", STATIC).replace("name: db-example-com-", "name: db")])
+        .host_names;
+    assert_eq!(addresses(&names, "db.example.com").len(), 1);
+}
+
+#[test]
 fn names_of_headless_services_follow_their_endpoints() {
     let mut loader = Loader::new(capturing().node, TelemetryDefaults::default());
     loader.load(&[source("a.yaml", CLUSTER)], None).unwrap();

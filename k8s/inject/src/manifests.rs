@@ -123,6 +123,9 @@ fn variables(options: &Options, on_failure: OnFailure) -> Vec<Value> {
     for (name, value) in given {
         set(name, value.as_deref().unwrap_or_default(), value.is_none());
     }
+    let metadata: Vec<_> =
+        options.proxy_metadata.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    set("OUTRIGGER_PROXY_METADATA", &metadata.join(","), metadata.is_empty());
     set("OUTRIGGER_SIDECAR", "classic", options.native);
     set("OUTRIGGER_INJECTION_POLICY", "disabled", options.by_default);
     set("OUTRIGGER_ON_FAILURE", "deny", on_failure == OnFailure::Allow);

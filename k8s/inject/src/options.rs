@@ -22,6 +22,8 @@ pub struct Options {
     pub trust_domain: String,
     /// Label `source_cluster` of metrics.
     pub cluster_id: String,
+    /// Variables of every proxy (Istio `meshConfig.defaultConfig.proxyMetadata`); a pod's annotation wins.
+    pub proxy_metadata: Vec<(String, String)>,
     /// Sidecars as init containers that keep running, the default since Kubernetes 1.29.
     pub native: bool,
     /// Pods that say nothing are injected.
@@ -41,6 +43,7 @@ impl Default for Options {
             cluster_domain: "cluster.local".to_owned(),
             trust_domain: "cluster.local".to_owned(),
             cluster_id: "Kubernetes".to_owned(),
+            proxy_metadata: Vec::new(),
             native: true,
             by_default: true,
         }

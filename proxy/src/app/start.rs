@@ -63,8 +63,8 @@ impl Process {
             .map(|address| listeners::bind_page(&"metrics".into(), *address))
             .collect::<Result<Vec<_>, _>>()?;
 
-        let name_servers = options.dns.iter().filter(|_| captures_dns);
-        let name_servers = name_servers
+        let dns_sockets = options.dns.iter().filter(|_| captures_dns);
+        let dns_sockets = dns_sockets
             .filter_map(|address| listeners::bind_dns(*address).transpose())
             .collect::<Result<Vec<_>, _>>()?;
 
@@ -113,7 +113,10 @@ impl Process {
         if let Some(scrape) = options.application.scrape.clone() {
             metrics.add(move || scrape.samples());
         }
-        let dns = captures_dns.then(|| DnsProxy::new(Arc::clone(&published), &system_name_servers()));
+        let dns = captures_dns.then(|| {
+            let own: Vec<_> = dns_sockets.iter().filter_map(|(udp, _)| udp.local_addr().ok()).collect();
+            DnsProxy::new(Arc::clone(&published), &system_name_servers(), &own)
+        });
         if let Some(dns) = &dns {
             let counted = Arc::clone(dns);
             metrics.add(move || counted.samples());
@@ -159,7 +162,7 @@ impl Process {
                 }
             }
         }
-        for (datagrams, connections) in name_servers {
+        for (datagrams, connections) in dns_sockets {
             for (name, address) in [("dns", datagrams.local_addr()?), ("dns_tcp", connections.local_addr()?)]
             {
                 bound.add(name.into(), address, false);
@@ -212,14 +215,13 @@ async fn load(sources: Sources, mut loader: Loader) -> Result<(Documents, Loader
 
 /// Without any the mesh is answered all the same, and nothing else.
 fn system_name_servers() -> NameServers {
-    let system = NameServers::of_system().unwrap_or_else(|error| {
-        tracing::warn!(error, "/etc/resolv.conf cannot be read: names outside of the mesh are not resolved");
+    NameServers::of_system().unwrap_or_else(|error| {
+        tracing::warn!(
+            error,
+            "/etc/resolv.conf gives no name server: names outside of the mesh are not resolved"
+        );
         NameServers::default()
-    });
-    if system.servers.is_empty() {
-        tracing::warn!("there are no name servers: names outside of the mesh are not resolved");
-    }
-    system
+    })
 }
 
 /// A connection takes two descriptors, one on either side; without a limit known, as many as one could want.

@@ -22,8 +22,8 @@ pub(super) struct AdminArgs {
     /// The page, with its query.
     #[arg(value_name = "PATH", value_parser = path)]
     path: Uri,
-    /// Who is asked [default: 127.0.0.1:15020 for the agent's pages /drain, /quitquitquit, /healthz/, /app-health/ and
-    /// /app-lifecycle/, else the admin port 127.0.0.1:15000].
+    /// Who is asked [default: 127.0.0.1:15020 for the agent's pages /drain, /quitquitquit, /healthz/, /app-health/,
+    /// /app-lifecycle/ and /debug/ndsz, else the admin port 127.0.0.1:15000].
     #[arg(long, value_name = "ADDR")]
     address: Option<SocketAddr>,
     /// How long to wait for the answer.
@@ -32,7 +32,8 @@ pub(super) struct AdminArgs {
 }
 
 /// Prefixes of the agent's pages.
-const AGENT: [&str; 5] = ["/drain", "/quitquitquit", "/healthz/", "/app-health/", "/app-lifecycle/"];
+const AGENT: [&str; 6] =
+    ["/drain", "/quitquitquit", "/healthz/", "/app-health/", "/app-lifecycle/", "/debug/ndsz"];
 
 pub(super) fn run(args: &AdminArgs) -> ExitCode {
     let port = if is_agents(args.path.path()) { 15020 } else { 15000 };

@@ -37,7 +37,7 @@ pub(super) struct IdentityArgs {
         value_parser = interception)]
     interception_mode: Interception,
     /// Those rules lead its questions to name servers there too: services without an address get one by which their
-    /// connections are told apart [default: ISTIO_META_DNS_CAPTURE].
+    /// connections are told apart [default: REDIRECT_DNS, else ISTIO_META_DNS_CAPTURE, as `outrigger init` has it].
     #[arg(long)]
     dns_capture: bool,
 }
@@ -60,6 +60,7 @@ impl IdentityArgs {
         labels
             .extend(environment("ISTIO_METAJSON_LABELS").map(|json| json_labels(&json)).unwrap_or_default());
         labels.extend(self.labels.iter().cloned());
+        let redirects = environment("REDIRECT_DNS").or_else(|| environment("ISTIO_META_DNS_CAPTURE"));
         let locality = self.locality.as_deref().map_or_else(|| Locality::of_labels(&labels), Locality::parse);
         Node {
             locality,
@@ -72,16 +73,10 @@ impl IdentityArgs {
             labels,
             domain: domain.as_deref().map(ClusterDomain::of).unwrap_or_default(),
             interception: self.interception_mode,
-            dns_capture: self.dns_capture
-                || environment("ISTIO_META_DNS_CAPTURE").as_deref().is_some_and(is_true),
+            dns_capture: self.dns_capture || redirects.as_deref().is_some_and(super::is_true),
             trust_domain: trust_domain.map(Into::into),
         }
     }
-}
-
-/// As Istio's agent reads a variable.
-fn is_true(text: &str) -> bool {
-    text == "true" || text == "1"
 }
 
 /// A variable that is set to nothing is not set.
@@ -151,6 +146,23 @@ mod tests {
         };
         let node = args.resolve(environment, &file);
         assert_eq!((&*node.namespace, &*node.domain.to_string()), ("flag", "flag.local"));
+    }
+
+    #[test]
+    fn captured_dns_is_what_the_init_container_was_told() {
+        let captures = |variables: &[(&str, &str)], dns_capture| {
+            let found = |name: &str| variables.iter().find(|(known, _)| *known == name);
+            let environment = |name: &str| found(name).map(|(_, value)| (*value).to_owned());
+            IdentityArgs { dns_capture, ..IdentityArgs::default() }
+                .resolve(environment, Path::new(""))
+                .dns_capture
+        };
+        let istio = "ISTIO_META_DNS_CAPTURE";
+        assert!(!captures(&[], false) && captures(&[], true));
+        assert!(captures(&[(istio, "true")], false) && captures(&[(istio, "True")], false));
+        assert!(!captures(&[(istio, "false")], false) && !captures(&[(istio, "yes, please")], false));
+        assert!(captures(&[("REDIRECT_DNS", "1")], false));
+        assert!(!captures(&[("REDIRECT_DNS", "false"), (istio, "true")], false));
     }
 
     #[test]

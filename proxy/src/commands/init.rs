@@ -12,7 +12,7 @@ use std::process::ExitCode;
 pub(super) use flags::InitArgs;
 use words::{Group, Id};
 
-use super::{NOT_IN_FORCE, NOT_PERMITTED, OS_ERROR, environment, show};
+use super::{NOT_IN_FORCE, NOT_PERMITTED, OS_ERROR, environment, is_true, show};
 use crate::{
     capture_rules::{
         self, Change, Error,
@@ -101,23 +101,20 @@ fn dns(redirected: bool, from_all: bool) -> DnsCapture {
         return DnsCapture::All;
     }
     match NameServers::of_system().map(|system| system.servers) {
-        Ok(servers) if !servers.is_empty() => DnsCapture::Servers(servers),
+        Ok(servers) => DnsCapture::Servers(servers),
         // Istio does without, too: a pod without name servers asks none.
-        Ok(_) => {
-            eprintln!(
-                "warning: /etc/resolv.conf names no server, so that no question is captured: add --capture-all-dns"
-            );
-            DnsCapture::Off
-        }
         Err(error) => {
-            eprintln!("warning: /etc/resolv.conf cannot be read ({error}), so that no question is captured");
+            eprintln!(
+                "warning: /etc/resolv.conf gives no name server ({error}), so that no question is captured: add \
+                 --capture-all-dns"
+            );
             DnsCapture::Off
         }
     }
 }
 
 fn is_set(variable: &str) -> bool {
-    environment(variable).is_some_and(|value| value == "true" || value == "1")
+    environment(variable).as_deref().is_some_and(is_true)
 }
 
 fn refuse(error: &Error) -> ExitCode {

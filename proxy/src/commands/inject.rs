@@ -89,6 +89,11 @@ pub(super) struct InjectionArgs {
     /// Name of the cluster in metrics.
     #[arg(long, env = "OUTRIGGER_CLUSTER_ID", value_name = "NAME", default_value_t = Options::default().cluster_id)]
     cluster_id: String,
+    /// Variables of every sidecar, which a workload's `proxy.istio.io/config` refines (Istio's
+    /// `meshConfig.defaultConfig.proxyMetadata`): ISTIO_META_DNS_CAPTURE=true, for example.
+    #[arg(long, env = "OUTRIGGER_PROXY_METADATA", value_name = "NAME=VALUE,...", value_delimiter = ',',
+        value_parser = variable)]
+    proxy_metadata: Vec<(String, String)>,
     /// Form of the sidecar where the workload does not choose one.
     #[arg(long, env = "OUTRIGGER_SIDECAR", value_enum, value_name = "FORM", default_value_t = Form::Native)]
     sidecar: Form,
@@ -128,9 +133,21 @@ impl InjectionArgs {
             cluster_domain: this.cluster_domain,
             trust_domain: this.trust_domain,
             cluster_id: this.cluster_id,
+            proxy_metadata: this.proxy_metadata,
             native: this.sidecar == Form::Native,
             by_default: this.injection_policy == Policy::Enabled,
         }
+    }
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    let is_name = |name: &str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        name.starts_with(|c: char| !c.is_ascii_digit()) && name.chars().all(plain)
+    };
+    match text.split_once('=') {
+        Some((name, value)) if is_name(name) => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("`{text}` is not of the form NAME=VALUE")),
     }
 }
 

@@ -128,6 +128,11 @@ fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// As Istio's programs read a variable (Go's `ParseBool`).
+fn is_true(text: &str) -> bool {
+    matches!(text, "1" | "t" | "T" | "true" | "True" | "TRUE")
+}
+
 /// Prints an answer. A reader that has seen enough (`| head`) is no error.
 fn show(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());

@@ -60,9 +60,9 @@ pub(super) struct ProxyArgs {
     health: SocketAddr,
     /// Where captured questions for addresses are answered, by UDP and TCP, if they are captured; `localhost` is both
     /// loopbacks.
-    #[arg(long, env = "DNS_PROXY_ADDR", value_name = "ADDR", default_value = "localhost:15053",
-        value_parser = name_server)]
-    dns: NameServerAt,
+    #[arg(long, env = "DNS_PROXY_ADDR", value_name = "ADDR", default_value = DNS,
+        value_parser = dns_at)]
+    dns: DnsAt,
     /// Seconds from SIGTERM to SIGKILL, the pod's terminationGracePeriodSeconds: open requests may use what the drain
     /// leaves of it [default: unknown, they have 1 s].
     #[arg(long, env = "TERMINATION_GRACE_PERIOD_SECONDS", value_name = "SECONDS", value_parser = grace_period)]
@@ -127,20 +127,26 @@ pub(super) fn run(args: ProxyArgs) -> ExitCode {
     if running.join() { ExitCode::SUCCESS } else { FAULT.into() }
 }
 
-/// One address, or both loopbacks.
-#[derive(Debug, Clone)]
-struct NameServerAt(Vec<SocketAddr>);
+/// Where DNS is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct DnsAt(Vec<SocketAddr>);
 
-/// `DNS_PROXY_ADDR` as Istio has it.
-fn name_server(text: &str) -> Result<NameServerAt, String> {
-    let wrong = || format!("`{text}` is neither ADDRESS:PORT nor localhost:PORT");
-    match text.strip_prefix("localhost:") {
-        Some(port) => {
-            let port: u16 = port.parse().map_err(|_| wrong())?;
-            Ok(NameServerAt(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]))
-        }
-        None => Ok(NameServerAt(vec![text.parse().map_err(|_| wrong())?])),
-    }
+/// Istio's.
+const DNS: &str = "localhost:15053";
+
+/// `DNS_PROXY_ADDR` as Istio has it: `localhost` is both loopbacks, no host every address, nothing the default.
+fn dns_at(text: &str) -> Result<DnsAt, String> {
+    let text = if text.is_empty() { DNS } else { text };
+    let pair = match text.rsplit_once(':') {
+        Some(("localhost", port)) => Some((Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST, port)),
+        Some(("", port)) => Some((Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED, port)),
+        _ => None,
+    };
+    let read = match pair {
+        Some((v4, v6, port)) => port.parse().ok().map(|port: u16| vec![(v4, port).into(), (v6, port).into()]),
+        None => text.parse().ok().map(|address| vec![address]),
+    };
+    read.map(DnsAt).ok_or_else(|| format!("`{text}` is none of ADDRESS:PORT, localhost:PORT and :PORT"))
 }
 
 /// Where Istio's agent takes certificates from that others have made.
@@ -187,4 +193,22 @@ pub(super) fn log_to_stderr() {
         .finish();
     // A caller that embeds the command line may have its own.
     let _ = tracing::subscriber::set_global_default(subscriber);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dns_is_answered_where_istios_variable_says() {
+        let read = |text: &str| dns_at(text).map(|DnsAt(addresses)| addresses);
+        let at = |texts: [&str; 2]| texts.map(|text| text.parse().unwrap()).to_vec();
+        assert_eq!(read("localhost:53"), Ok(at(["127.0.0.1:53", "[::1]:53"])));
+        assert_eq!(read(":53"), Ok(at(["0.0.0.0:53", "[::]:53"])));
+        assert_eq!(read(""), read(DNS));
+        assert_eq!(read("127.0.0.2:15053"), Ok(vec!["127.0.0.2:15053".parse().unwrap()]));
+        for wrong in ["localhost", "localhost:x", "53", "name:53", ":"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
 }

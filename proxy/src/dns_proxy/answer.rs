@@ -8,7 +8,7 @@ use hickory_resolver::proto::{
 };
 use outrigger_config::snapshot::HostNames;
 
-use super::Transport;
+use super::{Transport, wire::is_answer};
 
 /// How long an answer may be kept (Istio).
 const TTL: u32 = 30;
@@ -27,10 +27,9 @@ impl Question {
     pub(super) fn parse(bytes: &[u8], over: Transport) -> Option<Result<Self, Vec<u8>>> {
         let Ok(message) = Message::from_vec(bytes) else {
             // Without an id there is nobody to tell; an answer is not answered.
-            let (id, flags) = (bytes.first_chunk::<2>()?, bytes.get(2)?);
-            let is_answer = flags & 0x80 != 0;
-            let refusal = Message::error_msg(u16::from_be_bytes(*id), OpCode::Query, ResponseCode::FormErr);
-            return refusal.to_vec().ok().filter(|_| !is_answer).map(Err);
+            let id = u16::from_be_bytes(*bytes.first_chunk()?);
+            let refusal = Message::error_msg(id, OpCode::Query, ResponseCode::FormErr);
+            return refusal.to_vec().ok().filter(|_| !is_answer(bytes)).map(Err);
         };
         if message.metadata.message_type != MessageType::Query {
             return None;
@@ -59,19 +58,18 @@ impl Question {
         let asked = query.name().to_lowercase().to_ascii();
         let asked = asked.strip_suffix('.').unwrap_or(&asked);
         let mut answers = Vec::new();
-        let (owner, addresses) = match names.find(asked) {
-            Some(addresses) => (query.name().clone(), addresses),
-            None => {
-                let short = asked.strip_suffix(search?)?.strip_suffix('.')?;
-                let addresses = names.find(short)?;
-                let owner = Name::from_ascii(format!("{short}.")).ok()?;
-                answers.push(Record::from_rdata(
-                    query.name().clone(),
-                    TTL,
-                    RData::CNAME(rdata::CNAME(owner.clone())),
-                ));
+        let alias = || {
+            let short = asked.strip_suffix(search?)?.strip_suffix('.')?;
+            Some((Name::from_ascii(format!("{short}.")).ok()?, names.find(short)?))
+        };
+        let (owner, addresses) = match (names.exact(asked), alias()) {
+            (Some(addresses), _) => (query.name().clone(), addresses),
+            (None, Some((owner, addresses))) => {
+                let alias = RData::CNAME(rdata::CNAME(owner.clone()));
+                answers.push(Record::from_rdata(query.name().clone(), TTL, alias));
                 (owner, addresses)
             }
+            (None, None) => (query.name().clone(), names.below(asked)?),
         };
         let wanted = addresses.iter().filter_map(|address| match (address, query.query_type()) {
             (IpAddr::V4(ip), RecordType::A) => Some(RData::A(rdata::A(*ip))),
@@ -99,6 +97,16 @@ impl Question {
     /// As it came.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// How it came.
+    pub(super) fn over(&self) -> Transport {
+        self.over
+    }
+
+    /// That the answer is too long for a datagram: the client asks again by TCP.
+    pub(super) fn too_long(&self) -> Vec<u8> {
+        self.response().truncate().to_vec().unwrap_or_default()
     }
 
     /// The longest answer that the client takes.
@@ -129,7 +137,6 @@ impl Question {
         message
     }
 
-    /// What is too long for UDP the client asks for again by TCP.
     fn fitted(&self, message: &Message) -> Option<Vec<u8>> {
         let bytes = message.to_vec().ok()?;
         if bytes.len() <= self.longest() {

@@ -4,33 +4,42 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncWriteExt,
     net::{TcpStream, UdpSocket},
     sync::Semaphore,
     time::timeout,
 };
 
-use super::{Transport, answer::Question};
+use super::{
+    Transport,
+    answer::Question,
+    wire::{belongs, framed, id_of, is_failure, read_framed, with_id},
+};
+use crate::net::complaint::Complaint;
 
-/// Questions under way at once, each with a socket of its own; the pod is told that further ones failed.
+/// Questions under way at once, each with a socket of its own; further ones fail.
 pub(super) const MOST: usize = 200;
 /// As many name servers as glibc takes.
 const SERVERS: usize = 3;
-/// For one name server. A resolver waits 5 s, and asks again.
-pub(super) const PATIENCE: Duration = Duration::from_millis(1500);
-/// The answer of a name server that has none to give: the next one may.
-const NO_ANSWER: [u8; 3] = [2, 4, 5];
+/// For all of them, each a like part. A resolver waits 5 s, and asks again.
+const PATIENCE: Duration = Duration::from_millis(4500);
+/// A datagram that is longer is asked for again by TCP.
+const LONGEST: usize = 4096;
 
 /// Asks name servers.
 #[derive(Debug)]
 pub(super) struct Forwarder {
-    servers: Vec<SocketAddr>,
+    pub(super) servers: Vec<SocketAddr>,
     places: Semaphore,
+    complaint: Mutex<Complaint>,
     pub(super) requests: AtomicU64,
     pub(super) failures: AtomicU64,
 }
@@ -41,35 +50,53 @@ impl Forwarder {
         Self {
             servers,
             places: Semaphore::new(MOST),
+            complaint: Mutex::default(),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
         }
     }
 
     /// The first good answer; one that says no more than that the server failed only if there is no better.
-    pub(super) async fn ask(&self, question: &Question, over: Transport) -> Option<Vec<u8>> {
+    pub(super) async fn ask(&self, question: &Question) -> Option<Vec<u8>> {
         self.requests.fetch_add(1, Relaxed);
+        let Ok(_place) = self.places.try_acquire() else {
+            self.fail(format_args!("{MOST} others wait for name servers"));
+            return None;
+        };
+        if self.servers.is_empty() {
+            self.fail(format_args!("there are no name servers"));
+        }
+        let share = PATIENCE / u32::try_from(self.servers.len()).unwrap_or(u32::MAX).max(1);
         let mut failed = None;
-        if let Ok(_place) = self.places.try_acquire() {
-            for server in &self.servers {
-                let asked = async {
-                    match over {
-                        Transport::Udp => over_udp(*server, question).await,
-                        Transport::Tcp => over_tcp(*server, question).await,
-                    }
-                };
-                match timeout(PATIENCE, asked).await {
-                    Ok(Ok(answer)) if !is_failure(&answer) => return Some(answer),
-                    Ok(Ok(answer)) => failed = Some(answer),
-                    Ok(Err(error)) => tracing::debug!(%server, %error, "a name server cannot be asked"),
-                    Err(_) => tracing::debug!(%server, "a name server does not answer"),
+        for server in &self.servers {
+            let asked = async {
+                match question.over() {
+                    Transport::Udp => over_udp(*server, question).await,
+                    Transport::Tcp => over_tcp(*server, question).await,
                 }
+            };
+            match timeout(share, asked).await {
+                Ok(Ok(answer)) if !is_failure(&answer) => return Some(answer),
+                Ok(Ok(answer)) => failed = Some(answer),
+                Ok(Err(error)) => self.complain(format_args!("the name server {server}: {error}")),
+                Err(_) => self.complain(format_args!("the name server {server} does not answer")),
             }
         }
-        if failed.is_none() {
+        if failed.is_none() && !self.servers.is_empty() {
             self.failures.fetch_add(1, Relaxed);
         }
         failed
+    }
+
+    fn fail(&self, why: std::fmt::Arguments<'_>) {
+        self.failures.fetch_add(1, Relaxed);
+        self.complain(why);
+    }
+
+    fn complain(&self, why: std::fmt::Arguments<'_>) {
+        if let Some(held_back) = self.complaint.lock().unwrap_or_else(PoisonError::into_inner).due() {
+            tracing::warn!(why = %why, held_back, "a question for an address cannot be passed on");
+        }
     }
 }
 
@@ -83,11 +110,15 @@ async fn over_udp(server: SocketAddr, question: &Question) -> io::Result<Vec<u8>
     socket.connect(server).await?;
     let sent = with_id(question.bytes(), rand::random::<u16>().to_be_bytes());
     socket.send(&sent).await?;
-    let mut answer = vec![0; question.longest()];
+    // The system cuts what is longer, and does not say so.
+    let mut answer = vec![0; LONGEST + 1];
     loop {
         let length = socket.recv(&mut answer).await?;
         if let Some(answer) = answer.get(..length).filter(|answer| belongs(answer, &sent)) {
-            return Ok(with_the_id_of(answer, question));
+            return Ok(match length > question.longest().min(LONGEST) {
+                true => question.too_long(),
+                false => with_id(answer, id_of(question.bytes())),
+            });
         }
     }
 }
@@ -100,58 +131,4 @@ async fn over_tcp(server: SocketAddr, question: &Question) -> io::Result<Vec<u8>
         true => Ok(answer),
         false => Err(io::Error::other("it answers something else")),
     }
-}
-
-/// Behind its length, as DNS over TCP has it.
-pub(super) fn framed(message: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
-    [&length.to_be_bytes(), message].concat()
-}
-
-/// The next message.
-pub(super) async fn read_framed(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
-    let length = stream.read_u16().await?;
-    let mut message = vec![0; length.into()];
-    stream.read_exact(&mut message).await?;
-    Ok(message)
-}
-
-fn with_id(message: &[u8], id: [u8; 2]) -> Vec<u8> {
-    id.iter().chain(message.iter().skip(2)).copied().collect()
-}
-
-fn with_the_id_of(answer: &[u8], question: &Question) -> Vec<u8> {
-    let id = question.bytes().first_chunk().copied().unwrap_or_default();
-    with_id(answer, id)
-}
-
-/// True for the answer to `sent`: its id, and its question in either case of letters.
-fn belongs(answer: &[u8], sent: &[u8]) -> bool {
-    let is_answer = answer.get(2).is_some_and(|flags| flags & 0x80 != 0);
-    let question = |message: &[u8]| message.get(HEADER..HEADER + question_length(sent)?).map(<[u8]>::to_vec);
-    let same = match (question(answer), question(sent)) {
-        (Some(answered), Some(asked)) => answered.eq_ignore_ascii_case(&asked),
-        // A server that cannot read the question leaves it out.
-        (None, Some(_)) => answer.len() == HEADER,
-        _ => false,
-    };
-    is_answer && answer.first_chunk::<2>() == sent.first_chunk::<2>() && same
-}
-
-/// Bytes before the question.
-const HEADER: usize = 12;
-
-/// Labels up to the empty one, type and class.
-fn question_length(message: &[u8]) -> Option<usize> {
-    let mut at = HEADER;
-    loop {
-        match usize::from(*message.get(at)?) {
-            0 => return Some(at + 1 + 4 - HEADER),
-            length => at += 1 + length,
-        }
-    }
-}
-
-fn is_failure(answer: &[u8]) -> bool {
-    answer.get(3).is_some_and(|flags| NO_ANSWER.contains(&(flags & 0x0f)))
 }

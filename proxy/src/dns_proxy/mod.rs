@@ -9,6 +9,7 @@ mod forward;
 mod serve;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +22,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 use serde_json::json;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    sync::Semaphore,
+};
 
 use crate::{
     telemetry::{Kind, Sample},
@@ -50,14 +54,28 @@ pub(crate) struct DnsProxy {
     /// The first search domain of the machine, which a resolver tries first with every name.
     search: Option<Box<str>>,
     forwarder: Forwarder,
+    /// For connections.
+    places: Arc<Semaphore>,
     requests: AtomicU64,
 }
 
 impl DnsProxy {
-    /// Of the services in `published`, and of the name servers of the machine for the rest.
-    pub(crate) fn new(published: Arc<ArcSwap<Published>>, system: &NameServers) -> Arc<Self> {
-        let servers = system.servers.iter().map(|ip| SocketAddr::new(*ip, PORT)).collect();
-        Self::with(published, servers, system.search.as_deref())
+    /// Of the services in `published`, and of the name servers of the machine for the rest, unless the proxy itself is
+    /// one of them: it listens at `own`.
+    pub(crate) fn new(
+        published: Arc<ArcSwap<Published>>,
+        system: &NameServers,
+        own: &[SocketAddr],
+    ) -> Arc<Self> {
+        let servers = system.servers.iter().map(|ip| SocketAddr::new(*ip, PORT));
+        let servers = servers.filter(|server| {
+            let is_own = own.contains(server);
+            if is_own {
+                tracing::warn!(%server, "/etc/resolv.conf names the sidecar itself, which would ask itself");
+            }
+            !is_own
+        });
+        Self::with(published, servers.collect(), system.search.as_deref())
     }
 
     fn with(published: Arc<ArcSwap<Published>>, servers: Vec<SocketAddr>, search: Option<&str>) -> Arc<Self> {
@@ -65,6 +83,7 @@ impl DnsProxy {
             published,
             search: search.map(Into::into),
             forwarder: Forwarder::new(servers),
+            places: Arc::new(Semaphore::new(serve::CONNECTIONS)),
             requests: AtomicU64::new(0),
         })
     }
@@ -84,13 +103,14 @@ impl DnsProxy {
         };
         let published = self.published.load();
         let names = &published.snapshot.host_names;
+        // Which address comes first is no choice that a run is replayed by.
         let known = question.answer(names, self.search.as_deref(), rand::random::<u32>());
         Some(known.ok_or(question))
     }
 
     /// The answer of a name server, or that there is none.
-    async fn forwarded(&self, question: &Question, over: Transport) -> Vec<u8> {
-        match self.forwarder.ask(question, over).await {
+    async fn forwarded(&self, question: &Question) -> Vec<u8> {
+        match self.forwarder.ask(question).await {
             Some(answer) => answer,
             None => question.failure(),
         }
@@ -115,7 +135,7 @@ impl DnsProxy {
             ),
             counter(
                 "istio_agent_dns_upstream_failures_total",
-                "Questions that no name server answered in time",
+                "Questions that no name server answered in time, or for which there was no room",
                 &self.forwarder.failures,
             ),
         ]

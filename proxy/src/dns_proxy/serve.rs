@@ -5,18 +5,17 @@ use std::{io, sync::Arc, time::Duration};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream, UdpSocket},
-    sync::Semaphore,
     time::{sleep, timeout},
 };
 
 use super::{
     DnsProxy, Transport,
-    forward::{framed, read_framed},
+    wire::{framed, read_framed},
 };
 
 /// The longest question: more than a resolver ever asks.
 const LONGEST: usize = 4096;
-/// Connections at a time; further ones wait to be accepted.
+/// Connections at a time, on all addresses; further ones wait.
 pub(super) const CONNECTIONS: usize = 64;
 /// For the next question of a connection, and for its answer to be taken.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -42,7 +41,7 @@ pub(super) async fn over_udp(proxy: Arc<DnsProxy>, socket: UdpSocket) {
             Some(Err(question)) => {
                 let (proxy, socket) = (Arc::clone(&proxy), Arc::clone(&socket));
                 tokio::spawn(async move {
-                    let answer = proxy.forwarded(&question, Transport::Udp).await;
+                    let answer = proxy.forwarded(&question).await;
                     let _ = socket.send_to(&answer, client).await;
                 });
             }
@@ -52,19 +51,18 @@ pub(super) async fn over_udp(proxy: Arc<DnsProxy>, socket: UdpSocket) {
 
 /// Without end.
 pub(super) async fn over_tcp(proxy: Arc<DnsProxy>, listener: TcpListener) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    // The semaphore is never closed.
-    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let proxy = Arc::clone(&proxy);
-                tokio::spawn(async move {
-                    let _ = converse(&proxy, stream).await;
-                    drop(place);
-                });
-            }
-            Err(_) => sleep(PAUSE).await,
-        }
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            sleep(PAUSE).await;
+            continue;
+        };
+        // Taken only now: a place that waits for a client would be missing at the other address.
+        let Ok(place) = Arc::clone(&proxy.places).acquire_owned().await else { return };
+        let proxy = Arc::clone(&proxy);
+        tokio::spawn(async move {
+            let _ = converse(&proxy, stream).await;
+            drop(place);
+        });
     }
 }
 
@@ -75,7 +73,7 @@ async fn converse(proxy: &DnsProxy, mut stream: TcpStream) -> io::Result<()> {
         let answer = match proxy.consider(&question, Transport::Tcp) {
             None => return Ok(()),
             Some(Ok(answer)) => answer,
-            Some(Err(question)) => proxy.forwarded(&question, Transport::Tcp).await,
+            Some(Err(question)) => proxy.forwarded(&question).await,
         };
         timeout(PATIENCE, stream.write_all(&framed(&answer))).await??;
     }

@@ -14,7 +14,7 @@ use outrigger_config::{LoadOptions, Source, load, snapshot::Node};
 use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
 
 use super::{
-    forward::{framed, read_framed},
+    wire::{framed, read_framed},
     *,
 };
 use crate::upstream::{NameServer as Server, Upstreams};
@@ -182,6 +182,17 @@ async fn a_name_with_the_search_domain_is_an_alias() {
 }
 
 #[tokio::test]
+async fn an_alias_counts_more_than_a_wildcard_that_covers_the_search_domain() {
+    let wildcard =
+        mesh().replace("six.example.com", "'*.svc.cluster.local'").replace("\"fd09::6\"", "10.9.0.6");
+    let running = Running::with(published(wildcard), Vec::new()).await;
+    let answer = running.ask(&question("db.example.com.default.svc.cluster.local.", RecordType::A)).await;
+    assert_eq!(told(&answer).len(), 3);
+    let covered = running.ask(&question("other.svc.cluster.local.", RecordType::A)).await;
+    assert_eq!(told(&covered), ["other.svc.cluster.local. 30 10.9.0.6"]);
+}
+
+#[tokio::test]
 async fn addresses_take_turns() {
     let running = Running::start(Vec::new()).await;
     let mut first = std::collections::HashSet::new();
@@ -343,7 +354,7 @@ async fn a_slow_name_server_keeps_no_other_question_waiting() {
     }
     // One more than may wait is told at once.
     let mut bytes = [0; 512];
-    let length = timeout(forward::PATIENCE, socket.recv(&mut bytes)).await.expect("at once").unwrap();
+    let length = timeout(DEADLINE / 5, socket.recv(&mut bytes)).await.expect("at once").unwrap();
     let answer = Message::from_vec(&bytes[..length]).unwrap();
     assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
     let known = running.ask(&question("db.example.com.", RecordType::A)).await;
@@ -362,4 +373,64 @@ async fn answers_and_the_table_follow_the_configuration() {
         running.proxy.table()["table"]["six.example.com"]["ips"],
         json!([Ipv6Addr::from_str("fd09::6").unwrap()])
     );
+}
+
+#[tokio::test]
+async fn a_datagram_that_the_client_does_not_take_is_asked_for_again_by_tcp() {
+    for (length, takes, too_long) in [(600, None, true), (600, Some(1232), false), (5000, Some(65_535), true)]
+    {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut bytes = [0; 512];
+            let (asked, client) = server.recv_from(&mut bytes).await.unwrap();
+            let mut answer = Message::from_vec(&bytes[..asked]).unwrap().into_response().to_vec().unwrap();
+            answer.resize(length, 0);
+            server.send_to(&answer, client).await.unwrap();
+        });
+        let running = Running::start(vec![address]).await;
+        let mut asked = question("www.example.org.", RecordType::A);
+        if let Some(most) = takes {
+            let mut edns = Edns::new();
+            edns.set_max_payload(most);
+            asked.set_edns(edns);
+        }
+        let answer = running.send(&asked.to_vec().unwrap()).await;
+        let truncated = answer[2] & 0x02 != 0;
+        assert_eq!((truncated, answer.len() == length), (too_long, !too_long), "{length} for {takes:?}");
+    }
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_whatever_address_they_come_to() {
+    let running = Running::start(Vec::new()).await;
+    let datagrams = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let connections = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let elsewhere = connections.local_addr().unwrap();
+    running.proxy.start(datagrams, connections);
+    let asked = question("db.example.com.", RecordType::A);
+    let mut open = Vec::new();
+    for _ in 0..serve::CONNECTIONS {
+        let mut stream = TcpStream::connect(running.tcp).await.unwrap();
+        running.ask_by_tcp(&mut stream, &asked).await;
+        open.push(stream);
+    }
+    let mut late = TcpStream::connect(elsewhere).await.unwrap();
+    late.write_all(&framed(&asked.to_vec().unwrap())).await.unwrap();
+    let early = timeout(Duration::from_millis(50), late.readable()).await;
+    assert!(early.is_err(), "served beside the others");
+    drop(open);
+    let answer = timeout(DEADLINE, read_framed(&mut late)).await.expect("in time").unwrap();
+    assert_eq!(told(&Message::from_vec(&answer).unwrap()).len(), 2);
+}
+
+#[test]
+fn the_proxy_does_not_ask_itself_nor_more_servers_than_a_resolver_would() {
+    let servers: Vec<IpAddr> =
+        ["127.0.0.1", "10.0.0.1", "10.0.0.2", "::1"].map(|ip| ip.parse().unwrap()).into();
+    let system = NameServers { servers, search: None };
+    let asked = |own: &[SocketAddr]| DnsProxy::new(published(mesh()), &system, own).forwarder.servers.clone();
+    let at = |text: &str| -> SocketAddr { text.parse().unwrap() };
+    assert_eq!(asked(&[at("127.0.0.1:53")]), [at("10.0.0.1:53"), at("10.0.0.2:53"), at("[::1]:53")]);
+    assert_eq!(asked(&[at("127.0.0.1:15053")]), [at("127.0.0.1:53"), at("10.0.0.1:53"), at("10.0.0.2:53")]);
 }

@@ -82,3 +82,22 @@ async fn a_hook_that_drains_is_part_of_the_drain_that_sigterm_starts() {
     proxy.ended().await;
     assert!(asked.elapsed() < LONG.close, "it has been announced for long enough");
 }
+
+#[tokio::test]
+async fn the_name_table_is_shown_where_dns_is_captured() {
+    let origin = Origin::named("web").await;
+    let proxy = Mesh::web(&origin).start().await;
+    let without = proxy.agent("GET", "/debug/ndsz").await;
+    assert_eq!(without.status, 404);
+    assert!(without.text().contains("ISTIO_META_DNS_CAPTURE"), "{}", without.text());
+    let proxy = Mesh::web(&origin).dns_capture().start().await;
+    let table = proxy.agent("GET", "/debug/ndsz").await;
+    assert_eq!(table.status, 200);
+    let table: serde_json::Value = serde_json::from_str(table.text()).unwrap();
+    let names: Vec<_> = table["table"].as_object().unwrap().keys().collect();
+    assert!(names.iter().any(|name| name.starts_with("web")), "{names:?}");
+    assert_eq!(proxy.agent("POST", "/debug/ndsz").await.status, 405);
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.send_to(b"no question, but an id", proxy.address("dns")).await.unwrap();
+    socket.readable().await.unwrap();
+}

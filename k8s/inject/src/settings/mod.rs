@@ -103,7 +103,7 @@ impl Settings {
     pub(crate) fn read(map: Option<&Map>, path: &Path, options: &Options) -> Result<Self, Problem> {
         let read = Annotations::new(map, path);
         let mut proxy_config = proxy_config(&read)?;
-        let metadata = proxy_metadata(&mut proxy_config, path)?;
+        let metadata = proxy_metadata(&mut proxy_config, path, &options.proxy_metadata)?;
         let interception = match read.parse(Setting::InterceptionMode, MODES, Interception::parse)? {
             Some(mode) => mode,
             None => Interception::of_config(&proxy_config, path)?,
@@ -225,10 +225,15 @@ fn proxy_config(read: &Annotations<'_>) -> Result<Map, Problem> {
     }
 }
 
-/// Variables: numbers and booleans are written as they stand.
-fn proxy_metadata(config: &mut Map, annotations: &Path) -> Result<Vec<(String, String)>, Problem> {
-    let Some(Value::Map(entries)) = config.get("proxyMetadata") else { return Ok(Vec::new()) };
-    let entries = entries.iter().map(|(name, value)| match value {
+/// Variables, those of all pods first: numbers and booleans are written as they stand.
+fn proxy_metadata(
+    config: &mut Map,
+    annotations: &Path,
+    of_all: &[(String, String)],
+) -> Result<Vec<(String, String)>, Problem> {
+    let Some(Value::Map(entries)) = config.get("proxyMetadata") else { return Ok(of_all.to_vec()) };
+    let rest = of_all.iter().filter(|(name, _)| !entries.contains_key(name)).cloned().map(Ok);
+    let own = entries.iter().map(|(name, value)| match value {
         Value::Text(text) => Ok((name.clone(), text.clone())),
         Value::Bool(_) | Value::Number(_) => Ok((name.clone(), value.to_json())),
         other => {
@@ -237,5 +242,5 @@ fn proxy_metadata(config: &mut Map, annotations: &Path) -> Result<Vec<(String, S
             Err(Problem::new(path, message, "a variable has a string"))
         }
     });
-    entries.collect()
+    rest.chain(own).collect()
 }

@@ -42,6 +42,7 @@ fn options_say_what_is_injected() {
         cluster_domain: "example.local".to_owned(),
         trust_domain: "example.org".to_owned(),
         cluster_id: "east".to_owned(),
+        proxy_metadata: vec![("ISTIO_META_DNS_CAPTURE".to_owned(), "true".to_owned())],
         native: false,
         by_default: true,
     };
@@ -77,16 +78,41 @@ fn what_a_user_changed_after_injection_stays_when_the_sidecar_goes() {
     );
 }
 
-#[test]
-fn both_containers_are_told_to_capture_dns() {
-    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, annotations: {proxy.istio.io/config: 'proxyMetadata: {ISTIO_META_DNS_CAPTURE: true}'}}\nspec: {containers: [{name: app, image: a}]}\n";
-    let changed = inject_with(&Options::default(), pod).unwrap();
+/// The text of the init container, and that of the proxy.
+fn containers(options: &Options, config: &str) -> [String; 2] {
+    let pod = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: p, annotations: {{proxy.istio.io/config: '{config}'}}}}\nspec: {{containers: [{{name: app, image: a}}]}}\n"
+    );
+    let changed = inject_with(options, &pod).unwrap();
     assert_eq!(changed.workloads[0].outcome, Outcome::Injected { notes: Vec::new() });
     let (_, init) = changed.text.split_once("name: istio-init").unwrap();
-    for part in
-        [init.split_once("name: istio-proxy").unwrap().0, init.split_once("name: istio-proxy").unwrap().1]
-    {
-        assert!(part.contains("name: ISTIO_META_DNS_CAPTURE\n      value: \"true\"\n"), "{part}");
+    let (init, proxy) = init.split_once("name: istio-proxy").unwrap();
+    [init.to_owned(), proxy.to_owned()]
+}
+
+const CAPTURED: &str = "name: ISTIO_META_DNS_CAPTURE\n      value: \"true\"\n";
+
+#[test]
+fn both_containers_are_told_to_capture_dns() {
+    for container in containers(&Options::default(), "proxyMetadata: {ISTIO_META_DNS_CAPTURE: true}") {
+        assert!(container.contains(CAPTURED), "{container}");
+    }
+}
+
+#[test]
+fn variables_of_all_sidecars_are_refined_by_the_pod() {
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let proxy_metadata = vec![pair("ISTIO_META_DNS_CAPTURE", "true"), pair("A", "all")];
+    let options = Options { proxy_metadata, ..Options::default() };
+    for container in containers(&options, "proxyMetadata: {A: mine}") {
+        assert!(container.contains(CAPTURED), "{container}");
+        assert!(
+            container.contains("name: A\n      value: mine\n") && !container.contains("value: all"),
+            "{container}"
+        );
+    }
+    for container in containers(&options, "concurrency: 2") {
+        assert!(container.contains("name: A\n      value: all\n"), "{container}");
     }
 }
 
@@ -172,6 +198,7 @@ fn the_webhook_s_manifests_carry_its_options() {
     let options = Options {
         revision: "canary".to_owned(),
         certificates_secret: Some("identity".to_owned()),
+        proxy_metadata: [("A", "b"), ("C", "d=e")].map(|(name, value)| (name.into(), value.into())).into(),
         native: false,
         by_default: false,
         ..Options::default()
@@ -180,6 +207,7 @@ fn the_webhook_s_manifests_carry_its_options() {
     for part in [
         "name: OUTRIGGER_REVISION\n          value: canary\n",
         "name: OUTRIGGER_CERTIFICATES_SECRET\n          value: identity\n",
+        "name: OUTRIGGER_PROXY_METADATA\n          value: A=b,C=d=e\n",
         "name: OUTRIGGER_SIDECAR\n          value: classic\n",
         "name: OUTRIGGER_INJECTION_POLICY\n          value: disabled\n",
         "name: OUTRIGGER_ON_FAILURE\n          value: deny\n",

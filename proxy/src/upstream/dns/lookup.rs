@@ -47,7 +47,7 @@ impl Lookup {
 /// What `/etc/resolv.conf` says.
 #[derive(Debug, Default)]
 pub(crate) struct NameServers {
-    /// Each once.
+    /// At least one, each once.
     pub(crate) servers: Vec<IpAddr>,
     /// The first domain of `search`, without a dot at its end.
     pub(crate) search: Option<String>,
@@ -57,7 +57,7 @@ impl NameServers {
     /// Those of the system.
     ///
     /// # Errors
-    /// Why the file cannot be read.
+    /// Why the file names none.
     pub(crate) fn of_system() -> Result<Self, String> {
         let (settings, _) = read_system_conf().map_err(|error| error.to_string())?;
         let mut servers = Vec::new();
@@ -65,6 +65,9 @@ impl NameServers {
             if !servers.contains(&server.ip) {
                 servers.push(server.ip);
             }
+        }
+        if servers.is_empty() {
+            return Err("it has no line `nameserver`".to_owned());
         }
         let search = settings.search().first().map(|domain| domain.to_lowercase().to_ascii());
         let search = search.map(|domain| domain.trim_end_matches('.').to_owned());

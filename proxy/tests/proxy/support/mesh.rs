@@ -55,6 +55,7 @@ pub(crate) struct Mesh {
     concurrency: usize,
     drain: Option<DrainTimes>,
     otel: Otel,
+    dns_capture: bool,
     application: Application,
     cgroups: Cgroups,
     namespace: &'static str,
@@ -74,6 +75,7 @@ impl Mesh {
             concurrency: 1,
             drain: None,
             otel: Otel::default(),
+            dns_capture: false,
             application: Application::default(),
             cgroups: Cgroups::default(),
             namespace: "default",
@@ -198,6 +200,12 @@ impl Mesh {
         self
     }
 
+    /// Questions for addresses come to the proxy, too.
+    pub(crate) fn dns_capture(mut self) -> Self {
+        self.dns_capture = true;
+        self
+    }
+
     /// What the environment says about telemetry.
     pub(crate) fn otel(mut self, otel: Otel) -> Self {
         self.otel = otel;
@@ -235,7 +243,7 @@ impl Mesh {
 
         let mut options = Options {
             mesh_config: Some(mesh),
-            node: node(self.namespace),
+            node: Node { dns_capture: self.dns_capture, ..node(self.namespace) },
             concurrency: NonZeroUsize::new(self.concurrency).unwrap(),
             otel: self.otel.clone(),
             application: self.application.clone(),
