@@ -11,8 +11,8 @@ import sys
 import tempfile
 import time
 
-from namespaces import Namespace, accepted, echo, require
-from pod import PEER4, PEER6, SIDECAR, V4, V6, Pod, asks, clean, listed, name_servers, state
+from namespaces import PEER4, PEER6, V4, V6, Namespace, accepted, echo, require
+from pod import SIDECAR, Pod, asks, clean, listed, name_servers, state
 from processes import ROOT, check, outrigger
 
 # Addresses that nobody has, behind the default route: those of services.
@@ -420,15 +420,13 @@ def main():
         name = function.__name__
         if wanted and name not in wanted:
             continue
-        pod = Pod(getattr(function, "transparent", False))
         try:
-            function(pod)
+            with Pod(getattr(function, "transparent", False)) as pod:
+                function(pod)
             print(f"ok   {name.replace('_', ' ')}", flush=True)
         except Exception as error:
             failed += 1
             print(f"FAIL {name.replace('_', ' ')}: {type(error).__name__}: {error}", flush=True)
-        finally:
-            pod.close()
     print(f"init_rules: {len(CASES) - failed} of {len(CASES)} cases", flush=True)
     return failed != 0
 

@@ -5,6 +5,7 @@ Root, podman and runc are needed. All traffic stays in network namespaces that t
 """
 
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -17,11 +18,14 @@ import urllib.request
 import namespaces
 from kubelet import Pod, podman
 from namespaces import Namespace
-from processes import Failed, check, outrigger, skip, wait_for
+from pages import commands
+from processes import ROOT, Failed, check, outrigger, skip, wait_for
 
 IMAGE = os.environ.get("OUTRIGGER_IMAGE", "localhost/outrigger:ci")
 APP = "localhost/outrigger-pod-app:ci"
-IMAGES = {IMAGE: IMAGE, APP: APP}
+# Of examples/inject, which nothing here pulls: Debian's program stands in for it.
+BUSYBOX = "docker.io/library/busybox:1.36"
+IMAGES = {IMAGE: IMAGE, APP: APP, BUSYBOX: APP}
 VIP = "240.240.1.1"
 # The application says which pod it is, and to whom it answers. As PID 1 it would not hear of SIGTERM without a trap;
 # it serves on for a while, as in any cluster, while its clients learn that it goes.
@@ -228,6 +232,28 @@ def jobs_end(cluster):
     check(codes == {"ask": 0, "istio-proxy": 0}, f"the classic job ended with {codes}")
 
 
+def runs_the_example(cluster):
+    """examples/inject with the rules of k8s/base: what the how-to page asks the sidecar is answered."""
+    with open(os.path.join(ROOT, "examples/inject/deployment.yaml"), encoding="utf-8") as file:
+        workload, service = inject(file.read())["items"]
+    cluster.config_maps["outrigger-mesh"] = {}
+    for path in glob.glob(os.path.join(ROOT, "k8s/base/mesh/rules/*-*.yaml")):
+        with open(path, encoding="utf-8") as file:
+            cluster.config_maps["outrigger-mesh"][os.path.basename(path)] = file.read()
+    pod = cluster.pod("example", workload).start()
+    wait_for("the example to be ready", pod.is_ready)
+    status, headers, body = ask(f"{pod.address}:{pod.spec['containers'][0]['ports'][0]['containerPort']}", "/")
+    check((status, headers["server"], body) == (200, "istio-envoy", "web\n"), f"{status} {headers} {body}")
+    check(service["spec"]["ports"][0]["targetPort"] == "http", "the Service was changed")
+    page = os.path.join(ROOT, "docs/howto/inject.md")
+    asked = [command.text.split(" -- ")[1].split() for command in commands(page, page) if command.text.startswith("kubectl exec")]
+    check(len(asked) == 2, f"the page asks the sidecar {asked}")
+    for words in asked:
+        podman("exec", pod.container("istio-proxy").id, *words)
+    codes = pod.terminate()
+    check(codes["istio-proxy"] == 0, f"the sidecar ended with {codes}")
+
+
 def run(pod, *command):
     done = podman("exec", pod.container("app").id, *command, check=False)
     if done.returncode != 0:
@@ -262,12 +288,13 @@ def main():
         cluster = Cluster(resources)
         # From here on this process is in the node's namespace, podman and all requests with it.
         resources.enter_context(cluster.node.entered())
+        runs_the_example(cluster)
         pods = serves_captured(cluster)
         client, live = follows_its_config_map(cluster, pods)
         jobs_end(cluster)
         answers = ends_without_a_failure(pods, client)
     print(
-        f"injected_pods: 6 pods ran from injected YAML, a changed ConfigMap was live after {live * 1000:.0f} ms, "
+        f"injected_pods: 7 pods ran from injected YAML, a changed ConfigMap was live after {live * 1000:.0f} ms, "
         f"one ended under {answers} requests without a failure, {time.monotonic() - began:.0f} s"
     )
 
