@@ -8,7 +8,7 @@ import shutil
 import tempfile
 
 from manifests import BIN, KUSTOMIZATIONS, ROOT, command, documents, of_kind
-from mesh import LISTENER, RULES
+from mesh import CAPTURED, RULES
 from pages import blocks
 
 EXAMPLES = sorted((ROOT / "examples").glob("*/README.md"))
@@ -71,9 +71,8 @@ def splits(step, shares):
         for name in ("destination-rule.yaml", "service-entry.yaml"):
             pathlib.Path(folder, name).write_text((RULES / name).read_text())
         pathlib.Path(folder, "virtual-service.yaml").write_text(step)
-        pathlib.Path(folder, "listener.yaml").write_text(LISTENER)
         request = "POST http://otlp-collector.observability:4317/anything"
-        answer = command(BIN / "outrigger", "explain", "--config", folder, "--namespace", "shop", "--request", request)
+        answer = command(BIN / "outrigger", "explain", "--config", folder, *CAPTURED, "--request", request)
     for version, share in zip(("v1", "v2"), shares):
         cluster = f"outbound|4317|{version}|otlp-collector.observability.svc.cluster.local"
         said = {0: cluster not in answer, 100: f"-> {cluster}\n" in answer}

@@ -7,8 +7,7 @@ import json
 import ssl
 import urllib.request
 
-from cluster import Refused
-from manifests import E2E  # noqa: F401
+from api import Refused
 from inject import apply, certificate
 from processes import Program, outrigger
 

@@ -6,14 +6,10 @@ import os
 import pathlib
 import re
 import subprocess
-import sys
 
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# Its parts that run programs and read pages are used here, too.
-E2E = ROOT / "e2e"
-sys.path.append(str(E2E))
 TOOLS = ROOT / ".ci/tools"
 HELM = TOOLS / "bin/helm"
 BIN = pathlib.Path(os.environ["OUTRIGGER_BIN_DIR"])
