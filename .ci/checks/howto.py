@@ -201,7 +201,8 @@ def mtls(place):
 
 def migrate(place):
     """migrate: a workload moves to Outrigger and back, and its neighbours stay with Istio"""
-    place.apply((ROOT / "examples/migrate/mesh.yaml").read_text())
+    for name in ("registry", "rules"):
+        place.apply((ROOT / f"examples/migrate/{name}.yaml").read_text())
     place.apply(istios_injector())
     place.sh("kubectl label namespace shop istio-injection=enabled")
     for name in ("web", "cart"):
@@ -221,8 +222,13 @@ def migrate(place):
         assert (place.by("web"), place.by("cart")) == ("Istio", "Istio")
         reader.until("kubectl patch deployment web")
         assert (place.by("web"), place.by("cart")) == ("Outrigger", "Istio")
-        documents_of_shop = {rule["kind"] for rule in place.rules("shop")[0]["items"]}
-        assert {"VirtualService", "DestinationRule", "PeerAuthentication"} <= documents_of_shop, documents_of_shop
+        mesh = pathlib.Path(place.folder, "mesh.yaml")
+        mesh.write_text(yaml.safe_dump_all(place.rules("shop")))
+        asked = "--namespace shop --interception-mode REDIRECT --request 'GET http://pay:8080/'"
+        printed = place.sh(f"outrigger explain --config {mesh} {asked}")
+        assert "VirtualService shop/pay" in printed and "`pay-pods.shop.svc.cluster.local`" in printed, printed
+        [headless] = [each for each in place.cluster.all("Service", "shop") if each["metadata"]["name"] == "pay-pods"]
+        assert headless["spec"]["clusterIP"] == "None", headless
         reader.until("kubectl patch deployment web")
         assert (place.by("web"), place.by("cart")) == ("Istio", "Istio")
         reader.rest()
