@@ -18,7 +18,7 @@ def runs_the_example(cluster):
     """examples/inject with the rules of k8s/base: what the how-to page asks the sidecar is answered."""
     with open(os.path.join(ROOT, "examples/inject/deployment.yaml"), encoding="utf-8") as file:
         workload, service = inject(file.read())["items"]
-    cluster.config_maps["outrigger-mesh"] = read(os.path.join(ROOT, "k8s/base/mesh/rules"))
+    cluster.config_maps["outrigger-mesh"] = read(os.path.join(ROOT, "k8s/base/mesh/rules"), "*-*.yaml")
     pod = cluster.pod("example", workload).start()
     wait_for("the example to be ready", pod.is_ready)
     status, headers, body = ask(f"{pod.address}:{pod.spec['containers'][0]['ports'][0]['containerPort']}", "/")
@@ -83,10 +83,10 @@ def refuses(pod):
     return False
 
 
-def read(folder):
+def read(folder, names="*.*"):
     """The texts of the files of a folder."""
     texts = {}
-    for path in glob.glob(os.path.join(folder, "*.*")):
+    for path in glob.glob(os.path.join(folder, names)):
         with open(path, encoding="utf-8") as file:
             texts[os.path.basename(path)] = file.read()
     return texts

@@ -52,7 +52,7 @@ def taken():
 
 
 def canary(folder):
-    """0, 10, 50 and 100 % for v2, and back; the header `version: canary` goes there at every step but the last."""
+    """0, 10, 50 and 100 % for v2, and back; the header `version: canary` goes there at every step."""
     with reading("canary", folder) as (reader, copy):
         collector = Collectors(copy)
         reader.until("outrigger proxy")

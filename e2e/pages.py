@@ -9,6 +9,7 @@ import re
 import shlex
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 
@@ -57,7 +58,7 @@ class Shell:
     """One shell: its folder, variables, functions and background jobs last from command to command."""
 
     def __init__(self, folder, path, env):
-        self.script = os.path.join(folder, ".command")
+        self.script = tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".sh")
         self.child = subprocess.Popen(
             ["bash", "--noprofile", "--norc", "-o", "pipefail"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, cwd=folder, text=True, start_new_session=True,
@@ -75,10 +76,12 @@ class Shell:
 
     def run(self, text):
         """What it prints, and its exit code."""
-        with open(self.script, "w", encoding="utf-8") as out:
-            out.write(f"{text}\n")
+        self.script.seek(0)
+        self.script.truncate()
+        self.script.write(f"{text}\n")
+        self.script.flush()
         # Read from a file, it finds no later command on its standard input.
-        self.child.stdin.write(f". {shlex.quote(self.script)} </dev/null; printf '\\n<%d>ended\\n' $?\n")
+        self.child.stdin.write(f". {shlex.quote(self.script.name)} </dev/null; printf '\\n<%d>ended\\n' $?\n")
         self.child.stdin.flush()
         end = re.compile(r"\n<(\d+)>ended\n")
         with self.changed:
@@ -97,6 +100,7 @@ class Shell:
             pass
         self.child.wait()
         self.reader.join(timeout=5)
+        self.script.close()
 
 
 class Reader:
@@ -109,7 +113,8 @@ class Reader:
         self.shell = Shell(folder, path, env or {"HOME": folder})
 
     def until(self, start, status=0):
-        """Runs all up to the next command that begins so, which ends with this status (or one of them); what that one prints."""
+        """Runs all up to the next command that begins so, and returns what it prints. It ends with this status, or one of
+        them; all others end well."""
         if not any(command.text.startswith(start) for command in self.left):
             raise Failed(f"no command `{start}` is left on the page: {self.left}")
         while True:
@@ -137,9 +142,8 @@ class Reader:
         return printed
 
     def rest(self):
-        for command in list(self.left):
-            self.left.pop(0)
-            self.one(command)
+        while self.left:
+            self.one(self.left.pop(0))
 
     def __enter__(self):
         return self

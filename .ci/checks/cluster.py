@@ -22,7 +22,7 @@ WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet")
 
 
 class Cluster:
-    """`admit` is called with a webhook of a configuration, a pod and its namespace, and returns the pod as it may be."""
+    """`admit` is called with the cluster, a webhook that a pod matches, and the pod; it returns the pod as it is to be."""
 
     def __init__(self, admit):
         self.objects, self.admit = {}, admit
@@ -135,7 +135,7 @@ class Cluster:
             for webhook in configuration["webhooks"]:
                 selectors = (("namespaceSelector", namespace), ("objectSelector", pod))
                 if all(selected(webhook[name], thing["metadata"].get("labels", {})) for name, thing in selectors):
-                    pod = self.admit(webhook, pod)
+                    pod = self.admit(self, webhook, pod)
         return pod
 
 

@@ -51,9 +51,9 @@ class Place:
             self.copy = pathlib.Path(self.folder, "repository")
             for part in ("k8s", "examples", "docs"):
                 shutil.copytree(ROOT / part, self.copy / part)
-            self.injectors = Injectors(self.folder)
-            stack.callback(self.injectors.close)
-            self.cluster = self.injectors.cluster = Cluster(self.injectors.admit)
+            injectors = Injectors(self.folder)
+            stack.callback(injectors.close)
+            self.cluster = Cluster(injectors.admit)
             stack.callback(self.cluster.close)
             config = pathlib.Path(self.folder, "kubeconfig")
             config.write_text(self.cluster.kubeconfig())

@@ -13,17 +13,19 @@ from processes import Program, outrigger
 
 
 class Injectors:
-    def __init__(self, folder, cluster=None):
-        self.folder, self.cluster = folder, cluster
+    """`admit` is what a Cluster asks."""
+
+    def __init__(self, folder):
+        self.folder = folder
         self.process, self.environment = None, None
         self.files = certificate(folder)
 
-    def admit(self, webhook, pod):
+    def admit(self, cluster, webhook, pod):
         if not webhook["name"].endswith("outrigger.dev"):
             return istios(pod)
         service = webhook["clientConfig"]["service"]
         # Without its Deployment nobody answers, and the pod cannot be made.
-        deployment = self.cluster.get("Deployment", service["namespace"], service["name"])
+        deployment = cluster.get("Deployment", service["namespace"], service["name"])
         [container] = deployment["spec"]["template"]["spec"]["containers"]
         environment = {each["name"]: each["value"] for each in container["env"] if "value" in each}
         if environment != self.environment:

@@ -1,10 +1,9 @@
 """Patches of objects, as an API server merges them."""
 
-# By what the items of a list are told apart when a patch is merged into it (Kubernetes' `patchMergeKey`).
-MERGE_KEYS = {
-    "containers": "name", "initContainers": "name", "volumes": "name", "env": "name", "webhooks": "name",
-    "volumeMounts": "mountPath", "ports": "containerPort", "imagePullSecrets": "name",
-}
+# By what the items of a list are told apart when a patch is merged into it (Kubernetes' `patchMergeKey`). Ports are those
+# of containers or those of Services.
+NAMED = ("containers", "initContainers", "volumes", "env", "webhooks", "imagePullSecrets")
+MERGE_KEYS = {field: ("name",) for field in NAMED} | {"volumeMounts": ("mountPath",), "ports": ("containerPort", "port")}
 
 
 def merge(old, patch, strategic):
@@ -26,14 +25,15 @@ def merge(old, patch, strategic):
     return {key: value for key, value in merged.items() if kept is None or key in kept}
 
 
-def merge_list(old, patch, name, order):
-    items = {item[name]: item for item in old}
+def merge_list(old, patch, keys, order):
+    def key(item):
+        return tuple(item.get(field) for field in keys)
+
+    items = {key(item): item for item in old}
     for item in patch:
         if item.get("$patch") == "delete":
-            items.pop(item[name], None)
+            items.pop(key(item), None)
         else:
-            items[item[name]] = merge(items.get(item[name]), item, True)
-    if order:
-        place = [item[name] for item in order]
-        return sorted(items.values(), key=lambda item: place.index(item[name]) if item[name] in place else len(place))
-    return list(items.values())
+            items[key(item)] = merge(items.get(key(item)), item, True)
+    place = [key(item) for item in order or []]
+    return sorted(items.values(), key=lambda item: place.index(key(item)) if key(item) in place else len(place))
