@@ -11,7 +11,7 @@ from manifests import BIN, KUSTOMIZATIONS, ROOT, command, documents, of_kind
 from mesh import CAPTURED, RULES
 from pages import blocks
 
-EXAMPLES = sorted((ROOT / "examples").glob("*/README.md"))
+EXAMPLES = sorted((ROOT / "examples").rglob("README.md"))
 PAGES = sorted((ROOT / "docs/howto").glob("*.md")) + [ROOT / "k8s/README.md"] + EXAMPLES
 # Folders that a page may apply beside the ones that everybody applies.
 PARTS = ["k8s/base/webhook"]
