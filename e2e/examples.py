@@ -13,6 +13,7 @@ import yaml
 
 import namespaces
 from example_traffic import canary, mtls, reading
+from inject import validate
 from processes import Failed, check, outrigger, skip
 
 
@@ -20,6 +21,7 @@ def inject(folder):
     """In, once, out again; and the rules of the kernel come and go."""
     with reading("inject", folder) as (reader, copy):
         reader.until("outrigger inject")
+        valid(copy, "injected.yaml")
         deployment = document(os.path.join(copy, "injected.yaml"))
         pod = deployment["spec"]["template"]["spec"]
         images = {container["image"] for container in pod["initContainers"]}
@@ -42,6 +44,7 @@ def migrate(folder):
     """Every annotation of the example does what the page's table says."""
     with reading("migrate", folder) as (reader, copy):
         reader.until("outrigger inject")
+        valid(copy, "injected.yaml", "examples/migrate/kube-injected.yaml")
         workload = document(os.path.join(copy, "examples/migrate/web.yaml"))["spec"]["template"]["metadata"]
         template = document(os.path.join(copy, "injected.yaml"))["spec"]["template"]
         with open(os.path.join(copy, "examples/migrate/README.md"), encoding="utf-8") as page:
@@ -68,6 +71,13 @@ def migrate(folder):
     asked = set(workload["annotations"]) | {name for name in workload["labels"] if "istio.io" in name}
     check(set(table) == set(found) == asked, f"the table has {table}, the example {asked}")
     return f"{len(found)} settings of Istio do what the page says"
+
+
+def valid(copy, *files):
+    """Kubernetes takes them."""
+    for file in files:
+        with open(os.path.join(copy, file), encoding="utf-8") as text:
+            check(validate(text.read(), os.path.basename(file), copy) > 0, f"no resource of {file} was validated")
 
 
 def document(path):
