@@ -169,17 +169,10 @@ def shown(thing, version):
 
 def discovery(path):
     """What kubectl asks to learn which kinds there are."""
-    groups = {}
-    for version, *_ in RESOURCES:
-        group, _, _ = version.rpartition("/")
-        if group:
-            entry = {"groupVersion": version, "version": version.rpartition("/")[2]}
-            groups.setdefault(group, []).append(entry) if entry not in groups.get(group, []) else None
     if path == "/api":
         return {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}
     if path == "/apis":
-        listed = [{"name": name, "versions": versions, "preferredVersion": versions[0]} for name, versions in groups.items()]
-        return {"kind": "APIGroupList", "apiVersion": "v1", "groups": listed}
+        return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups()}
     if path.startswith("/openapi/v3"):
         return schemas(path.removeprefix("/openapi/v3").strip("/"))
     version = re.sub(r"^/apis?/", "", path)
@@ -191,6 +184,16 @@ def discovery(path):
     if found:
         return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": found}
     return None
+
+
+def groups():
+    found = {}
+    for version, *_ in RESOURCES:
+        group, _, number = version.rpartition("/")
+        if group:
+            found.setdefault(group, {})[number] = {"groupVersion": version, "version": number}
+    listed = {group: list(versions.values()) for group, versions in found.items()}
+    return [{"name": group, "versions": versions, "preferredVersion": versions[0]} for group, versions in listed.items()]
 
 
 def schemas(path):

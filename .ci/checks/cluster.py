@@ -82,9 +82,9 @@ class Cluster:
             meta["generation"] = int((old or thing)["metadata"].get("generation", 0)) + 1
         self.objects[identity] = thing
         if kind in WORKLOADS:
-            if old is None or old["spec"]["template"] != thing["spec"]["template"]:
-                self.roll_out(thing)
-            thing["status"] = rolled_out(thing)
+            same = old is not None and old["spec"]["template"] == thing["spec"]["template"]
+            if same or self.roll_out(thing):
+                thing["status"] = rolled_out(thing)
         return thing
 
     def delete(self, identity):
@@ -114,7 +114,7 @@ class Cluster:
                 del self.objects[identity]
 
     def roll_out(self, workload):
-        """One new pod of the template takes the place of the old one, if the webhooks let it."""
+        """One new pod of the template takes the place of the old one; whether the webhooks let it."""
         meta, template = workload["metadata"], copy.deepcopy(workload["spec"]["template"])
         number = hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:8]
         owner = {"apiVersion": workload["apiVersion"], "kind": workload["kind"], "name": meta["name"],
@@ -124,10 +124,11 @@ class Cluster:
         try:
             pod = self.admitted(pod)
         except Refused:
-            # As in a cluster: the old pod stays, and the new one never comes.
-            return
+            # As in a cluster: the old pod stays, the new one never comes, and a wait for it does not end.
+            return False
         self.end_pods(workload)
         self.put(pod)
+        return True
 
     def admitted(self, pod):
         namespace = self.get("Namespace", None, pod["metadata"]["namespace"])
