@@ -31,6 +31,8 @@ def reading(example, folder):
         shutil.copytree(os.path.join(ROOT, part), os.path.join(copy, part))
     with Reader(os.path.join(copy, "examples", example, "README.md"), copy, [BIN]) as reader:
         yield reader, copy
+    left = set(os.listdir(copy)) - {"examples", "k8s"}
+    check(not left, f"the page leaves {left} behind")
 
 
 def collected(metrics):

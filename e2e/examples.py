@@ -75,9 +75,10 @@ def migrate(folder):
 
 def valid(copy, *files):
     """Kubernetes takes them."""
-    for file in files:
-        with open(os.path.join(copy, file), encoding="utf-8") as text:
-            check(validate(text.read(), os.path.basename(file), copy) > 0, f"no resource of {file} was validated")
+    with tempfile.TemporaryDirectory() as folder:
+        for file in files:
+            with open(os.path.join(copy, file), encoding="utf-8") as text:
+                check(validate(text.read(), os.path.basename(file), folder) > 0, f"no resource of {file} was validated")
 
 
 def document(path):
