@@ -5,10 +5,10 @@ import subprocess
 import tempfile
 
 import yaml
-from cloudcoil.models.istio.networking import v1, v1beta1
+from cloudcoil.models.istio import networking, security
 
 from consistency import collector_configurations
-from manifests import BIN, OVERLAYS, ROOT, command, helm, kustomize, of_kind, pods, selects
+from manifests import BIN, OVERLAYS, ROOT, command, documents, helm, kustomize, of_kind, pods, selects
 
 RULES = ROOT / "k8s/base/mesh/rules"
 # As an injected pod runs.
@@ -26,16 +26,25 @@ def run(suite):
             finds(version, header)
     with suite.check("each version's name in DNS is a headless Service of pods of that version"):
         versions_are_services()
-    with suite.check("Istio's own types take the documents"):
-        for path in sorted(RULES.glob("*-*.yaml")):
-            document = yaml.safe_load(path.read_text())
-            types = {"networking.istio.io/v1": v1, "networking.istio.io/v1beta1": v1beta1}[document["apiVersion"]]
-            getattr(types, document["kind"]).model_validate(document)
+    with suite.check("Istio's own types take the documents, those of the examples too"):
+        istio_takes([*RULES.glob("*-*.yaml"), *(ROOT / "examples").rglob("*.yaml")])
     for path in OVERLAYS:
         with suite.check(f"{path}: the collector takes its configuration"):
             collectors_take(kustomize(path))
     with suite.check("k8s/chart: the collector takes its configuration"):
         collectors_take(helm())
+
+
+def istio_takes(paths):
+    types = {
+        "networking.istio.io/v1": networking.v1, "networking.istio.io/v1beta1": networking.v1beta1,
+        "security.istio.io/v1": security.v1,
+    }
+    found = [document for path in paths for document in documents(path.read_text())]
+    found = [document for document in found if document.get("apiVersion") in types]
+    assert len(found) > 20, f"only {len(found)} documents"
+    for document in found:
+        getattr(types[document["apiVersion"]], document["kind"]).model_validate(document)
 
 
 def as_the_seed():
