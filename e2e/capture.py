@@ -11,7 +11,7 @@ import threading
 import time
 
 from logs import new_lines, position
-from namespaces import Pair, require
+from namespaces import Pod, require
 from processes import DEADLINE, Failed, Program, check, get, outrigger, skip, wait_for
 
 UID = 1337
@@ -306,8 +306,8 @@ def main():
     if not os.path.exists(outrigger()):
         skip(f"{outrigger()} is not built")
     cases, began = Cases(), time.monotonic()
-    with tempfile.TemporaryDirectory() as folder, Pair() as net:
-        pod, peer = net.app, net.peer
+    with tempfile.TemporaryDirectory() as folder, Pod() as net:
+        pod, peer = net.pod, net.peer
         servers = [
             Server(peer, PEER, 8080, answers("web")),
             Server(peer, PEER, 80, answers("stranger")),

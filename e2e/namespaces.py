@@ -15,9 +15,6 @@ import sys
 
 from processes import DEADLINE, Failed, skip
 
-# Of a Pair.
-V4, V6 = "10.77.0.2", "fd77::2"
-PEER4, PEER6 = "10.77.0.3", "fd77::3"
 SO_ORIGINAL_DST = 80
 IPV6_TRANSPARENT = 75
 CLONE_NEWNET = 0x40000000
@@ -146,17 +143,17 @@ def join(one, one_device, one_addresses, other, other_device, other_addresses):
         namespace.ip("link", "set", device, "up")
 
 
-class Pair:
-    """`app` at 10.77.0.2 and fd77::2, `peer` at .3, which is the way to everywhere else."""
+class Pod:
+    """`pod` at 10.77.0.2 and fd77::2, `peer` at .3, which is the way to everywhere else."""
 
     def __enter__(self):
         with contextlib.ExitStack() as made:
-            for name in ("app", "peer"):
+            for name in ("pod", "peer"):
                 setattr(self, name, Namespace(name))
                 made.callback(getattr(self, name).remove)
-            join(self.app, "va", [f"{V4}/24", f"{V6}/64"], self.peer, "vp", [f"{PEER4}/24", f"{PEER6}/64"])
-            self.app.ip("route", "add", "default", "via", PEER4)
-            self.app.ip("-6", "route", "add", "default", "via", PEER6)
+            join(self.pod, "eth0", ("10.77.0.2/24", "fd77::2/64"), self.peer, "eth0", ("10.77.0.3/24", "fd77::3/64"))
+            self.pod.ip("route", "add", "default", "via", "10.77.0.3")
+            self.pod.ip("-6", "route", "add", "default", "via", "fd77::3")
             self.made = made.pop_all()
         return self
 

@@ -8,20 +8,33 @@ import os
 import re
 import select
 
-from namespaces import PEER4, PEER6, Pair, accepted, echo, original
+import namespaces
+from namespaces import accepted, echo, original
 from processes import Failed, check, outrigger
 
+V4, V6 = "10.77.0.2", "fd77::2"
+PEER4, PEER6 = "10.77.0.3", "fd77::3"
 SIDECAR = {"uid": 1337, "gid": 1337}
 
 
-class Pod(Pair):
-    """The pod and its peer, with a listener for every place that a connection can come to."""
+class Pod:
+    """The pod (`app`) and its peer, with a listener for every place that a connection can come to."""
 
     def __init__(self, transparent=False):
         self.transparent, self.listeners = transparent, {}
 
     def __enter__(self):
-        super().__enter__()
+        with contextlib.ExitStack() as made:
+            pair = made.enter_context(namespaces.Pod())
+            self.app, self.peer, self.made = pair.pod, pair.peer, made
+            self.listen_everywhere()
+            self.made = made.pop_all()
+        return self
+
+    def __exit__(self, *_):
+        self.made.close()
+
+    def listen_everywhere(self):
         for wildcard in ("0.0.0.0", "::"):
             self.listen(f"inbound {wildcard}", self.app, wildcard, 15006, self.transparent)
             self.listen(f"outbound {wildcard}", self.app, wildcard, 15001)
@@ -29,7 +42,6 @@ class Pod(Pair):
                 self.listen(f"app {port} {wildcard}", self.app, wildcard, port)
             for port in (9998, 9999):
                 self.listen(f"peer {port} {wildcard}", self.peer, wildcard, port)
-        return self
 
     def listen(self, name, namespace, address, port, transparent=False):
         self.listeners[name] = listener = namespace.listen(address, port, transparent)
