@@ -78,8 +78,8 @@ class KeepAlive:
         """Status and header fields of the answer."""
         return self.ask("GET", path, headers, host)
 
-    def ask(self, method, path, headers=(), host="web"):
-        self.connection.sendall(request(path, headers, method, host))
+    def ask(self, method, path, headers=(), host="web", body=b""):
+        self.connection.sendall(request(path, headers, method, host, body))
         status = self.stream.readline().decode("latin-1").split(" ")
         check(len(status) > 1, f"{path} {headers}: the connection ended")
         fields = {}

@@ -144,18 +144,18 @@ def outbound_ports_are_captured_or_let_through(pod):
 
 @case
 def interfaces_are_let_through_both_ways(pod):
-    pod.init(*ALL, "-c", "v+")
+    pod.init(*ALL, "-c", "e+")
     pod.arrives("app 8080", (V4, 8080), namespace=pod.peer)
     pod.arrives("peer 9999", (PEER4, 9999))
-    pod.init(*ALL, "-c", "v")
+    pod.init(*ALL, "-c", "e")
     pod.captured_inbound((V4, 8080), namespace=pod.peer)
 
 
 @case
 def what_comes_from_a_virtual_machine_is_outbound(pod):
-    pod.init(*ALL, "-k", "va")
+    pod.init(*ALL, "-k", "eth0")
     pod.captured_outbound((V4, 8080), namespace=pod.peer)
-    pod.init("-b", "*", "-i", "10.1.0.0/16", "-k", "va")
+    pod.init("-b", "*", "-i", "10.1.0.0/16", "-k", "eth0")
     pod.arrives("app 8080", (V4, 8080), namespace=pod.peer)
 
 
@@ -396,10 +396,10 @@ def ports_and_interfaces_are_let_through_with_addresses_kept(pod):
     pod.init("-m", "TPROXY", "-b", "8081", "-i", "*")
     pod.arrives("inbound", (V4, 8081), namespace=pod.peer)
     pod.arrives("app 8080", (V4, 8080), namespace=pod.peer)
-    pod.init(*TPROXY, "-c", "va")
+    pod.init(*TPROXY, "-c", "eth0")
     pod.arrives("app 8080", (V4, 8080), namespace=pod.peer)
     pod.arrives("peer 9999", (PEER4, 9999))
-    pod.init(*TPROXY, "-k", "va")
+    pod.init(*TPROXY, "-k", "eth0")
     pod.captured_outbound((V4, 8080), namespace=pod.peer)
 
 
@@ -420,15 +420,13 @@ def main():
         name = function.__name__
         if wanted and name not in wanted:
             continue
-        pod = Pod(getattr(function, "transparent", False))
         try:
-            function(pod)
+            with Pod(getattr(function, "transparent", False)) as pod:
+                function(pod)
             print(f"ok   {name.replace('_', ' ')}", flush=True)
         except Exception as error:
             failed += 1
             print(f"FAIL {name.replace('_', ' ')}: {type(error).__name__}: {error}", flush=True)
-        finally:
-            pod.close()
     print(f"init_rules: {len(CASES) - failed} of {len(CASES)} cases", flush=True)
     return failed != 0
 

@@ -124,7 +124,7 @@ class Container:
 class Pod:
     """A pod of these images. Used as a context it ends without grace."""
 
-    def __init__(self, name, manifest, network, address, images, config_maps):
+    def __init__(self, name, manifest, network, address, images, config_maps, secrets):
         self.name, self.network, self.address, self.images = name, network, address, images
         template = manifest.get("spec", {}).get("template", manifest)
         if manifest["kind"] == "CronJob":
@@ -132,7 +132,8 @@ class Pod:
         self.meta, self.spec = template.get("metadata", {}), template["spec"]
         self.namespace = manifest["metadata"].get("namespace", "default")
         self.folder = tempfile.TemporaryDirectory(prefix=f"{name}-")
-        self.config_maps, self.volumes = config_maps, {}
+        self.mounted = {"configMap": ("name", config_maps), "secret": ("secretName", secrets)}
+        self.volumes = {}
         self.sidecars, self.containers = [], []
 
     def start(self):
@@ -244,15 +245,17 @@ class Pod:
         folder = os.path.join(self.folder.name, volume["name"])
         os.mkdir(folder)
         os.chmod(folder, 0o777)
-        if "configMap" in volume:
-            source = volume["configMap"]
-            if source["name"] in self.config_maps:
-                publish(folder, self.config_maps[source["name"]])
-            elif not source.get("optional"):
-                raise Failed(f"{self.name}: there is no ConfigMap {source['name']}")
+        kind = next((kind for kind in self.mounted if kind in volume), None)
+        if kind:
+            key, known = self.mounted[kind]
+            name = volume[kind][key]
+            if name in known:
+                publish(folder, known[name])
+            elif not volume[kind].get("optional"):
+                raise Failed(f"{self.name}: there is no {kind} {name}")
         elif "downwardAPI" in volume:
             publish(folder, {item["path"]: self._field(item["fieldRef"]["fieldPath"]) for item in volume["downwardAPI"]["items"]})
-        elif "projected" not in volume and "emptyDir" not in volume and not volume.get("secret", {}).get("optional"):
+        elif "projected" not in volume and "emptyDir" not in volume:
             raise Failed(f"{self.name}: no volume of this kind here: {volume}")
         return folder
 

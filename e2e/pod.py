@@ -8,7 +8,8 @@ import os
 import re
 import select
 
-from namespaces import Namespace, accepted, echo, join, original
+import namespaces
+from namespaces import accepted, echo, original
 from processes import Failed, check, outrigger
 
 V4, V6 = "10.77.0.2", "fd77::2"
@@ -17,16 +18,25 @@ SIDECAR = {"uid": 1337, "gid": 1337}
 
 
 class Pod:
-    """The pod and its peer, with a listener for every place that a connection can come to."""
+    """The pod (`app`) and its peer, with a listener for every place that a connection can come to."""
 
     def __init__(self, transparent=False):
-        self.app, self.peer = Namespace("app"), Namespace("peer")
-        self.listeners = {}
-        join(self.app, "va", [f"{V4}/24", f"{V6}/64"], self.peer, "vp", [f"{PEER4}/24", f"{PEER6}/64"])
-        self.app.ip("route", "add", "default", "via", PEER4)
-        self.app.ip("-6", "route", "add", "default", "via", PEER6)
+        self.transparent, self.listeners = transparent, {}
+
+    def __enter__(self):
+        with contextlib.ExitStack() as made:
+            pair = made.enter_context(namespaces.Pod())
+            self.app, self.peer, self.made = pair.pod, pair.peer, made
+            self.listen_everywhere()
+            self.made = made.pop_all()
+        return self
+
+    def __exit__(self, *_):
+        self.made.close()
+
+    def listen_everywhere(self):
         for wildcard in ("0.0.0.0", "::"):
-            self.listen(f"inbound {wildcard}", self.app, wildcard, 15006, transparent)
+            self.listen(f"inbound {wildcard}", self.app, wildcard, 15006, self.transparent)
             self.listen(f"outbound {wildcard}", self.app, wildcard, 15001)
             for port in (8080, 8081, 15008, 15020, 15021, 15090):
                 self.listen(f"app {port} {wildcard}", self.app, wildcard, port)
@@ -34,7 +44,8 @@ class Pod:
                 self.listen(f"peer {port} {wildcard}", self.peer, wildcard, port)
 
     def listen(self, name, namespace, address, port, transparent=False):
-        self.listeners[name] = namespace.listen(address, port, transparent)
+        self.listeners[name] = listener = namespace.listen(address, port, transparent)
+        self.made.callback(listener.close)
 
     def init(self, *flags, code=0, env=None):
         done = self.app.run(outrigger(), "init", *flags, check=False, env={**clean(), **(env or {})})
@@ -63,12 +74,6 @@ class Pod:
 
     def captured_outbound(self, to, **how):
         self.arrives("outbound", to, seen_as=to, **how)
-
-    def close(self):
-        for listener in self.listeners.values():
-            listener.close()
-        for namespace in (self.app, self.peer):
-            namespace.remove()
 
 
 def clean():

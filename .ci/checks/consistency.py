@@ -4,6 +4,7 @@ import copy
 
 import yaml
 
+from cluster import selected
 from manifests import (
     BIN, OVERLAYS, command, difference, documents, helm, key, kustomize, of_kind, pods, seconds, selects, workloads,
 )
@@ -219,23 +220,14 @@ def beside_istio(objects):
 
     def answers(injector, namespace, pod):
         return any(
-            matches(webhook["namespaceSelector"], {"kubernetes.io/metadata.name": "shop"} | namespace)
-            and matches(webhook["objectSelector"], pod)
+            selected(webhook["namespaceSelector"], {"kubernetes.io/metadata.name": "shop"} | namespace)
+            and selected(webhook["objectSelector"], pod)
             for webhook in injector["webhooks"]
         )
 
     for namespace, pod, injector in BESIDE_ISTIO:
         found = [name for name, each in (("Istio", istios), ("Outrigger", ours)) if answers(each, namespace, pod)]
         assert found == [injector] * (injector is not None), f"{pod} in {namespace}: {found}, not {injector}"
-
-
-def matches(selector, labels):
-    for expression in selector["matchExpressions"]:
-        value, values = labels.get(expression["key"]), expression.get("values", [])
-        holds = {"In": value in values, "NotIn": value not in values, "Exists": value is not None, "DoesNotExist": value is None}
-        if not holds[expression["operator"]]:
-            return False
-    return True
 
 
 def as_printed(base):

@@ -1,4 +1,6 @@
-"""The how-to pages say what exists: their folders can be applied, and their documents do what the page says."""
+"""The how-to pages and the examples say what exists: what they link to, name and apply is there, and their documents do
+what they say. howto.py follows the pages.
+"""
 
 import pathlib
 import re
@@ -6,26 +8,21 @@ import shutil
 import tempfile
 
 from manifests import BIN, KUSTOMIZATIONS, ROOT, command, documents, of_kind
-from mesh import LISTENER, RULES
+from mesh import CAPTURED, RULES
+from pages import blocks
 
-PAGES = sorted((ROOT / "docs/howto").glob("*.md")) + [ROOT / "k8s/README.md"]
+EXAMPLES = sorted((ROOT / "examples").rglob("README.md"))
+PAGES = sorted((ROOT / "docs/howto").glob("*.md")) + [ROOT / "k8s/README.md"] + EXAMPLES
 # Folders that a page may apply beside the ones that everybody applies.
 PARTS = ["k8s/base/webhook"]
-CANARY = ROOT / "docs/howto/canary.md"
-SHARES = [(90, 10), (50, 50)]
+CANARY = ROOT / "examples/canary"
+SHARES = {"tenth": (90, 10), "half": (50, 50), "all": (0, 100)}
 
 
 def run(suite):
     for path in PAGES:
         with suite.check(f"{path.relative_to(ROOT)}: what it links to and applies exists"):
             links(path)
-        for number, block in enumerate(blocks(path), 1):
-            with suite.check(f"{path.relative_to(ROOT)}: document {number} is valid"):
-                documents(block)
-                if "istio.io/" in block:
-                    with tempfile.TemporaryDirectory() as folder:
-                        pathlib.Path(folder, "block.yaml").write_text(block)
-                        command(BIN / "outrigger", "validate", folder, "--namespace", "shop")
     verbs = command(BIN / "outrigger", "--help").split()
     for path in PAGES:
         missing = {verb for verb, _ in invocations(path) if verb not in verbs}
@@ -36,24 +33,21 @@ def run(suite):
             for verb, flags in invocations(path):
                 known = command(BIN / "outrigger", verb, "--help")
                 assert not (wrong := [flag for flag in flags if flag not in known]), f"outrigger {verb} has no {wrong}"
-    with suite.check("each step of the canary splits as it says"):
-        steps = [block for block in blocks(CANARY) if "kind: VirtualService" in block]
-        assert len(steps) == len(SHARES), len(steps)
-        for step, shares in zip(steps, SHARES):
-            splits(step, shares)
+    for name, shares in SHARES.items():
+        with suite.check(f"examples/canary: {name}.yaml splits as it says"):
+            splits((CANARY / f"{name}.yaml").read_text(), shares)
+    with suite.check("examples/canary/tenth.yaml is examples/seed/weighted.yaml, with its namespace"):
+        [tenth], [weighted] = (documents((ROOT / "examples" / name).read_text()) for name in ("canary/tenth.yaml", "seed/weighted.yaml"))
+        assert tenth["metadata"].pop("namespace") == "observability" and tenth == weighted
 
     with suite.check("the canary of prod runs the image of canary.yaml, whatever the release is"):
         canary_image()
 
 
-def blocks(path):
-    return re.findall(r"^```yaml\n(.*?)^```$", path.read_text(), re.M | re.S)
-
-
 def invocations(path):
     """The commands of ours that a page tells to run: (verb, flags)."""
     text = path.read_text()
-    code = [block for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S) if not language]
+    code = [content for language, _, content in blocks(text) if not language]
     code += re.findall(r"`(outrigger [^`]*)`", text)
     for verb, rest in re.findall(r"(?:^|\| |-- /)outrigger ([a-z]+)([^|\n]*)", "\n".join(code), re.M):
         yield verb, re.findall(r"(?<!\S)--[a-z-]+", rest.partition(" -- ")[0])
@@ -66,7 +60,9 @@ def links(path):
     for folder in re.findall(r"-k ([-\w/]+)", text):
         assert folder in KUSTOMIZATIONS + PARTS, f"{folder} cannot be applied"
         command("kubectl", "kustomize", folder)
-    for name in re.findall(r"k8s/[-a-z0-9/]+\.yaml", text):
+    # A command may make a file.
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    for name in re.findall(r"(?:k8s|examples)/[-a-z0-9/]+\.yaml", prose):
         assert (ROOT / name).is_file(), f"no {name}"
 
 
@@ -75,12 +71,12 @@ def splits(step, shares):
         for name in ("destination-rule.yaml", "service-entry.yaml"):
             pathlib.Path(folder, name).write_text((RULES / name).read_text())
         pathlib.Path(folder, "virtual-service.yaml").write_text(step)
-        pathlib.Path(folder, "listener.yaml").write_text(LISTENER)
         request = "POST http://otlp-collector.observability:4317/anything"
-        answer = command(BIN / "outrigger", "explain", "--config", folder, "--namespace", "shop", "--request", request)
+        answer = command(BIN / "outrigger", "explain", "--config", folder, *CAPTURED, "--request", request)
     for version, share in zip(("v1", "v2"), shares):
         cluster = f"outbound|4317|{version}|otlp-collector.observability.svc.cluster.local"
-        assert f"{cluster} (weight {share} of 100" in answer, answer
+        said = {0: cluster not in answer, 100: f"-> {cluster}\n" in answer}
+        assert said.get(share, f"{cluster} (weight {share} of 100" in answer), answer
 
 
 def canary_image():

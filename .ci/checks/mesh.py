@@ -5,24 +5,14 @@ import subprocess
 import tempfile
 
 import yaml
-from cloudcoil.models.istio.networking import v1, v1beta1
+from cloudcoil.models.istio import networking, security
 
 from consistency import collector_configurations
-from manifests import BIN, OVERLAYS, ROOT, command, helm, kustomize, of_kind, pods, selects
+from manifests import BIN, OVERLAYS, ROOT, command, documents, helm, kustomize, of_kind, pods, selects
 
 RULES = ROOT / "k8s/base/mesh/rules"
-# Where a sidecar listens that does not capture; a captured one needs no such document.
-LISTENER = """
-apiVersion: networking.istio.io/v1
-kind: Sidecar
-metadata: { name: default, namespace: shop }
-spec:
-  egress:
-  - port: { number: 4317, name: grpc-otlp, protocol: GRPC }
-    bind: 127.0.0.1
-    captureMode: NONE
-    hosts: ["*/*"]
-"""
+# As an injected pod runs.
+CAPTURED = ("--namespace", "shop", "--interception-mode", "REDIRECT")
 
 
 def run(suite):
@@ -30,22 +20,31 @@ def run(suite):
         as_the_seed()
     with suite.check("a sidecar takes the ConfigMap outrigger-mesh"):
         with mesh() as folder:
-            outrigger("validate", folder, "--namespace", "shop")
+            outrigger("validate", folder, *CAPTURED)
     for version, header in (("v1", ()), ("v2", ("-H", "version: canary"))):
         with suite.check(f"a sidecar of another namespace finds {version} by its headless Service"):
             finds(version, header)
     with suite.check("each version's name in DNS is a headless Service of pods of that version"):
         versions_are_services()
-    with suite.check("Istio's own types take the documents"):
-        for path in sorted(RULES.glob("*-*.yaml")):
-            document = yaml.safe_load(path.read_text())
-            types = {"networking.istio.io/v1": v1, "networking.istio.io/v1beta1": v1beta1}[document["apiVersion"]]
-            getattr(types, document["kind"]).model_validate(document)
+    with suite.check("Istio's own types take the documents, those of the examples too"):
+        istio_takes([*RULES.glob("*-*.yaml"), *(ROOT / "examples").rglob("*.yaml")])
     for path in OVERLAYS:
         with suite.check(f"{path}: the collector takes its configuration"):
             collectors_take(kustomize(path))
     with suite.check("k8s/chart: the collector takes its configuration"):
         collectors_take(helm())
+
+
+def istio_takes(paths):
+    types = {
+        "networking.istio.io/v1": networking.v1, "networking.istio.io/v1beta1": networking.v1beta1,
+        "security.istio.io/v1": security.v1,
+    }
+    found = [document for path in paths for document in documents(path.read_text())]
+    found = [document for document in found if document.get("apiVersion") in types]
+    assert len(found) > 20, f"only {len(found)} documents"
+    for document in found:
+        getattr(types[document["apiVersion"]], document["kind"]).model_validate(document)
 
 
 def as_the_seed():
@@ -58,14 +57,13 @@ def as_the_seed():
 
 
 class mesh:
-    """The files of the ConfigMap, as a pod sees them, and a listener to ask."""
+    """A folder with what is in the ConfigMap outrigger-mesh."""
 
     def __enter__(self):
         self.folder = tempfile.TemporaryDirectory()
         [config] = of_kind(kustomize("k8s/base/mesh"), "ConfigMap")
         for name, text in config["data"].items():
             pathlib.Path(self.folder.name, name).write_text(text)
-        pathlib.Path(self.folder.name, "listener.yaml").write_text(LISTENER)
         return self.folder.name
 
     def __exit__(self, *_):
@@ -79,7 +77,7 @@ def outrigger(*arguments):
 def finds(version, header):
     request = "POST http://otlp-collector.observability:4317/opentelemetry.proto.collector.trace.v1.TraceService/Export"
     with mesh() as folder:
-        answer = outrigger("explain", "--config", folder, "--namespace", "shop", "--request", request, *header)
+        answer = outrigger("explain", "--config", folder, *CAPTURED, "--request", request, *header)
     assert f"-> outbound|4317|{version}|otlp-collector.observability.svc.cluster.local\n" in answer, answer
     assert f"addresses of `otlp-collector-{version}.observability.svc.cluster.local`, looked up" in answer, answer
 

@@ -4,12 +4,13 @@ import sys
 
 import consistency
 import docs
+import howto
 import mesh
 import rendering
 import tools
 from suite import Suite
 
 suite = Suite()
-for part in (rendering, consistency, mesh, docs, tools):
+for part in (rendering, consistency, mesh, docs, howto, tools):
     part.run(suite)
 sys.exit(suite.finish())

@@ -254,7 +254,10 @@ impl Compiler<'_> {
                 "its namespace is `{}`, the root namespace `{}`",
                 self.node.namespace, self.mesh.root_namespace
             ));
-            found.help("add a Sidecar with an egress listener: `port`, `bind`, `captureMode: NONE`, `hosts`");
+            found.help(
+                "add a Sidecar with an egress listener: `port`, `bind`, `captureMode: NONE`, `hosts`; or pass \
+                 `--interception-mode REDIRECT`, as an injected pod runs",
+            );
             return;
         };
         let message = format!("{} has no listener that can be bound", sidecar.meta.resource());

@@ -52,6 +52,10 @@ pub(super) struct DiffArgs {
 /// There are differences, or too many requests move.
 const DIFFERENT: u8 = 1;
 
+/// "No difference" would be true, and mislead.
+const NO_LISTENER: &str = "warning: neither has anything to listen on, so no route was compared
+  = help: pass `--interception-mode REDIRECT`, as an injected pod runs, or write a Sidecar with listeners";
+
 pub(super) fn run(args: &DiffArgs) -> ExitCode {
     match compare(args) {
         Ok(true) => DIFFERENT.into(),
@@ -66,6 +70,9 @@ pub(super) fn run(args: &DiffArgs) -> ExitCode {
 /// Whether the exit code is to say so.
 fn compare(args: &DiffArgs) -> Result<bool, String> {
     let (old, new) = (load(args, &args.old)?, load(args, &args.new)?);
+    if old.listeners.is_empty() && new.listeners.is_empty() {
+        eprintln!("{NO_LISTENER}");
+    }
     let diff = diff(&old, &new);
     let traffic = args.traffic.as_deref().map(|path| replay(path, &old, &new)).transpose()?;
     match args.output {

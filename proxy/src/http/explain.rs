@@ -275,7 +275,7 @@ fn listener<'s>(
         let list: Vec<_> =
             snapshot.listeners.iter().map(|l| format!("{} (port {})", l.name, l.bind.port())).collect();
         if list.is_empty() {
-            "there is none at all".to_owned()
+            "there is none at all: write a Sidecar, or pass `--interception-mode REDIRECT`".to_owned()
         } else {
             format!("there are {}", list.join(", "))
         }

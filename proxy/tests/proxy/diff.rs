@@ -61,3 +61,29 @@ fn more_moved_traffic_than_is_allowed_fails() {
     assert!((percent - 5.0).abs() < 1e-6, "a tenth of one half: {percent}");
     assert_eq!(told["traffic"]["groups"][0]["authority"], "otlp-collector:4317");
 }
+
+#[test]
+fn routes_that_nothing_leads_to_are_not_called_the_same_in_silence() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |name: &str| std::fs::read_to_string(seed(name)).unwrap();
+    let registry = read("registry");
+    let service = registry.split("\n---\n").next().unwrap();
+    let with = |weights: &str| [service, &read("destination-rule"), weights].join("\n---\n");
+    let old = write(folder.path(), "old.yaml", &with(&read("weighted")));
+    let new =
+        write(folder.path(), "new.yaml", &with(&read("weighted").replace("90", "80").replace("10", "20")));
+    let compare = |more: &[&str]| {
+        let mut args = vec!["diff", &*old, &*new, "--namespace", "observability"];
+        args.extend(more);
+        run(&args)
+    };
+    let output = compare(&[]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(
+        (output.status.code(), said.contains("--interception-mode REDIRECT")),
+        (Some(0), true),
+        "{said}"
+    );
+    let output = compare(&["--interception-mode", "REDIRECT"]);
+    assert_eq!((output.status.code(), &*output.stderr), (Some(1), &b""[..]), "as an injected pod runs");
+}
