@@ -23,6 +23,7 @@ use crate::{
         destination_rule::{Blocks, DestinationRule, Subset},
         locality::LocalitySetting,
         mesh::Mesh,
+        peer_authentication::PeerMode,
         service_entry::Resolution,
         sidecar::{Ingress, Sidecar},
     },
@@ -182,8 +183,8 @@ fn build(from: &Inputs, node: &Node, number: u16, subset: &str) -> Option<Cluste
     let mut endpoints = service.endpoints(port, subset.map_or(&all, |subset| &subset.labels));
     for endpoint in &mut endpoints {
         let (namespace, number) = (&service.meta.namespace, endpoint.address.port());
-        if tls::takes_mutual(peers, namespace, &endpoint.labels, number) {
-            Arc::make_mut(endpoint).mutual = true;
+        if endpoint.mutual && peers.mode(namespace, &endpoint.labels, Some(number)) == PeerMode::Disable {
+            Arc::make_mut(endpoint).mutual = false;
         }
     }
     let own = blocks.load_balancer.as_ref().and_then(|block| block.locality.as_ref());
@@ -226,7 +227,7 @@ fn build(from: &Inputs, node: &Node, number: u16, subset: &str) -> Option<Cluste
         warmup: blocks.load_balancer.as_ref().and_then(|block| block.warmup),
         retry_budget: blocks.retry_budget,
         balancer: blocks.load_balancer.map_or(Balancer::LeastRequest, |block| block.balancer),
-        tls: tls::upstream(blocks.tls.as_ref(), &cluster.service, node, mesh),
+        tls: tls::upstream(blocks.tls.as_ref(), service, &cluster.service, node, mesh),
         panic_threshold: blocks.outlier.as_ref().map_or(0, |detection| detection.panic_threshold),
         outlier: blocks.outlier.map(|detection| detection.outlier),
         ..cluster

@@ -86,6 +86,7 @@ pub(crate) fn compile(
     let peers = known.and_then(|known| known.peers(&resources, &mesh)).unwrap_or_else(|| {
         Arc::new(PeerPolicies::new(&resources.peer_authentications, &mesh.root_namespace))
     });
+    PeerPolicies::check(&resources.peer_authentications, &mesh.root_namespace, sink);
     let by_endpoint = ByEndpoint::of(sidecar, &registry, node);
     let alike = known.filter(|known| known.is_alike(&resources, &mesh, &peers, &registry, &by_endpoint));
     for filter in &resources.envoy_filters {

@@ -82,7 +82,8 @@ pub(crate) fn client_tls(block: &Object<'_>, sink: &mut Sink) -> ClientTls {
     }
 }
 
-fn subjects(block: &Object<'_>, sink: &mut Sink) -> Box<[Arc<str>]> {
+/// Names that a server may have, in a rule and in a `ServiceEntry`.
+pub(super) fn subjects(block: &Object<'_>, sink: &mut Sink) -> Box<[Arc<str>]> {
     let written = block.texts("subjectAltNames");
     for name in written.iter().filter(|name| name.value.is_empty() || name.value.contains('*')) {
         let message = format!("`{}` is nobody's name: names are compared as they stand", name.value);

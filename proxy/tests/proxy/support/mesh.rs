@@ -157,6 +157,19 @@ impl Mesh {
         self
     }
 
+    /// The endpoints that were named so far have this service account.
+    pub(crate) fn with_account(mut self, account: &str) -> Self {
+        self.services =
+            self.services.replace("labels: { ", &format!("serviceAccount: {account}, labels: {{ "));
+        self
+    }
+
+    /// The services that were named so far have certificates of these names.
+    pub(crate) fn with_names(mut self, names: &str) -> Self {
+        self.services = self.services.replace("spec:\n", &format!("spec:\n  subjectAltNames: [{names}]\n"));
+        self
+    }
+
     /// Istio documents: rules, and whatever else.
     pub(crate) fn rules(mut self, yaml: impl AsRef<str>) -> Self {
         self.rules += yaml.as_ref();
