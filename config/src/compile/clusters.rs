@@ -365,10 +365,11 @@ impl Compiler<'_> {
         self.add_bare(Cluster { discovery, source, ..cluster })
     }
 
-    /// The workload itself, behind an ingress listener. Of a rule only the pool counts here.
+    /// The workload itself, behind an ingress listener, where this is spoken. Of a rule only the pool counts here.
     pub(crate) fn inbound(
         &mut self,
         ingress: &Ingress,
+        protocol: PortProtocol,
         pool: Option<&ConnectionPool>,
         owner: &Owner,
         origin: Origin,
@@ -398,7 +399,6 @@ impl Compiler<'_> {
         };
         let of_rule = self.own_pool(owner);
         let pool = pool.or(of_rule.as_ref()).cloned().unwrap_or_default();
-        let protocol = ingress.port.protocol;
         let cluster = self.inbound_cluster(ingress.port.number, service, protocol, &pool, origin);
         // Rules of the kernel lead the proxy's own calls to the pod's address back to it, but for those of this source.
         let own = node.interception.is_on() && !endpoint.address.ip().is_loopback();

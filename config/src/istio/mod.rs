@@ -30,6 +30,7 @@ pub(crate) mod redirect;
 pub(crate) mod retries;
 pub(crate) mod retry_budget;
 pub(crate) mod rewrite;
+mod server_tls;
 pub(crate) mod service_entry;
 mod service_entry_checks;
 pub(crate) mod sidecar;

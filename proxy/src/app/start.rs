@@ -127,6 +127,7 @@ impl Process {
             application: options.application,
             unhealthy: AtomicBool::new(false),
             secrets: Arc::clone(&secrets),
+            was_ready: AtomicBool::new(false),
         });
         listeners.follow(prepared, &snapshot);
         bound.add("admin".into(), admin_page.1, false);

@@ -129,6 +129,10 @@ impl Upstreams {
             InboundTls::Strict(domains) => (domains, false),
             InboundTls::Permissive(domains) if self.secrets.has_identity() => (domains, true),
             InboundTls::Permissive(_) | InboundTls::Off => return None,
+            InboundTls::Own(tls) => {
+                let secret = self.secrets.of_server(tls);
+                return Some(Inbound { secret, plaintext: false, first_word });
+            }
         };
         Some(Inbound { secret: self.secrets.of(&Credentials::mesh(domains.clone())), plaintext, first_word })
     }

@@ -18,6 +18,7 @@ mod ejection;
 mod explain;
 mod faults;
 mod headers;
+mod ingress_tls;
 mod inject;
 mod metrics;
 mod mirrors;

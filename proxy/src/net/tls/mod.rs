@@ -11,6 +11,7 @@ mod originate;
 mod peek;
 mod peer;
 mod secrets;
+mod serving;
 mod stream;
 mod verify;
 
@@ -39,6 +40,10 @@ fn provider() -> &'static Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> =
         LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
     &PROVIDER
+}
+
+fn protocols(names: &[&str]) -> Vec<Vec<u8>> {
+    names.iter().map(|name| name.as_bytes().to_vec()).collect()
 }
 
 /// What is spoken inside, by which ALPN names are chosen.

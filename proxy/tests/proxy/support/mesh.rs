@@ -59,6 +59,7 @@ pub(crate) struct Mesh {
     cgroups: Cgroups,
     namespace: &'static str,
     ingress: Vec<(u16, &'static str, SocketAddr)>,
+    ingress_tls: Option<String>,
     identity: Option<PathBuf>,
 }
 
@@ -78,6 +79,7 @@ impl Mesh {
             cgroups: Cgroups::default(),
             namespace: "default",
             ingress: vec![],
+            ingress_tls: None,
             identity: None,
         }
     }
@@ -143,6 +145,14 @@ impl Mesh {
     pub(crate) fn ingress(mut self, port: u16, protocol: &'static str, origin: SocketAddr) -> Self {
         self.ingress.push((port, protocol, origin));
         self
+    }
+
+    /// TLS of their own at the inbound listeners, which the mesh's mutual TLS leaves alone.
+    pub(crate) fn ingress_tls(mut self, fields: &str) -> Self {
+        self.ingress_tls = Some(fields.to_owned());
+        self.rules(
+            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: { name: off }\nspec: { mtls: { mode: DISABLE } }",
+        )
     }
 
     /// The folder of the proxy's own certificate.
@@ -272,6 +282,9 @@ impl Mesh {
             text += &format!(
                 "  - port: {{ number: {port}, name: in-{port}, protocol: {protocol} }}\n    bind: 127.0.0.1\n    defaultEndpoint: '{origin}'\n"
             );
+            if let Some(fields) = &self.ingress_tls {
+                text += &format!("    tls: {{ {fields} }}\n");
+            }
         }
         if egress {
             text += "  egress:\n";
