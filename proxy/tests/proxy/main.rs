@@ -28,6 +28,7 @@ mod pooling;
 mod registry;
 mod reload;
 mod retries;
+mod revocation;
 mod routing;
 mod run;
 mod strictness;
