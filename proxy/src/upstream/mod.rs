@@ -137,6 +137,12 @@ impl Upstreams {
         Some(Inbound { secret: self.secrets.of(&Credentials::mesh(domains.clone())), plaintext, first_word })
     }
 
+    /// A cluster of no configuration, which nobody sweeps: for what has no outlier detection.
+    pub(crate) fn alone(&self, config: Cluster) -> Arc<ClusterState> {
+        let secrets = Arc::clone(&self.secrets);
+        Arc::new(ClusterState::new(Arc::new(config), Arc::default(), secrets, Instant::now()))
+    }
+
     /// The cluster of this name, if the configuration has it.
     pub fn cluster(&self, name: &str) -> Option<Arc<ClusterState>> {
         self.known().get(name).map(|known| Arc::clone(&known.state))

@@ -23,6 +23,7 @@ mod inject;
 mod metrics;
 mod mirrors;
 mod otlp;
+mod otlp_tls;
 mod overload;
 mod pooling;
 mod registry;
