@@ -165,3 +165,26 @@ fn an_ingress_listener_ends_tls_of_its_own_where_the_mesh_has_none() {
         assert!(matches!(taken, InboundTls::Permissive(_)), "{taken:?}");
     }
 }
+
+#[test]
+fn what_a_port_shows_and_asks_for_is_explained_and_dumped() {
+    let tls = format!("{{ mode: MUTUAL, {FILES}, caCertificates: /ca, maxProtocolVersion: TLSV1_2 }}");
+    let (snapshot, _) = load(&[&ingress("HTTPS", &tls), DISABLED], &options());
+    let peers = Peers { remote: "10.9.0.7:40000".parse().unwrap(), local: "127.0.0.1:7070".parse().unwrap() };
+    let request = Request::to("web");
+    let explained = explain(&snapshot, &snapshot.listeners[0], &request.view(), peers, None).unwrap();
+    let text = explained.to_string();
+    let expected =
+        "tls           MUTUAL: TLS of the port's own alone, shows /c, clients by the roots in /ca\n";
+    assert!(text.contains(expected), "{text}");
+    let shown = explained.to_json()["listener"]["tls"].clone();
+    assert_eq!(shown, snapshot.to_json()["listeners"][0]["tls"]);
+    let expected = serde_json::json!({
+        "mode": "MUTUAL",
+        "identity": { "certificate_chain": "/c", "private_key": "/k" },
+        "trusted_ca": "/ca",
+        "tls_minimum_protocol_version": "TLSv1_2",
+        "tls_maximum_protocol_version": "TLSv1_2",
+    });
+    assert_eq!(shown, expected);
+}
