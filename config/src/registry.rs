@@ -122,6 +122,11 @@ impl Service {
             && (entry, resolution, origin) == (&other.entry, &other.resolution, &other.origin)
     }
 
+    /// Who serves it is no part of the mesh.
+    pub(crate) fn is_external(&self) -> bool {
+        self.entry.as_ref().is_some_and(|entry| entry.external)
+    }
+
     /// Its own addresses, one by one.
     pub(crate) fn ips(&self) -> impl Iterator<Item = IpAddr> {
         self.addresses.iter().filter_map(|address| address.value.parse().ok())

@@ -181,9 +181,10 @@ fn build(from: &Inputs, node: &Node, number: u16, subset: &str) -> Option<Cluste
     let name = subset.map_or("", |subset| &subset.name);
     let all = Labels::new();
     let mut endpoints = service.endpoints(port, subset.map_or(&all, |subset| &subset.labels));
-    for endpoint in &mut endpoints {
+    for endpoint in endpoints.iter_mut().filter(|endpoint| endpoint.mutual) {
         let (namespace, number) = (&service.meta.namespace, endpoint.address.port());
-        if endpoint.mutual && peers.mode(namespace, &endpoint.labels, Some(number)) == PeerMode::Disable {
+        let refused = || peers.mode(namespace, &endpoint.labels, Some(number)) == PeerMode::Disable;
+        if service.is_external() || refused() {
             Arc::make_mut(endpoint).mutual = false;
         }
     }

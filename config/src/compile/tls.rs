@@ -49,7 +49,7 @@ pub(super) fn upstream(
             UpstreamTls::On(Arc::new(mutual(names.sni.clone(), expected, service, domains)))
         }
         // Istio: what is outside of the mesh gets mutual TLS by a rule alone.
-        None if mesh.auto_mutual && of.entry.as_ref().is_none_or(|entry| !entry.external) => {
+        None if mesh.auto_mutual && !of.is_external() => {
             UpstreamTls::Auto(Arc::new(mutual(None, expected(&[]), service, domains)))
         }
         None => UpstreamTls::Off,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{
     PortProtocol,
     client_tls::{path_of, warn_useless},
+    protocol_word,
 };
 use crate::{
     fields::{Message, Object, Type, refused, yes},
@@ -107,8 +108,7 @@ pub(super) fn ingress_tls(block: &Object<'_>, port: &Object<'_>, sink: &mut Sink
 fn inside(port: &Object<'_>, sink: &mut Sink) -> Option<PortProtocol> {
     let name = port.text("name").map_or("", |text| text.value);
     let written = port.text("protocol").map_or("", |text| text.value);
-    let word = if written.is_empty() { name.split('-').next().unwrap_or_default() } else { written };
-    match word.to_ascii_lowercase().as_str() {
+    match protocol_word(name, written).as_str() {
         "https" => Some(PortProtocol::Http1),
         "tls" => Some(PortProtocol::Tcp),
         _ => {

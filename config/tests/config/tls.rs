@@ -281,6 +281,7 @@ fn servers_have_the_names_that_their_entry_says() {
 fn mutual_tls_is_not_automatic_outside_of_the_mesh() {
     let labelled = MESH.replace("version: v1", "version: v1, security.istio.io/tlsMode: istio");
     assert_eq!(tls_of(&snapshot(&[&labelled]), 8080, ""), UpstreamTls::Off);
+    assert!(!mutual(&[&labelled]).contains(&true));
     let report = findings(&[&labelled]);
     assert_eq!(complaints(&report), [Code::NoEffect; 2], "one a service: {report}");
     assert!(matches!(tls_of(&snapshot(&[&internal()]), 8080, ""), UpstreamTls::Auto(_)));
