@@ -79,9 +79,14 @@ async fn bytes_inside_of_tls_reach_the_workload_whatever_the_client_calls_them()
     let origin = Origin::named("hello").await;
     let tls = format!("mode: SIMPLE, {}", files(folder.path(), &authority));
     let proxy = Mesh::new().ingress(PORT, "TLS", origin.address()).ingress_tls(&tls).start().await;
-    let answer = asked(&proxy, certs::client(None, &["my-protocol"])).await;
-    assert_eq!(answer.as_deref(), Some(&b"HTTP/1.1 200"[..]));
-    assert_eq!(origin.only().header("x-request-id"), None, "nothing has read the request");
+    for protocols in [&["my-protocol"][..], &[]] {
+        let answer = asked(&proxy, certs::client(None, protocols)).await;
+        assert_eq!(answer.as_deref(), Some(&b"HTTP/1.1 200"[..]), "{protocols:?}");
+    }
+    assert_eq!(origin.requests()[0].header("x-request-id"), None, "nothing has read the request");
+    // Who names HTTP is told that it is spoken: clients of gRPC insist on it.
+    let stream = shake(inbound(&proxy), certs::client(None, &["h2"])).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
 }
 
 #[tokio::test]

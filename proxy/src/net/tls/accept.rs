@@ -10,6 +10,7 @@ use tokio_rustls::{TlsAcceptor, TlsStream};
 use super::{
     HANDSHAKE, Parties, Peer, Secret, Stream, TlsFailure, hello,
     peek::{self, Sniffed},
+    serving::Inside,
 };
 
 /// How long raw bytes that may be plain text are waited for: a server may be the one to speak first.
@@ -93,19 +94,22 @@ pub(crate) async fn take(
         }
         return Err(io::Error::other(TlsFailure::Plaintext));
     }
-    if raw && inbound.plaintext {
+    let mut inside = if raw { Inside::Bytes } else { Inside::Requests };
+    if raw && (inbound.plaintext || !inbound.secret.is_of_mesh()) {
         match peek::hello(&stream, idle, space).await? {
-            Sniffed::Hello(Some(asked)) if asked.mutual => {}
-            Sniffed::Hello(_) => return plain(stream),
+            Sniffed::Hello(Some(asked)) if asked.mutual && inbound.plaintext => {}
+            Sniffed::Hello(_) if inbound.plaintext => return plain(stream),
+            Sniffed::Hello(Some(asked)) if asked.requests => {}
+            Sniffed::Hello(_) => inside = Inside::OtherBytes,
             Sniffed::Silent | Sniffed::Unfinished => return Ok(None),
         }
     }
-    shake(stream, inbound, raw).await.map(Some)
+    shake(stream, inbound, inside).await.map(Some)
 }
 
-async fn shake(stream: TcpStream, inbound: &Inbound, raw: bool) -> io::Result<Taken> {
+async fn shake(stream: TcpStream, inbound: &Inbound, inside: Inside) -> io::Result<Taken> {
     let (config, own) = match &**inbound.secret.state() {
-        Ok(ready) => (Arc::clone(ready.server(raw).map_err(io::Error::other)?), ready.own.clone()),
+        Ok(ready) => (Arc::clone(ready.server(inside).map_err(io::Error::other)?), ready.own.clone()),
         Err(why) => return Err(io::Error::other(TlsFailure::Unusable(Arc::clone(why)))),
     };
     let shaken = timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await;

@@ -10,6 +10,7 @@ mod hello;
 mod originate;
 mod peek;
 mod peer;
+mod ready;
 mod secrets;
 mod serving;
 mod stream;
@@ -29,7 +30,8 @@ pub(crate) use hello::{Hello, RECORD, read as read_hello};
 pub(crate) use originate::{Security, unverified};
 pub(crate) use peek::{Sniffed, hello};
 pub(crate) use peer::{Parties, Peer, namespace};
-pub(crate) use secrets::{CertificateFile, Secret, Secrets};
+pub(crate) use ready::CertificateFile;
+pub(crate) use secrets::{Secret, Secrets};
 pub(crate) use stream::Stream;
 
 /// How long a client may take to its end of the handshake.

@@ -14,18 +14,42 @@ use rustls::{
 
 use super::{protocols, provider, verify::Verifier};
 
-/// For requests and for raw bytes.
-pub(super) type Servers = [Arc<ServerConfig>; 2];
+/// By what is inside.
+#[derive(Debug)]
+pub(super) struct Servers([Arc<ServerConfig>; 3]);
+
+/// What is inside of TLS, by which ALPN names are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Inside {
+    Requests,
+    Bytes,
+    /// The same of a client that names no version of HTTP: to a port that is not of the mesh it may speak what it likes.
+    OtherBytes,
+}
+
+impl Servers {
+    pub(super) fn of(&self, inside: Inside) -> &Arc<ServerConfig> {
+        let Self([requests, bytes, other]) = self;
+        match inside {
+            Inside::Requests => requests,
+            Inside::Bytes => bytes,
+            Inside::OtherBytes => other,
+        }
+    }
+}
 
 /// Istio's names, and the standard ones of requests.
 pub(super) fn mesh(verifier: &Arc<Verifier>, pair: &Arc<CertifiedKey>) -> Result<Servers, Arc<str>> {
     let clients = Arc::clone(verifier) as Arc<_>;
-    let names: [&[&str]; 2] =
-        [&["h2", "http/1.1", "istio-h2", "istio-http/1.1", "istio-http/1.0", "istio"], &["istio"]];
+    let names: [&[&str]; 3] = [
+        &["h2", "http/1.1", "istio-h2", "istio-http/1.1", "istio-http/1.0", "istio"],
+        &["istio"],
+        &["istio"],
+    ];
     servers(Arc::clone(provider()), &[&TLS13, &TLS12], clients, pair, names)
 }
 
-/// The standard names; who is passed on as bytes may ask for any.
+/// The standard names, which gRPC insists on also where bytes are all that is seen of it (Istio `ALPNHttp`).
 pub(super) fn own(
     tls: &ServerTls,
     verifier: Verifier,
@@ -41,8 +65,10 @@ pub(super) fn own(
         .filter(|(version, _)| (tls.oldest..=tls.newest).contains(version))
         .map(|(_, version)| version)
         .collect();
-    servers(with(&tls.suites), &versions, clients, pair, [&["h2", "http/1.1"], &[]])
+    servers(with(&tls.suites), &versions, clients, pair, [&HTTP, &HTTP, &[]])
 }
+
+const HTTP: [&str; 2] = ["h2", "http/1.1"];
 
 /// The provider with these suites of TLS 1.2 alone.
 fn with(suites: &[CipherSuite]) -> Arc<CryptoProvider> {
@@ -72,7 +98,7 @@ fn servers(
     versions: &[&'static SupportedProtocolVersion],
     clients: Arc<dyn ClientCertVerifier>,
     pair: &Arc<CertifiedKey>,
-    names: [&[&str]; 2],
+    names: [&[&str]; 3],
 ) -> Result<Servers, Arc<str>> {
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
@@ -81,9 +107,9 @@ fn servers(
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(pair))));
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(names.map(|names| {
+    Ok(Servers(names.map(|names| {
         let mut config = config.clone();
         config.alpn_protocols = protocols(names);
         Arc::new(config)
-    }))
+    })))
 }
