@@ -39,9 +39,9 @@ HEADERS = [("user-agent", "e2e/1"), ("x-envoy-downstream-service-cluster", "shop
 
 
 class Receiver:
-    """OTLP over gRPC into lists of requests."""
+    """OTLP over gRPC into lists of requests, over TLS if there are credentials."""
 
-    def __init__(self):
+    def __init__(self, credentials=None):
         self.got = {"trace": [], "logs": [], "metrics": []}
         self.lock = threading.Lock()
         kinds = {
@@ -56,7 +56,9 @@ class Receiver:
             )
             full = f"opentelemetry.proto.collector.{name}"
             self.server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(full, {"Export": handler})])
-        self.address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
+        at = "127.0.0.1:0"
+        port = self.server.add_secure_port(at, credentials) if credentials else self.server.add_insecure_port(at)
+        self.address = f"127.0.0.1:{port}"
         self.server.start()
 
     def handler(self, kind, answer):

@@ -13,7 +13,8 @@ UNTRACED = "enableTracing: false\n"
 class Outrigger(Program):
     """Outrigger with these documents, and a listener on `PORT`; where it really binds is the system's choice.
 
-    `more` are ports with listeners of their own, and what they carry; `ingress` are inbound ones in front of an address.
+    `more` are ports with listeners of their own, and what they carry; `ingress` are inbound ones in front of an address,
+    with TLS of their own if there is a fourth part.
     `identity` is a folder with a certificate, its key and the roots.
     """
 
@@ -69,11 +70,12 @@ metadata: { name: default }
 spec:
 """
     text += "  ingress:\n" if ingress else ""
-    for number, protocol, address in ingress:
+    for number, protocol, address, *tls in ingress:
         text += f"""  - port: {{ number: {number}, name: in-{number}, protocol: {protocol} }}
     bind: 127.0.0.1
     defaultEndpoint: "{address}"
 """
+        text += f"    tls: {tls[0]}\n" if tls else ""
     text += "  egress:\n"
     for number, protocol in ports:
         text += f"""  - port: {{ number: {number}, name: port-{number}, protocol: {protocol} }}

@@ -174,9 +174,9 @@ def ask(address, headers=(), host="web"):
 
 def mutual(name, address, protocol, number):
     """A service whose endpoint has a sidecar."""
-    return service(name, [(address, "v1")], protocol, number).replace(
-        "version: v1", "version: v1, security.istio.io/tlsMode: istio"
-    )
+    text = service(name, [(address, "v1")], protocol, number)
+    text = text.replace("version: v1", "version: v1, security.istio.io/tlsMode: istio")
+    return text.replace("  resolution:", "  location: MESH_INTERNAL\n  resolution:")
 
 
 def peers(mode):

@@ -52,9 +52,20 @@ pub(crate) struct Service {
     pub(crate) headless: bool,
     /// Endpoints that are near come first, unless a rule says otherwise.
     pub(crate) close: bool,
+    /// `None`: Kubernetes defines it.
+    pub(crate) entry: Option<Entry>,
     /// How its endpoints are found.
     pub(crate) resolution: Resolution,
     pub(crate) origin: Origin,
+}
+
+/// What a `ServiceEntry` says of those who serve its hosts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// They are no part of the mesh.
+    pub(crate) external: bool,
+    /// The names that their certificates have.
+    pub(crate) subjects: Box<[Arc<str>]>,
 }
 
 impl PartialEq for Service {
@@ -104,6 +115,7 @@ impl Service {
             ports,
             headless,
             close,
+            entry,
             resolution,
             origin,
             endpoints: _,
@@ -112,7 +124,12 @@ impl Service {
         (host, meta, addresses, ports) == (&other.host, &other.meta, &other.addresses, &other.ports)
             && *allocated == other.allocated
             && (ranges, headless, close) == (&other.ranges, &other.headless, &other.close)
-            && (resolution, origin) == (&other.resolution, &other.origin)
+            && (entry, resolution, origin) == (&other.entry, &other.resolution, &other.origin)
+    }
+
+    /// Who serves it is no part of the mesh.
+    pub(crate) fn is_external(&self) -> bool {
+        self.entry.as_ref().is_some_and(|entry| entry.external)
     }
 
     /// Its own addresses, one by one.
@@ -154,7 +171,7 @@ impl Service {
                 labels: workload.labels.clone(),
                 locality: workload.locality(),
                 priority: 0,
-                mutual: false,
+                mutual: workload.has_sidecar(),
             })
         });
         endpoints.collect()
@@ -243,6 +260,7 @@ impl Registry {
                 without_pod: 0,
                 headless: false,
                 close: false,
+                entry: Some(Entry { external: !entry.internal, subjects: entry.subjects.clone() }),
                 resolution: entry.resolution.value,
                 origin: entry.meta.origin(host.span),
             };

@@ -103,6 +103,7 @@ fn receiver() -> Destination {
         name: "bench".into(),
         host: "none.invalid".into(),
         port: 4317,
+        tls: None,
         cluster: None,
         protocol: OtlpProtocol::Grpc,
         headers: HeaderMap::new(),

@@ -316,13 +316,21 @@ impl<'a> Compiler<'a> {
         tables: &mut Vec<RouteTable>,
     ) -> Captured {
         let mut ports = HashMap::new();
+        let (peers, node, mesh) = (self.peers, self.node, self.mesh);
+        let apart = peers.ports(&node.namespace, &node.labels);
+        let mut apart: BTreeMap<_, _> =
+            apart.map(|port| (port, tls::inbound(peers, Some(port), node, mesh))).collect();
         if let Some(sidecar) = sidecar {
             for (ingress, owner) in sidecar.ingress.iter().zip(&by_endpoint.owners) {
                 if ingress.captured && self.is_carried(ingress.port.protocol, ingress.span) {
                     let origin = sidecar.meta.origin(ingress.span);
                     let pool = ingress.pool.as_ref().or(sidecar.inbound_pool.as_ref());
-                    let cluster = self.inbound(ingress, pool, owner, origin.clone());
-                    let (number, protocol) = (ingress.port.number, ingress.port.protocol);
+                    let number = ingress.port.number;
+                    let (tls, protocol) = self.ended(ingress);
+                    if ingress.tls.is_some() {
+                        apart.insert(number, tls);
+                    }
+                    let cluster = self.inbound(ingress, protocol, pool, owner, origin.clone());
                     ports.insert(number, self.inbound_chain(number, protocol, cluster, &origin, tables));
                 }
             }
@@ -337,15 +345,12 @@ impl<'a> Compiler<'a> {
             }
         }
         let passthrough = self.inbound_passthrough(origin);
-        let (peers, node, mesh) = (self.peers, self.node, self.mesh);
-        let apart = peers.ports(&node.namespace, &node.labels);
-        let apart = apart.map(|port| (port, tls::inbound(peers, Some(port), node, mesh)));
         Captured {
             destinations: HashMap::new(),
             ports,
             last_resort: self.inbound_chain(0, PortProtocol::Sniffed, passthrough, origin, tables),
             detection: self.mesh.detection,
-            tls: apart.collect(),
+            tls: apart,
         }
     }
 

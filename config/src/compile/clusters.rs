@@ -23,6 +23,7 @@ use crate::{
         destination_rule::{Blocks, DestinationRule, Subset},
         locality::LocalitySetting,
         mesh::Mesh,
+        peer_authentication::PeerMode,
         service_entry::Resolution,
         sidecar::{Ingress, Sidecar},
     },
@@ -180,10 +181,11 @@ fn build(from: &Inputs, node: &Node, number: u16, subset: &str) -> Option<Cluste
     let name = subset.map_or("", |subset| &subset.name);
     let all = Labels::new();
     let mut endpoints = service.endpoints(port, subset.map_or(&all, |subset| &subset.labels));
-    for endpoint in &mut endpoints {
+    for endpoint in endpoints.iter_mut().filter(|endpoint| endpoint.mutual) {
         let (namespace, number) = (&service.meta.namespace, endpoint.address.port());
-        if tls::takes_mutual(peers, namespace, &endpoint.labels, number) {
-            Arc::make_mut(endpoint).mutual = true;
+        let refused = || peers.mode(namespace, &endpoint.labels, Some(number)) == PeerMode::Disable;
+        if service.is_external() || refused() {
+            Arc::make_mut(endpoint).mutual = false;
         }
     }
     let own = blocks.load_balancer.as_ref().and_then(|block| block.locality.as_ref());
@@ -226,7 +228,7 @@ fn build(from: &Inputs, node: &Node, number: u16, subset: &str) -> Option<Cluste
         warmup: blocks.load_balancer.as_ref().and_then(|block| block.warmup),
         retry_budget: blocks.retry_budget,
         balancer: blocks.load_balancer.map_or(Balancer::LeastRequest, |block| block.balancer),
-        tls: tls::upstream(blocks.tls.as_ref(), &cluster.service, node, mesh),
+        tls: tls::upstream(blocks.tls.as_ref(), service, &cluster.service, node, mesh),
         panic_threshold: blocks.outlier.as_ref().map_or(0, |detection| detection.panic_threshold),
         outlier: blocks.outlier.map(|detection| detection.outlier),
         ..cluster
@@ -364,10 +366,11 @@ impl Compiler<'_> {
         self.add_bare(Cluster { discovery, source, ..cluster })
     }
 
-    /// The workload itself, behind an ingress listener. Of a rule only the pool counts here.
+    /// The workload itself, behind an ingress listener, where this is spoken. Of a rule only the pool counts here.
     pub(crate) fn inbound(
         &mut self,
         ingress: &Ingress,
+        protocol: PortProtocol,
         pool: Option<&ConnectionPool>,
         owner: &Owner,
         origin: Origin,
@@ -397,7 +400,6 @@ impl Compiler<'_> {
         };
         let of_rule = self.own_pool(owner);
         let pool = pool.or(of_rule.as_ref()).cloned().unwrap_or_default();
-        let protocol = ingress.port.protocol;
         let cluster = self.inbound_cluster(ingress.port.number, service, protocol, &pool, origin);
         // Rules of the kernel lead the proxy's own calls to the pod's address back to it, but for those of this source.
         let own = node.interception.is_on() && !endpoint.address.ip().is_loopback();

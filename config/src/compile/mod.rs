@@ -39,7 +39,7 @@ use crate::{
     istio::{
         PortProtocol, envoy_filter,
         mesh::Mesh,
-        sidecar::{self, Door, OutboundMode, Sidecar},
+        sidecar::{self, Door, Ingress, OutboundMode, Sidecar},
     },
     lint,
     registry::{Registry, View},
@@ -87,6 +87,7 @@ pub(crate) fn compile(
     let peers = known.and_then(|known| known.peers(&resources, &mesh)).unwrap_or_else(|| {
         Arc::new(PeerPolicies::new(&resources.peer_authentications, &mesh.root_namespace))
     });
+    PeerPolicies::check(&resources.peer_authentications, &mesh.root_namespace, sink);
     let by_endpoint = ByEndpoint::of(sidecar, &registry, node);
     let alike = known.filter(|known| known.is_alike(&resources, &mesh, &peers, &registry, &by_endpoint));
     for filter in &resources.envoy_filters {
@@ -231,18 +232,38 @@ impl Compiler<'_> {
             if ingress.captured || !self.is_carried(port.protocol, ingress.span) {
                 continue;
             }
+            let (tls, protocol) = self.ended(ingress);
             let origin = sidecar.meta.origin(ingress.span);
             let pool = ingress.pool.as_ref().or(sidecar.inbound_pool.as_ref());
-            let cluster = self.inbound(ingress, pool, owner, origin.clone());
-            let carried = match port.protocol.is_http() {
-                true => Carried::Http(table(
-                    self.inbound_table(port.number, port.protocol, cluster, &origin),
-                    tables,
-                )),
+            let cluster = self.inbound(ingress, protocol, pool, owner, origin.clone());
+            let carried = match protocol.is_http() {
+                true => {
+                    Carried::Http(table(self.inbound_table(port.number, protocol, cluster, &origin), tables))
+                }
                 false => Carried::Tcp(Box::new(lone_tcp(cluster, origin.clone()))),
             };
-            let tls = tls::inbound(self.peers, Some(port.number), self.node, self.mesh);
             self.listen(ingress.bind, tls, Direction::Inbound, carried, origin, listeners);
+        }
+    }
+
+    /// What TLS ends at an ingress listener, and what is spoken inside. Istio: a port has TLS of its own where it takes no
+    /// mutual TLS of the mesh.
+    fn ended(&mut self, ingress: &Ingress) -> (InboundTls, PortProtocol) {
+        let mesh = tls::inbound(self.peers, Some(ingress.port.number), self.node, self.mesh);
+        match &ingress.tls {
+            Some(own) if mesh == InboundTls::Off => (InboundTls::Own(Arc::clone(&own.settings)), own.inside),
+            Some(own) => {
+                let mode = if matches!(mesh, InboundTls::Strict(_)) { "STRICT" } else { "PERMISSIVE" };
+                let message = format!("the port takes mutual TLS of the mesh: PeerAuthentication is {mode}");
+                let found = self.sink.report(Code::NoEffect, own.span, message);
+                found.label("has no effect").help(format!(
+                    "add a PeerAuthentication with a selector for this workload, and \
+                     `portLevelMtls: {{ {}: {{ mode: DISABLE }} }}`",
+                    ingress.port.number
+                ));
+                (mesh, ingress.port.protocol)
+            }
+            None => (mesh, ingress.port.protocol),
         }
     }
 

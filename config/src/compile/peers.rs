@@ -8,6 +8,8 @@ use crate::{
         peer_authentication::{PeerAuthentication, PeerMode},
         selects,
     },
+    report::Code,
+    sink::Sink,
 };
 
 /// All policies, the oldest first.
@@ -57,6 +59,18 @@ impl PeerPolicies {
     pub(super) fn ports(&self, namespace: &str, labels: &Labels) -> impl Iterator<Item = u16> {
         let policy = self.selecting(namespace, labels);
         policy.into_iter().flat_map(|policy| policy.ports.iter().map(|(port, _)| *port))
+    }
+
+    /// Istio takes a policy with a selector in the root namespace, and says nothing: it counts for nobody.
+    pub(super) fn check(written: &[Arc<PeerAuthentication>], root_namespace: &str, sink: &mut Sink) {
+        let in_root = written.iter().filter(|policy| *policy.meta.namespace == *root_namespace);
+        for policy in in_root.filter(|policy| policy.selector.is_some()) {
+            let message = format!("{} selects nobody", policy.meta.resource());
+            let found = sink.report(Code::NoEffect, policy.meta.span, message);
+            found.label("has no effect");
+            found.note(format!("in the root namespace `{root_namespace}` a policy is for the whole mesh"));
+            found.help("write it in the namespace of the workload, or leave the selector out");
+        }
     }
 
     fn selecting(&self, namespace: &str, labels: &Labels) -> Option<&PeerAuthentication> {

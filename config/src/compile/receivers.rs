@@ -101,6 +101,7 @@ impl<'a> Compiler<'a> {
             name: Arc::clone(&provider.name),
             host: receiver.host.value.as_ref().into(),
             port: receiver.port.value,
+            tls: None,
             cluster,
             protocol: receiver.protocol.clone(),
             headers: receiver.headers.clone(),
@@ -110,10 +111,14 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    /// An `OTEL_*` receiver, which may well be outside of the mesh.
+    /// An `OTEL_*` receiver, which may well be outside of the mesh. One of `https` has TLS of its own to the end, whatever
+    /// the rules say of a service of its name.
     pub(super) fn resolved(&mut self, said: Option<&Destination>) -> Option<Arc<Destination>> {
         let said = said?.clone();
-        let cluster = self.cluster_of(None, &said.host, said.port);
+        let cluster = match said.tls {
+            Some(_) => None,
+            None => self.cluster_of(None, &said.host, said.port),
+        };
         Some(self.shared(Destination { cluster, ..said }))
     }
 

@@ -116,9 +116,8 @@ impl Cluster {
     }
 
     /// Whether it is automatic is told where that makes a difference.
-    fn tls_mode(&self) -> Value {
-        let any = self.endpoints.iter().any(|endpoint| endpoint.mutual)
-            || matches!(&self.discovery, Discovery::Dns(dns) if dns.targets.iter().any(Target::takes_mutual));
+    pub(crate) fn tls_mode(&self) -> Value {
+        let any = self.takes_mutual();
         match &self.tls {
             UpstreamTls::On(tls) => client_tls(tls),
             UpstreamTls::Auto(_) if any => "AUTO".into(),

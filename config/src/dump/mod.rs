@@ -8,7 +8,7 @@ mod cluster;
 pub(crate) mod observation;
 pub(crate) mod route;
 pub(crate) mod tcp;
-mod tls;
+pub(crate) mod tls;
 
 use std::time::Duration;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{object, put};
+use super::{object, put, tls::client_tls};
 use crate::{
     format::Format,
     snapshot::{
@@ -86,12 +86,14 @@ pub(crate) fn destination(to: &Destination) -> Value {
         OtlpProtocol::Grpc => "grpc".to_owned(),
         OtlpProtocol::Http { path } => format!("http {path}"),
     };
-    json!({
+    let mut out = object(json!({
         "name": &*to.name,
         "address": format!("{}:{}", to.host, to.port),
         "cluster": to.cluster.is_some(),
         "protocol": protocol,
         "timeout_ms": u64::try_from(to.timeout.as_millis()).unwrap_or(u64::MAX),
         "gzip": to.gzip,
-    })
+    }));
+    put(&mut out, "tls", to.tls.as_deref().map(client_tls).into());
+    Value::Object(out)
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{
     Bucket, Draws, Split, Verdict, json as shown,
     text::{Lines, direction},
+    tls,
     words::quoted,
 };
 use crate::{
@@ -121,7 +122,7 @@ impl<'s> ConnectionExplanation<'s> {
         json!({
             "connection": connection,
             "outcome": outcome,
-            "listener": { "name": &*self.listener.name, "origin": origin(&self.listener.origin) },
+            "listener": shown::listener(self.listener, self.listener.tls_to(self.destination)),
             "routes": routes.collect::<Vec<_>>(),
         })
     }
@@ -135,6 +136,9 @@ impl fmt::Display for ConnectionExplanation<'_> {
         let direction = direction(self.listener.direction);
         out.line("listener", &format!("{}, {direction}, of raw connections", self.listener.name))?;
         out.place(&self.listener.origin)?;
+        if let Some(text) = tls::inbound(self.listener.tls_to(self.destination)) {
+            out.line("tls", &text)?;
+        }
         let name = match &self.server_name {
             Some(name) => quoted(name),
             None if self.routes.by_server_name => {

@@ -11,8 +11,9 @@ use crate::{
     dump::{
         action::{cors, fault, hash, operations, percent, redirect, retry, rewrite},
         duration, object, origin, put,
+        tls::inbound_tls,
     },
-    snapshot::Discovery,
+    snapshot::{Discovery, InboundTls, Listener},
 };
 
 impl Explanation<'_> {
@@ -27,7 +28,7 @@ impl Explanation<'_> {
                 "path": self.asked.path,
             },
             "outcome": verdict(&self.verdict()),
-            "listener": { "name": &*self.listener.name, "origin": origin(&self.listener.origin) },
+            "listener": listener(self.listener, self.tls),
         }));
         let host = self.host.map(|host| {
             let (by, domain) = match host.domain {
@@ -49,6 +50,12 @@ impl Explanation<'_> {
         put(&mut out, "route", self.taken.as_ref().map(taken).into());
         Value::Object(out)
     }
+}
+
+pub(super) fn listener(listener: &Listener, tls: &InboundTls) -> Value {
+    let mut out = object(json!({ "name": &*listener.name, "origin": origin(&listener.origin) }));
+    put(&mut out, "tls", inbound_tls(tls));
+    Value::Object(out)
 }
 
 fn verdict(verdict: &Verdict<'_>) -> Value {
@@ -152,6 +159,7 @@ pub(super) fn place(place: &Place<'_>, out: &mut Map<String, Value>) {
     match place {
         Place::Known(cluster) => {
             put(out, "origin", origin(&cluster.origin));
+            put(out, "tls", cluster.tls_mode());
             if let Discovery::Dns(dns) = &cluster.discovery {
                 put(out, "looked_up", dns.names().map(|name| &**name).collect());
             }

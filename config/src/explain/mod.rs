@@ -7,6 +7,7 @@ mod connection;
 mod json;
 mod split;
 mod text;
+mod tls;
 mod trace;
 mod words;
 
@@ -90,7 +91,8 @@ pub fn explain<'s>(
         authority: request.authority.to_owned(),
         path: request.path_and_query.to_owned(),
     };
-    Some(Explanation { listener, asked, host, hints, passed, taken })
+    let tls = listener.tls_to(peers.local);
+    Some(Explanation { listener, tls, asked, host, hints, passed, taken })
 }
 
 /// The conditions up to the first that fails.

@@ -3,7 +3,7 @@
 use std::{fmt, fmt::Write as _, time::Duration};
 
 use super::{
-    ActionTrace, Explanation, ForwardTrace, Pick, Picked, Place, RouteTrace, Split, Taken,
+    ActionTrace, Explanation, ForwardTrace, Pick, Picked, Place, RouteTrace, Split, Taken, tls,
     words::{self, quoted},
 };
 use crate::{
@@ -24,6 +24,9 @@ impl fmt::Display for Explanation<'_> {
         let direction = direction(self.listener.direction);
         out.line("listener", &format!("{}, {direction}", self.listener.name))?;
         out.place(&self.listener.origin)?;
+        if let Some(text) = tls::inbound(self.tls) {
+            out.line("tls", &text)?;
+        }
         match self.host {
             None => out.line("virtual host", &format!("none has {}", quoted(&asked.authority)))?,
             Some(host) => {
@@ -236,7 +239,13 @@ impl Lines<'_, '_> {
 
     fn target(&mut self, place: &Place<'_>) -> fmt::Result {
         match place {
-            Place::Known(cluster) => self.place(&cluster.origin),
+            Place::Known(cluster) => {
+                self.place(&cluster.origin)?;
+                match tls::upstream(cluster) {
+                    Some(text) => self.line("tls", &text),
+                    None => Ok(()),
+                }
+            }
             Place::Missing { why, .. } => self.more(&format!("MISSING: {why}")),
         }
     }

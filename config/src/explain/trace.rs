@@ -9,8 +9,8 @@ use super::Split;
 use crate::{
     decide::Domain,
     snapshot::{
-        AbortStatus, Cluster, Cors, DirectResponse, FaultAbort, FaultDelay, Forward, HashPolicy, Listener,
-        Mirror, Redirect, Route, VirtualHost, WeightedCluster,
+        AbortStatus, Cluster, Cors, DirectResponse, FaultAbort, FaultDelay, Forward, HashPolicy, InboundTls,
+        Listener, Mirror, Redirect, Route, VirtualHost, WeightedCluster,
     },
 };
 
@@ -19,6 +19,8 @@ use crate::{
 pub struct Explanation<'s> {
     /// Where it came in.
     pub listener: &'s Listener,
+    /// How the connection was taken there.
+    pub tls: &'s InboundTls,
     /// The request as it was decided on.
     pub asked: Asked,
     /// The virtual host of its authority.

@@ -58,8 +58,7 @@ pub(crate) static CLIENT_TLS: Message = Message {
 const FILES: [&str; 4] = ["clientCertificate", "privateKey", "caCertificates", "caCrl"];
 
 pub(crate) fn client_tls(block: &Object<'_>, sink: &mut Sink) -> ClientTls {
-    let file =
-        |field: &str| block.text(field).filter(|path| !path.value.is_empty()).map(|path| path.value.into());
+    let file = |field: &str| path_of(block, field);
     let mode = block.text("mode").map_or("DISABLE", |mode| mode.value);
     let names = Names { sni: file("sni"), subjects: subjects(block, sink) };
     match mode {
@@ -82,7 +81,13 @@ pub(crate) fn client_tls(block: &Object<'_>, sink: &mut Sink) -> ClientTls {
     }
 }
 
-fn subjects(block: &Object<'_>, sink: &mut Sink) -> Box<[Arc<str>]> {
+/// One that is empty counts as not written.
+pub(super) fn path_of(block: &Object<'_>, field: &str) -> Option<Arc<str>> {
+    block.text(field).filter(|path| !path.value.is_empty()).map(|path| path.value.into())
+}
+
+/// Names that a server may have, in a rule and in a `ServiceEntry`.
+pub(super) fn subjects(block: &Object<'_>, sink: &mut Sink) -> Box<[Arc<str>]> {
     let written = block.texts("subjectAltNames");
     for name in written.iter().filter(|name| name.value.is_empty() || name.value.contains('*')) {
         let message = format!("`{}` is nobody's name: names are compared as they stand", name.value);
@@ -122,7 +127,7 @@ fn trust(block: &Object<'_>, mode: &str, sink: &mut Sink) -> Trust {
     Trust::Nobody
 }
 
-fn warn_useless(block: &Object<'_>, mode: &str, fields: &[&str], sink: &mut Sink) {
+pub(super) fn warn_useless(block: &Object<'_>, mode: &str, fields: &[&str], sink: &mut Sink) {
     for field in fields.iter().filter(|field| block.has(field)) {
         let message = format!("mode {mode} makes no use of `{field}`");
         sink.report(Code::SchemaWarning, block.key_span(field), message).label("has no effect");

@@ -4,28 +4,6 @@
 use super::locality::FAILOVER;
 use crate::fields::{Message, Type, later};
 
-pub(super) static SERVER_TLS: Message = Message {
-    name: "ServerTLSSettings",
-    fields: &[
-        later("httpsRedirect", Type::Bool),
-        later("mode", Type::Text),
-        later("serverCertificate", Type::Text),
-        later("privateKey", Type::Text),
-        later("caCertificates", Type::Text),
-        later("caCrl", Type::Text),
-        later("credentialName", Type::Text),
-        later("credentialNames", Type::List(&Type::Text)),
-        later("caCertCredentialName", Type::Text),
-        later("tlsCertificates", Type::Any),
-        later("subjectAltNames", Type::List(&Type::Text)),
-        later("verifyCertificateSpki", Type::List(&Type::Text)),
-        later("verifyCertificateHash", Type::List(&Type::Text)),
-        later("minProtocolVersion", Type::Text),
-        later("maxProtocolVersion", Type::Text),
-        later("cipherSuites", Type::List(&Type::Text)),
-    ],
-};
-
 pub(super) static ZONE_AWARE: Message = Message {
     name: "ZoneAwareLoadBalancerSetting",
     fields: &[

@@ -30,6 +30,7 @@ pub(crate) mod redirect;
 pub(crate) mod retries;
 pub(crate) mod retry_budget;
 pub(crate) mod rewrite;
+mod server_tls;
 pub(crate) mod service_entry;
 mod service_entry_checks;
 pub(crate) mod sidecar;
@@ -354,8 +355,7 @@ impl PortProtocol {
 
 /// `protocol` as far as it is known, else the prefix of the port's name (Istio's `ParsePortName`).
 pub(crate) fn protocol_of(name: &str, protocol: &str) -> PortProtocol {
-    let word = if protocol.is_empty() { name.split('-').next().unwrap_or_default() } else { protocol };
-    match word.to_ascii_lowercase().as_str() {
+    match protocol_word(name, protocol).as_str() {
         "http" => PortProtocol::Http1,
         "grpc" if name.to_ascii_lowercase().starts_with("grpc-web") => PortProtocol::Http1,
         "http2" | "grpc" => PortProtocol::Http2,
@@ -365,6 +365,12 @@ pub(crate) fn protocol_of(name: &str, protocol: &str) -> PortProtocol {
         "udp" => PortProtocol::Udp,
         _ => PortProtocol::Sniffed,
     }
+}
+
+/// In lower case.
+fn protocol_word(name: &str, protocol: &str) -> String {
+    let word = if protocol.is_empty() { name.split('-').next().unwrap_or_default() } else { protocol };
+    word.to_ascii_lowercase()
 }
 
 /// Reads `metadata` and checks it; fields that Kubernetes adds are of no interest.

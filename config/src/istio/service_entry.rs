@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use super::{
-    Exports, Meta, PORT, PortProtocol, SELECTOR, check_labels, check_name, port, protocol_of, selector,
-    service_entry_checks,
+    Exports, Meta, PORT, PortProtocol, SELECTOR, check_labels, check_name, client_tls::subjects, port,
+    protocol_of, selector, service_entry_checks,
 };
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
@@ -26,8 +26,10 @@ pub(crate) struct ServiceEntry {
     /// With the ports at which they serve the entry's.
     pub(crate) endpoints: Arc<[Workload]>,
     pub(crate) selector: Option<Labels>,
-    /// `MESH_INTERNAL`: the selector selects pods too.
+    /// `MESH_INTERNAL`: the selector selects pods too, and mutual TLS is automatic.
     pub(crate) internal: bool,
+    /// `subjectAltNames`
+    pub(crate) subjects: Box<[Arc<str>]>,
     pub(crate) exports: Exports,
 }
 
@@ -40,6 +42,7 @@ impl ServiceEntry {
             labels: Labels::new(),
             weight: 1,
             locality: None,
+            account: Account::None,
             span: host.span,
         };
         Workload { ports: served_by(&self.ports, &workload), ..workload }
@@ -95,10 +98,29 @@ pub(crate) struct Workload {
     pub(crate) weight: u32,
     /// As written.
     pub(crate) locality: Option<Locality>,
+    pub(crate) account: Account,
     pub(crate) span: Span,
 }
 
+/// The service account that a workload's certificate names, as far as documents say it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Account {
+    Named(Arc<str>),
+    /// None is written where one could be: `serviceAccount` of an endpoint.
+    None,
+    /// A pod has one, which is not read.
+    Unknown,
+}
+
 impl Workload {
+    /// Whether it has a sidecar that takes mutual TLS. Istio: the label says it; without one, whoever has an account.
+    pub(crate) fn has_sidecar(&self) -> bool {
+        match self.labels.get("security.istio.io/tlsMode") {
+            Some(mode) => **mode == *"istio",
+            None => matches!(self.account, Account::Named(_)),
+        }
+    }
+
     /// The field, else the label of Istio.
     pub(crate) fn locality(&self) -> Locality {
         let label = || self.labels.get("istio-locality").map(|value| Locality::of_label(value));
@@ -125,11 +147,7 @@ pub(crate) static SERVICE_ENTRY: Message = Message {
         yes("endpoints", Type::List(&Type::Object(&WORKLOAD_ENTRY)), "the_seed_compiles"),
         yes("workloadSelector", Type::Object(&SELECTOR), "workload_entries_are_selected_by_label"),
         yes("exportTo", Type::List(&Type::Text), "exports_limit_who_sees_a_resource"),
-        warned(
-            "subjectAltNames",
-            Type::List(&Type::Text),
-            "name them in the DestinationRule: `tls: { subjectAltNames: [...] }`",
-        ),
+        yes("subjectAltNames", Type::List(&Type::Text), "servers_have_the_names_that_their_entry_says"),
     ],
 };
 
@@ -142,12 +160,7 @@ pub(crate) static WORKLOAD_ENTRY: Message = Message {
         yes("weight", Type::Int, "endpoint_weights_are_kept"),
         warned("network", Type::Text, "all endpoints are taken to be reachable"),
         yes("locality", Type::Text, "endpoints_have_localities"),
-        warned(
-            "serviceAccount",
-            Type::Text,
-            "every workload of the trust domain is believed: name those of the service in the DestinationRule, \
-             `tls: { subjectAltNames: [...] }`",
-        ),
+        yes("serviceAccount", Type::Text, "an_endpoint_with_a_service_account_takes_mutual_tls"),
     ],
 };
 
@@ -200,6 +213,12 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> ServiceEnt
     let endpoints = entries.iter().filter_map(|entry| workload(entry, named, sink));
     let endpoints: Arc<[_]> =
         endpoints.map(|workload| Workload { ports: served_by(&ports, &workload), ..workload }).collect();
+    let internal = spec.text("location").is_some_and(|location| location.value == "MESH_INTERNAL");
+    if !internal && let Some(mutual) = endpoints.iter().find(|endpoint| endpoint.has_sidecar()) {
+        let message = "mutual TLS is not automatic outside of the mesh, which is the default of `location`";
+        let found = sink.report(Code::NoEffect, mutual.span, message);
+        found.label("is spoken to as if it had no sidecar").help("write `location: MESH_INTERNAL`");
+    }
     let (addresses, ranges) = addresses(spec, sink);
     ServiceEntry {
         hosts,
@@ -209,7 +228,8 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> ServiceEnt
         resolution,
         endpoints,
         selector,
-        internal: spec.text("location").is_some_and(|location| location.value == "MESH_INTERNAL"),
+        internal,
+        subjects: subjects(spec, sink),
         exports: Exports::read(spec, &meta, sink),
         meta,
     }
@@ -287,12 +307,14 @@ fn workload(entry: &Object<'_>, named: bool, sink: &mut Sink) -> Option<Workload
     });
     check_labels(entry.entries("labels"), sink);
     let locality = entry.text("locality").filter(|text| !text.value.is_empty());
+    let account = entry.text("serviceAccount").filter(|text| !text.value.is_empty());
     Some(Workload {
         address,
         ports,
         labels: entry.labels("labels"),
         weight,
         locality: locality.map(|text| Locality::parse(text.value)),
+        account: account.map_or(Account::None, |text| Account::Named(text.value.into())),
         span: entry.span(),
     })
 }

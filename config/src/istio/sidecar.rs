@@ -10,7 +10,9 @@ use super::{
     connection_pool::{CONNECTION_POOL, ConnectionPool, connection_pool},
     destination::DESTINATION,
     imports::Imports,
-    later, selector, selects, sidecar_checks,
+    selector, selects,
+    server_tls::{IngressTls, SERVER_TLS, ingress_tls},
+    sidecar_checks,
 };
 use crate::{
     fields::{Labels, Message, Object, Spanned, Type, warned, yes},
@@ -69,6 +71,7 @@ pub(crate) struct Ingress {
     pub(crate) captured: bool,
     pub(crate) port: ServicePort,
     pub(crate) endpoint: SocketAddr,
+    pub(crate) tls: Option<IngressTls>,
     /// Before the `inboundConnectionPool` of all.
     pub(crate) pool: Option<ConnectionPool>,
     pub(crate) span: Span,
@@ -107,10 +110,10 @@ static INGRESS: Message = Message {
             "an_ingress_listener_takes_its_port_of_captured_traffic",
         ),
         yes("defaultEndpoint", Type::Text, "an_ingress_listener_forwards_to_its_endpoint"),
-        warned(
+        yes(
             "tls",
-            Type::Object(&later::SERVER_TLS),
-            "a listener takes mutual TLS as PeerAuthentication says, and no other",
+            Type::Object(&SERVER_TLS),
+            "an_ingress_listener_ends_tls_of_its_own_where_the_mesh_has_none",
         ),
         yes(
             "connectionPool",
@@ -265,7 +268,8 @@ fn ingress_listener(entry: &Object<'_>, node: &Node, sink: &mut Sink) -> Option<
         sink.report(Code::MissingField, entry.span(), "the ingress listener has no port");
         return None;
     };
-    let port = service_port(&port, sink)?;
+    let written = port;
+    let port = service_port(&written, sink)?;
     let Some(target) = entry.text("defaultEndpoint") else {
         let found =
             sink.report(Code::NotExecutable, entry.span(), "the ingress listener has no defaultEndpoint");
@@ -292,12 +296,16 @@ fn ingress_listener(entry: &Object<'_>, node: &Node, sink: &mut Sink) -> Option<
     let bind = bind(entry, IpAddr::V4(Ipv4Addr::UNSPECIFIED), sink)?;
     let bind = Spanned { value: SocketAddr::new(bind.value, port.number), span: bind.span };
     let pool = entry.object("connectionPool").map(|block| connection_pool(&block, sink));
+    let tls = match entry.object("tls") {
+        Some(block) => Some(ingress_tls(&block, &written, sink)?),
+        None => None,
+    };
     let captured = is_captured(entry, node);
     if let Some(mode) = entry.text("captureMode").filter(|mode| mode.value == "IPTABLES" && !captured) {
         let found = sink.report(Code::NotHonoured, mode.span, "traffic of this proxy is not captured");
         found.label("the listener is bound to its port");
     }
-    Some(Ingress { bind, captured, port, endpoint, pool, span: entry.span() })
+    Some(Ingress { bind, captured, port, endpoint, tls, pool, span: entry.span() })
 }
 
 fn is_localhost(ip: IpAddr) -> bool {

@@ -21,7 +21,7 @@ use crate::{
     fields::{Labels, Spanned},
     istio::{
         Meta,
-        service_entry::{Address, Resolution, Workload},
+        service_entry::{Account, Address, Resolution, Workload},
     },
     registry::{self, View, leave_names_out},
     report::Code,
@@ -124,6 +124,7 @@ fn alias(service: &Service, name: &Spanned<Address>) -> registry::Service {
         labels: Labels::new(),
         weight: 1,
         locality: None,
+        account: Account::None,
         span: name.span,
     };
     registry::Service {
@@ -137,6 +138,7 @@ fn alias(service: &Service, name: &Spanned<Address>) -> registry::Service {
         without_pod: 0,
         close: service.close,
         headless: false,
+        entry: None,
         resolution: Resolution::Dns { first_only: false },
         origin: service.meta.origin(service.meta.span),
     }
@@ -169,6 +171,7 @@ fn registered(
                     labels: pod.map(|pod| pod.meta.labels.clone()).unwrap_or_default(),
                     weight: 1,
                     locality: Some(locality.clone()).filter(|locality| !locality.is_empty()),
+                    account: Account::Unknown,
                     span: endpoint.span,
                 });
             }
@@ -194,6 +197,7 @@ fn registered(
         without_pod,
         headless: service.headless,
         close: service.close,
+        entry: None,
         resolution: Resolution::Static,
         origin: service.meta.origin(service.meta.span),
     }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use crate::{
     istio::{
         Meta,
-        service_entry::{Address, Workload},
+        service_entry::{Account, Address, Workload},
     },
     snapshot::Locality,
     yaml::Node,
@@ -50,6 +50,7 @@ impl Pod {
             labels: self.meta.labels.clone(),
             weight: 1,
             locality: Some(self.locality()).filter(|locality| !locality.is_empty()),
+            account: Account::Unknown,
             span: self.meta.span,
         })
     }

@@ -58,6 +58,15 @@ pub struct Cluster {
     pub origin: Origin,
 }
 
+impl Cluster {
+    /// Whether an endpoint takes Istio's mutual TLS, so that it makes a difference whether that is automatic.
+    #[must_use]
+    pub fn takes_mutual(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.mutual)
+            || matches!(&self.discovery, Discovery::Dns(dns) if dns.targets.iter().any(Target::takes_mutual))
+    }
+}
+
 /// The service that a cluster belongs to: labels of the metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, uri::PathAndQuery};
 
-use super::ClusterId;
+use super::{ClientTls, ClusterId};
 
 /// A receiver of one signal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub struct Destination {
     pub host: Arc<str>,
     /// Its port.
     pub port: u16,
+    /// TLS with it, where no cluster says how; such a receiver has none.
+    pub tls: Option<Arc<ClientTls>>,
     /// The service of the registry with this host and port: it is reached as requests are, through its cluster. `None`
     /// is looked up by DNS.
     pub cluster: Option<ClusterId>,

@@ -44,7 +44,8 @@ pub use settings::{
 };
 pub use tcp::{InvalidSubnet, Subnet, TcpCluster, TcpDestination, TcpRoute, TcpRoutes};
 pub use tls::{
-    ClientTls, Credentials, Identity, InboundTls, KeyFiles, ServerName, Trust, TrustDomains, UpstreamTls,
+    CipherSuite, ClientCertificates, ClientTls, Credentials, Identity, InboundTls, KeyFiles, ServerName,
+    ServerTls, TlsVersion, Trust, TrustDomains, UpstreamTls,
 };
 
 /// One whole configuration. Published by swapping an `Arc`; a request keeps the one it started with.

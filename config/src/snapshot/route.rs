@@ -76,6 +76,13 @@ impl Listener {
         }
     }
 
+    /// How connections to `destination` are taken.
+    #[must_use]
+    pub fn tls_to(&self, destination: SocketAddr) -> &InboundTls {
+        let apart = self.captured().and_then(|captured| captured.tls.get(&destination.port()));
+        apart.unwrap_or(&self.tls)
+    }
+
     /// What it carries of captured traffic, if that is what it is for.
     #[must_use]
     pub fn captured(&self) -> Option<&Captured> {

@@ -17,7 +17,7 @@ pub enum UpstreamTls {
 }
 
 /// TLS to the endpoints of a cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ClientTls {
     /// Who we are and whom we believe.
     pub credentials: Credentials,
@@ -112,7 +112,7 @@ impl TrustDomains {
     }
 }
 
-/// How connections are taken at a listener or port (Istio `PeerAuthentication`).
+/// How connections are taken at a listener or port (Istio `PeerAuthentication`, and `Sidecar.ingress.tls`).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum InboundTls {
     /// Bytes as they come (DISABLE); every outbound listener.
@@ -122,4 +122,95 @@ pub enum InboundTls {
     Permissive(TrustDomains),
     /// Mutual TLS alone (STRICT); nobody is served if the proxy has no identity.
     Strict(TrustDomains),
+    /// TLS of the port's own, alone (Istio `Sidecar.ingress.tls`); nobody is served without its files.
+    Own(Arc<ServerTls>),
+}
+
+/// TLS with clients that are not of the mesh (Istio `ServerTLSSettings`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ServerTls {
+    /// What clients are shown, and who vouches for them.
+    pub credentials: Credentials,
+    /// What becomes of their certificates.
+    pub clients: ClientCertificates,
+    /// Of the versions that are spoken.
+    pub oldest: TlsVersion,
+    /// Not before `oldest`.
+    pub newest: TlsVersion,
+    /// Of TLS 1.2, all if it is empty; TLS 1.3 has its own.
+    pub suites: Box<[CipherSuite]>,
+}
+
+/// What becomes of the certificate of a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ClientCertificates {
+    /// None is asked for (SIMPLE).
+    Ignored,
+    /// One that is shown has to be good (OPTIONAL_MUTUAL).
+    Verified,
+    /// Without a good one nobody is served (MUTUAL).
+    Required,
+}
+
+impl ClientCertificates {
+    /// The mode, as Istio calls it.
+    #[must_use]
+    pub const fn mode(self) -> &'static str {
+        match self {
+            Self::Ignored => "SIMPLE",
+            Self::Verified => "OPTIONAL_MUTUAL",
+            Self::Required => "MUTUAL",
+        }
+    }
+}
+
+/// The versions of TLS that are spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TlsVersion {
+    /// TLS 1.2
+    V1_2,
+    /// TLS 1.3
+    V1_3,
+}
+
+/// What encrypts TLS 1.2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CipherSuite {
+    /// For ECDSA certificates.
+    EcdsaAes128,
+    /// For RSA certificates.
+    RsaAes128,
+    /// For ECDSA certificates.
+    EcdsaAes256,
+    /// For RSA certificates.
+    RsaAes256,
+    /// For ECDSA certificates.
+    EcdsaChacha20,
+    /// For RSA certificates.
+    RsaChacha20,
+}
+
+impl CipherSuite {
+    /// All that are spoken.
+    pub const ALL: [Self; 6] = [
+        Self::EcdsaAes128,
+        Self::RsaAes128,
+        Self::EcdsaAes256,
+        Self::RsaAes256,
+        Self::EcdsaChacha20,
+        Self::RsaChacha20,
+    ];
+
+    /// Its name in OpenSSL, Envoy and Istio.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::EcdsaAes128 => "ECDHE-ECDSA-AES128-GCM-SHA256",
+            Self::RsaAes128 => "ECDHE-RSA-AES128-GCM-SHA256",
+            Self::EcdsaAes256 => "ECDHE-ECDSA-AES256-GCM-SHA384",
+            Self::RsaAes256 => "ECDHE-RSA-AES256-GCM-SHA384",
+            Self::EcdsaChacha20 => "ECDHE-ECDSA-CHACHA20-POLY1305",
+            Self::RsaChacha20 => "ECDHE-RSA-CHACHA20-POLY1305",
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use outrigger_config::compatibility::compatibility_markdown;
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/compatibility.md");
-const TESTS: [&str; 20] = [
+const TESTS: [&str; 21] = [
     include_str!("access_logs.rs"),
     include_str!("actions.rs"),
     include_str!("capture.rs"),
@@ -19,6 +19,7 @@ const TESTS: [&str; 20] = [
     include_str!("receivers.rs"),
     include_str!("registry.rs"),
     include_str!("routes.rs"),
+    include_str!("server_tls.rs"),
     include_str!("sidecars.rs"),
     include_str!("tcp.rs"),
     include_str!("telemetry.rs"),

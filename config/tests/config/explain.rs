@@ -304,3 +304,77 @@ fn a_server_name_is_told_where_routes_ask_for_one() {
     let unnamed = connection(&snapshot, "127.0.0.1:7000", None, None);
     assert_eq!(unnamed.outcome(), "PassthroughCluster");
 }
+
+/// Lines of TLS of a request to `reviews` under this rule.
+fn secured(mesh: &str, tls: &str) -> (Vec<String>, Value) {
+    let rule = rule(&format!("  trafficPolicy: {{ {tls} }}"));
+    let snapshot = snapshot(&[mesh, &rule]);
+    let explained = explained(&snapshot, 8080, &Request::to("reviews"), None);
+    let text = explained.to_string();
+    let lines = text.lines().filter_map(|line| line.strip_prefix("tls           ")).map(str::to_owned);
+    let json = explained.to_json()["route"]["forward"]["destinations"][0]["tls"].clone();
+    (lines.collect(), json)
+}
+
+#[test]
+fn how_endpoints_are_spoken_to_is_told_where_it_is_not_in_plain_text() {
+    let internal = MESH.replace("  resolution: STATIC", "  location: MESH_INTERNAL\n  resolution: STATIC");
+    let mutual = internal.replace("version: v1", "version: v1, security.istio.io/tlsMode: istio");
+    let sni = "outbound_.8080_._.reviews.observability.svc.cluster.local";
+    // A policy that says nothing of TLS.
+    const NOTHING: &str = "loadBalancer: { simple: ROUND_ROBIN }";
+    let said = |mesh: &str, tls: &str| secured(mesh, tls).0;
+    assert_eq!(secured(&internal, NOTHING), (vec![], Value::Null));
+    assert_eq!(
+        secured(&mutual, NOTHING),
+        (
+            vec![format!(
+                "automatic with endpoints that have a sidecar, ISTIO_MUTUAL: asks for `{sni}`, expects any \
+                 workload of cluster.local"
+            )],
+            "AUTO".into()
+        )
+    );
+    assert_eq!(said(&mutual, "tls: { mode: DISABLE }"), ["DISABLE: plain text, also with a sidecar"]);
+    let (lines, json) = secured(MESH, "tls: { mode: SIMPLE, subjectAltNames: [a, b] }");
+    assert_eq!(lines, ["SIMPLE: asks for the host of the request, expects a or b"]);
+    assert_eq!(json["match_subject_alt_names"], serde_json::json!(["a", "b"]));
+    assert_eq!(
+        said(MESH, "tls: { mode: MUTUAL, clientCertificate: /c, privateKey: /k, sni: s }"),
+        ["MUTUAL: asks for `s`, shows /c, expects who has that name"]
+    );
+    let tls = "tls: { mode: SIMPLE, insecureSkipVerify: true }";
+    assert_eq!(
+        said(MESH, tls),
+        ["SIMPLE: asks for the host of the request, expects anybody: nothing is verified"]
+    );
+}
+
+#[test]
+fn how_clients_are_taken_is_told() {
+    let ingress = "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: { name: in }\nspec:\n  ingress:\n  \
+        - { port: { number: 7070, name: http }, defaultEndpoint: '127.0.0.1:70' }\n  \
+        - { port: { number: 7071, name: tcp }, defaultEndpoint: '127.0.0.1:71' }\n";
+    let said = |mode: &str| {
+        let policy = format!(
+            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{ name: a }}\n\
+             spec: {{ mtls: {{ mode: {mode} }} }}\n"
+        );
+        let snapshot = snapshot(&[ingress, &policy]);
+        let of_requests = explained(&snapshot, 7070, &Request::to("web"), None);
+        let peers = Peers { local: "127.0.0.1:7071".parse().unwrap(), ..peers() };
+        let of_bytes = explain_connection(&snapshot, &snapshot.listeners[1], None, peers, None).unwrap();
+        assert_eq!(of_requests.to_json()["listener"]["tls"], of_bytes.to_json()["listener"]["tls"]);
+        let line = |text: String| {
+            text.lines().find_map(|line| line.strip_prefix("tls           ")).map(str::to_owned)
+        };
+        let (one, other) = (line(of_requests.to_string()), line(of_bytes.to_string()));
+        assert_eq!(one, other);
+        one
+    };
+    assert_eq!(said("DISABLE"), None);
+    assert_eq!(said("STRICT").as_deref(), Some("STRICT: mutual TLS with workloads of cluster.local alone"));
+    assert!(
+        said("PERMISSIVE").unwrap().starts_with("PERMISSIVE: mutual TLS with workloads of cluster.local, or")
+    );
+}

@@ -29,6 +29,7 @@ mod reload;
 mod robust;
 mod routes;
 mod seed;
+mod server_tls;
 mod sidecars;
 mod tcp;
 mod telemetry;

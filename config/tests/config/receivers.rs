@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use outrigger_config::{
     LoadOptions,
     report::Code,
-    snapshot::{Destination, OtlpProtocol, Snapshot, TelemetryDefaults, Tracing},
+    snapshot::{
+        ClientTls, Credentials, Destination, Identity, OtlpProtocol, ServerName, Snapshot, TelemetryDefaults,
+        Tracing, Trust,
+    },
 };
 
 use crate::support::{
@@ -75,6 +78,20 @@ fn receivers_of_the_environment_are_looked_up_without_a_word() {
     assert_eq!(name(&snapshot.outbound.tracing.report), Some(outbound(8080, "", RATINGS)));
     assert_eq!(name(&snapshot.metrics), Some(outbound(9090, "", REVIEWS)));
     assert_eq!(snapshot.outbound.access_logs.len(), 1);
+    // Of `https` the receiver itself is asked who it is, whatever the rules say of its service.
+    let credentials = Credentials {
+        identity: Identity::Anonymous,
+        trust: Trust::System,
+        names: Box::default(),
+        revoked: None,
+    };
+    let tls = Some(Arc::new(ClientTls { credentials, server_name: ServerName::Is(REVIEWS.into()) }));
+    let secure = TelemetryDefaults {
+        metrics: Some(Destination { tls: tls.clone(), ..destination(REVIEWS, 9090) }),
+        ..TelemetryDefaults::default()
+    };
+    let metrics = quiet(&[], &LoadOptions { telemetry: secure, ..options() }).metrics.unwrap();
+    assert_eq!((metrics.cluster, &metrics.tls), (None, &tls));
     let nothing = quiet(&[], &options());
     assert!(nothing.metrics.is_none() && nothing.outbound.tracing.report.is_none());
 }

@@ -232,6 +232,7 @@ pub(crate) fn destination(host: &str, port: u16) -> Destination {
         name: "OTEL_EXPORTER_OTLP_ENDPOINT".into(),
         host: host.into(),
         port,
+        tls: None,
         cluster: None,
         protocol: OtlpProtocol::Grpc,
         headers: HeaderMap::new(),

@@ -87,7 +87,7 @@ fn every_client_tls_mode_is_compiled() {
 #[test]
 fn tls_is_layered_like_the_other_blocks() {
     let snapshot = snapshot(&[
-        MESH,
+        &internal(),
         &rule(
             "  trafficPolicy:\n    tls: { mode: ISTIO_MUTUAL }\n    portLevelSettings:\n    \
              - { port: { number: 9090 }, connectionPool: { tcp: { maxConnections: 1 } } }\n  subsets:\n  \
@@ -143,9 +143,14 @@ fn fields_that_a_mode_has_no_use_for_are_warned_of() {
     }
 }
 
+/// The services are parts of the mesh.
+fn internal() -> String {
+    MESH.replace("  resolution: STATIC", "  location: MESH_INTERNAL\n  resolution: STATIC")
+}
+
 /// `reviews` with a sidecar beside two of its endpoints.
 fn with_sidecars() -> String {
-    MESH.replace("version: v1", "version: v1, security.istio.io/tlsMode: istio")
+    internal().replace("version: v1", "version: v1, security.istio.io/tlsMode: istio")
 }
 
 fn mutual(texts: &[&str]) -> Vec<bool> {
@@ -175,10 +180,135 @@ fn endpoints_with_a_sidecar_take_mutual_tls_unless_a_policy_refuses_it() {
     assert_eq!(mutual(&[&mesh, &peers("name: a, namespace: observability", &picked)]), before);
 }
 
+/// `reviews` with this text in front of the labels of its endpoints of version 1.
+fn endpoints_say(text: &str) -> String {
+    internal().replace("labels: { version: v1", &format!("{text}, labels: {{ version: v1"))
+}
+
+fn names(tls: &UpstreamTls) -> Vec<&str> {
+    match tls {
+        UpstreamTls::Auto(tls) | UpstreamTls::On(tls) => {
+            tls.credentials.names.iter().map(|name| &**name).collect()
+        }
+        UpstreamTls::Off => panic!("no TLS"),
+    }
+}
+
+const WEB: &str = "spiffe://cluster.local/ns/observability/sa/web";
+
+#[test]
+fn an_endpoint_with_a_service_account_takes_mutual_tls() {
+    let mesh = endpoints_say("serviceAccount: web");
+    let on = mutual(&[&mesh]);
+    assert!(on.contains(&true) && on.contains(&false), "{on:?}");
+    // The label comes first, and a policy may still refuse.
+    let labelled = mesh.replace("version: v1", "version: v1, security.istio.io/tlsMode: disabled");
+    let none = vec![false; on.len()];
+    assert_eq!(mutual(&[&labelled]), none);
+    assert_eq!(mutual(&[&mesh, &peers("name: a", "mtls: { mode: DISABLE }")]), none);
+    assert_eq!(mutual(&[&endpoints_say("serviceAccount: ''")]), none);
+}
+
+#[test]
+fn servers_have_the_accounts_of_their_endpoints() {
+    let mesh = endpoints_say("serviceAccount: web");
+    assert_eq!(names(&tls_of(&snapshot(&[&mesh]), 8080, "")), [WEB]);
+    // Istio: those of all endpoints, also where a subset has none of them; a rule's own names come before.
+    let two = mesh.replacen("serviceAccount: web", "serviceAccount: other", 1);
+    let rule = |tls: &str| {
+        rule(&format!(
+            "  trafficPolicy: {{ tls: {tls} }}\n  subsets: [{{ name: v2, labels: {{ version: v2 }} }}]"
+        ))
+    };
+    let of = |tls: &str| tls_of(&snapshot(&[&two, &rule(tls)]), 8080, "v2");
+    let both = ["spiffe://cluster.local/ns/observability/sa/other", WEB];
+    assert_eq!(names(&of("{ mode: ISTIO_MUTUAL }")), both);
+    assert_eq!(names(&of("{ mode: ISTIO_MUTUAL, subjectAltNames: [spiffe://a/b] }")), ["spiffe://a/b"]);
+    assert_eq!(names(&of("{ mode: SIMPLE }")), both);
+    let aliases = with_mesh("{ trustDomain: own, trustDomainAliases: [old] }");
+    let loaded = try_load(&[&mesh], &aliases).unwrap();
+    assert_eq!(
+        names(&tls_of(&loaded.snapshot, 8080, "")),
+        ["spiffe://old/ns/observability/sa/web", "spiffe://own/ns/observability/sa/web"]
+    );
+    assert_eq!(names(&tls_of(&snapshot(&[&with_sidecars()]), 8080, "")), [""; 0]);
+}
+
+#[test]
+fn an_account_that_is_not_known_makes_those_of_the_others_count_for_nothing() {
+    let service = |extra: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{ name: s }}\nspec:\n  \
+             hosts: [{REVIEWS}]\n  location: MESH_INTERNAL\n  resolution: STATIC\n  \
+             ports: [{{ number: 8080, name: http }}]\n  workloadSelector: {{ labels: {{ app: web }} }}\n{extra}---\n\
+             apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{ name: vm }}\nspec: \
+             {{ address: 10.0.0.1, serviceAccount: web, labels: {{ app: web }} }}\n---\n\
+             apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{ name: default }}\nspec:\n  egress:\n  \
+             - {{ port: {{ number: 8080, name: http }}, bind: 127.0.0.1, captureMode: NONE, hosts: ['*/*'] }}\n"
+        )
+    };
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: { name: web-0, labels: { app: web } }\nstatus: { podIP: 10.0.0.2 }\n";
+    let of = |texts: &[&str]| tls_of(&snapshot(texts), 8080, "");
+    assert_eq!(names(&of(&[&service("")])), [WEB]);
+    assert_eq!(names(&of(&[&service(""), pod])), [""; 0]);
+    // What the entry itself says counts in any case.
+    assert_eq!(names(&of(&[&service("  subjectAltNames: [spiffe://a/b]\n"), pod])), ["spiffe://a/b", WEB]);
+}
+
+#[test]
+fn servers_have_the_names_that_their_entry_says() {
+    let entry = |mesh: &str| {
+        mesh.replacen(
+            "  resolution: STATIC",
+            "  subjectAltNames: [db.example, spiffe://a/b]\n  resolution: STATIC",
+            1,
+        )
+    };
+    let mesh = entry(MESH);
+    let of = |tls: &str| tls_of(&snapshot(&[&mesh, &policy(tls)]), 8080, "");
+    let both = ["db.example", "spiffe://a/b"];
+    assert_eq!(names(&of("{ mode: SIMPLE }")), both);
+    assert_eq!(names(&of("{ mode: MUTUAL, clientCertificate: /c, privateKey: /k }")), both);
+    assert_eq!(names(&of("{ mode: ISTIO_MUTUAL }")), both);
+    assert_eq!(names(&of("{ mode: SIMPLE, subjectAltNames: [x] }")), ["x"]);
+    assert_eq!(names(&of("{ mode: SIMPLE, insecureSkipVerify: true }")), [""; 0]);
+    assert_eq!(names(&tls_of(&snapshot(&[&entry(&internal())]), 8080, "")), both);
+    let report = findings(&[&mesh.replace("db.example", "'*.example'")]);
+    assert_eq!(complaints(&report), [Code::InvalidValue], "{report}");
+}
+
+#[test]
+fn mutual_tls_is_not_automatic_outside_of_the_mesh() {
+    let labelled = MESH.replace("version: v1", "version: v1, security.istio.io/tlsMode: istio");
+    assert_eq!(tls_of(&snapshot(&[&labelled]), 8080, ""), UpstreamTls::Off);
+    assert!(!mutual(&[&labelled]).contains(&true));
+    let report = findings(&[&labelled]);
+    assert_eq!(complaints(&report), [Code::NoEffect; 2], "one a service: {report}");
+    assert!(matches!(tls_of(&snapshot(&[&internal()]), 8080, ""), UpstreamTls::Auto(_)));
+    let rule = policy("{ mode: ISTIO_MUTUAL }");
+    assert!(matches!(tls_of(&snapshot(&[MESH, &rule]), 8080, ""), UpstreamTls::On(_)));
+}
+
+#[test]
+fn a_selector_in_the_root_namespace_selects_nobody_and_is_warned_of() {
+    let selecting = |namespace: &str| {
+        let spec = "selector: { matchLabels: { app: me } }, mtls: { mode: STRICT }";
+        peers(&format!("name: a, namespace: {namespace}"), spec)
+    };
+    let mut loader = Loader::new(options().node, TelemetryDefaults::default());
+    let mut warned = |policy: &str| {
+        let sources = [source("0.yaml", MESH), source("1.yaml", policy)];
+        complaints(&loader.load(&sources, None).unwrap().warnings)
+    };
+    assert_eq!(warned(&selecting("istio-system")), [Code::NoEffect]);
+    assert_eq!(warned(&selecting("istio-system")), [Code::NoEffect], "in each load");
+    assert_eq!(warned(&selecting("observability")), []);
+}
+
 #[test]
 fn the_mesh_switches_automatic_mutual_tls_off() {
     let tls = |settings: &str| {
-        let loaded = try_load(&[MESH], &with_mesh(settings)).unwrap();
+        let loaded = try_load(&[&internal()], &with_mesh(settings)).unwrap();
         tls_of(&loaded.snapshot, 8080, "")
     };
     assert!(matches!(tls("enableAutoMtls: true"), UpstreamTls::Auto(_)));

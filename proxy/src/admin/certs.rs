@@ -17,7 +17,7 @@ use crate::{
 
 const DAY: i64 = 24 * 3600;
 
-/// Envoy groups certificates by what uses them; here it is by file.
+/// Envoy groups certificates by what uses them; here it is by file. What was never loaded is told by its reason.
 pub(super) fn page(secrets: &Secrets) -> Value {
     let now = now();
     let entry = |file: &CertificateFile| {
@@ -28,7 +28,11 @@ pub(super) fn page(secrets: &Secrets) -> Value {
         });
         json!({ if file.authority { "ca_cert" } else { "cert_chain" }: shown.collect::<Vec<_>>() })
     };
-    json!({ "certificates": secrets.certificates().iter().map(entry).collect::<Vec<_>>() })
+    let unusable: Vec<_> = secrets.unusable().into_iter().map(|one| Value::from(&*one.why)).collect();
+    json!({
+        "certificates": secrets.certificates().iter().map(entry).collect::<Vec<_>>(),
+        "unusable": unusable,
+    })
 }
 
 fn shown(path: &str, certificate: &X509Certificate<'_>, now: i64) -> Value {
@@ -76,6 +80,11 @@ pub(crate) fn certificate_samples(secrets: Arc<Secrets>) -> impl Fn() -> Vec<Sam
                 "Certificates, keys or roots that could not be used, the last good ones being kept",
                 rejected,
             ),
+            gauge(
+                "outrigger_certificates_unusable",
+                "Sets of certificates and keys that were never loaded, so that whoever needs them is refused",
+                count(secrets.unusable().len()),
+            ),
         ];
         let mut first = None::<i64>;
         for file in secrets.certificates() {
@@ -100,6 +109,11 @@ pub(crate) fn certificate_samples(secrets: Arc<Secrets>) -> impl Fn() -> Vec<Sam
         }
         samples
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a sample is a float")]
+fn count(sets: usize) -> f64 {
+    sets as f64
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a sample is a float")]

@@ -49,6 +49,8 @@ pub(crate) struct Admin {
     pub(crate) secrets: Arc<Secrets>,
     /// If DNS is captured.
     pub(crate) dns: Option<Arc<DnsProxy>>,
+    /// It was once: a later change of the configuration takes that from nobody.
+    pub(crate) was_ready: AtomicBool,
 }
 
 /// Path, whether it is POST only, and what it does.
@@ -115,14 +117,23 @@ impl Admin {
         }
     }
 
-    /// Ready: not draining, and every worker answers. The configuration was loaded and the listeners were bound
-    /// before this could be asked.
+    /// Ready: not draining, every worker answers, and no port has waited for certificates of its own from the beginning.
+    /// The configuration was loaded and the listeners were bound before this could be asked.
     pub(super) async fn ready(&self) -> Response {
         if self.drain.phase() > Phase::Serving || self.unhealthy.load(Relaxed) {
             return text(StatusCode::SERVICE_UNAVAILABLE, "DRAINING\n");
         }
+        if !self.was_ready.load(Relaxed)
+            && let Some(closed) = self.secrets.unusable().into_iter().find(|one| one.closes_port)
+        {
+            let why = format!("PRE_INITIALIZING: a port serves nobody, {}\n", closed.why);
+            return text(StatusCode::SERVICE_UNAVAILABLE, why);
+        }
         match timeout(PING, self.workers.all_answer()).await {
-            Ok(true) => text(StatusCode::OK, "LIVE\n"),
+            Ok(true) => {
+                self.was_ready.store(true, Relaxed);
+                text(StatusCode::OK, "LIVE\n")
+            }
             _ => text(StatusCode::SERVICE_UNAVAILABLE, "PRE_INITIALIZING\n"),
         }
     }

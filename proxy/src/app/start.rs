@@ -145,6 +145,7 @@ impl Process {
             unhealthy: AtomicBool::new(false),
             secrets: Arc::clone(&secrets),
             dns: dns.clone(),
+            was_ready: AtomicBool::new(false),
         });
         listeners.follow(prepared, &snapshot);
         bound.add("admin".into(), admin_page.1, false);

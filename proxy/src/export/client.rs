@@ -16,8 +16,8 @@ use flate2::{Compression, write::GzEncoder};
 use http::{HeaderMap, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use outrigger_config::snapshot::{
-    Balancer, Cluster, Destination, Discovery, Endpoint, Limits, Locality, Origin, OtlpProtocol, Protocol,
-    Service, Source, UpstreamTls,
+    Balancer, ClientTls, Cluster, Destination, Discovery, Endpoint, Limits, Locality, Origin, OtlpProtocol,
+    Protocol, Service, Source, UpstreamTls,
 };
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -53,7 +53,14 @@ pub(super) struct Client {
     pools: Pools<Body>,
     balancers: Balancers,
     rng: RefCell<SmallRng>,
-    outside: RefCell<HashMap<(Arc<str>, u16), Outside>>,
+    outside: RefCell<HashMap<Place, Outside>>,
+}
+
+/// Host, port, and how connections are secured.
+type Place = (Arc<str>, u16, Option<Arc<ClientTls>>);
+
+fn place(to: &Destination) -> Place {
+    (Arc::clone(&to.host), to.port, to.tls.clone())
 }
 
 /// A receiver that is no service of the registry.
@@ -182,7 +189,7 @@ impl Client {
             return Ok(cluster);
         }
         let to = &*target.destination;
-        let key = (Arc::clone(&to.host), to.port);
+        let key = place(to);
         let known = self.outside.borrow().get(&key).map(|known| (Arc::clone(&known.cluster), known.stale_at));
         let now = Instant::now();
         if let Some((cluster, stale_at)) = &known
@@ -196,7 +203,7 @@ impl Client {
                 cluster.update(&Arc::new(outside(to, &addresses)), now);
                 cluster
             }
-            (Ok(addresses), None) => ClusterState::alone(outside(to, &addresses)),
+            (Ok(addresses), None) => self.upstreams.alone(outside(to, &addresses)),
             // The last good answer goes on.
             (Err(_), Some((cluster, _))) => cluster,
             (Err(why), None) => return Err(why),
@@ -208,7 +215,7 @@ impl Client {
 
     /// An endpoint failed: the name may mean another one by now.
     fn forget_address(&self, to: &Destination) {
-        if let Some(outside) = self.outside.borrow_mut().get_mut(&(Arc::clone(&to.host), to.port)) {
+        if let Some(outside) = self.outside.borrow_mut().get_mut(&place(to)) {
             outside.stale_at = Instant::now();
         }
     }
@@ -253,7 +260,7 @@ fn outside(to: &Destination, addresses: &[SocketAddr]) -> Cluster {
         retry_budget: None,
         outlier: None,
         panic_threshold: 0,
-        tls: UpstreamTls::Off,
+        tls: to.tls.clone().map_or(UpstreamTls::Off, UpstreamTls::On),
         protocol: Protocol::Http2,
         source: Source::System,
         connect_timeout: CONNECT_TIMEOUT,

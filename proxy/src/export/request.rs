@@ -49,7 +49,8 @@ pub(super) fn build(
         OtlpProtocol::Grpc => {
             headers.insert(TE, HeaderValue::from_static("trailers"));
             let path = grpc_path(signal);
-            let uri = Uri::builder().scheme("http").authority(authority).path_and_query(path).build()?;
+            let scheme = if to.tls.is_some() { "https" } else { "http" };
+            let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build()?;
             (uri, "application/grpc", http::HeaderName::from_static("grpc-encoding"))
         }
         OtlpProtocol::Http { path } => {

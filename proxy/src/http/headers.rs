@@ -163,10 +163,11 @@ pub(crate) fn forwarded_for(headers: &HeaderMap) -> Option<SocketAddr> {
 }
 
 /// What a client of the mesh says of those before it, and behind that what its own certificate says (Istio
-/// `APPEND_FORWARD`): in place of what [`clean_request`] removes.
+/// `APPEND_FORWARD`); of one that is not, the latter alone (`SANITIZE_SET`, as at Istio's gateways). In place of what
+/// [`clean_request`] removes.
 pub(crate) fn forwarded_certificates(headers: &HeaderMap, secured: &Secured) -> Option<HeaderValue> {
     let own = secured.forwarded.as_ref()?;
-    if !headers.contains_key(X_FORWARDED_CLIENT_CERT) {
+    if !secured.parties.of_mesh() || !headers.contains_key(X_FORWARDED_CLIENT_CERT) {
         return Some(own.clone());
     }
     let before = headers.get_all(X_FORWARDED_CLIENT_CERT);

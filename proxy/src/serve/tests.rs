@@ -441,6 +441,30 @@ async fn under_strict_captured_ports_take_sidecars_of_the_mesh_alone() {
 }
 
 #[tokio::test(flavor = "local")]
+async fn a_captured_port_ends_tls_of_its_own() {
+    let authority = certs::Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    let [chain, key] = authority.workload(SERVER).files(folder.path(), "server");
+    let (web, other) = (http_origin("web").await, http_origin("other").await);
+    let documents = format!(
+        "{}apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{ name: default }}\nspec:\n  ingress:\n  \
+         - port: {{ number: 7443, name: https }}\n    defaultEndpoint: '127.0.0.1:{}'\n    \
+         tls: {{ mode: SIMPLE, serverCertificate: {}, privateKey: {} }}\n",
+        STRICT.replace("STRICT", "DISABLE"),
+        web.port(),
+        chain.display(),
+        key.display()
+    );
+    let sidecar = Sidecar::start(&documents, "");
+    let to = at(NOWHERE, 7443);
+    let answer = ask_secured(&sidecar, to, None, &["http/1.1"]).await.unwrap_or_default();
+    assert!(answer.contains("\r\n\r\nweb 127.0.0.1:"), "{answer}");
+    assert_eq!(sidecar.ask(Direction::Inbound, to, "own").await, "", "plain text is taken");
+    let answer = sidecar.ask(Direction::Inbound, other, "own").await;
+    assert!(answer.contains("other 127.0.0.6"), "other ports are as they were: {answer}");
+}
+
+#[tokio::test(flavor = "local")]
 async fn permissive_captured_ports_take_sidecars_and_plain_text() {
     let authority = certs::Authority::new();
     let identity = authority.identity(SERVER);

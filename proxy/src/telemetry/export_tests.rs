@@ -31,6 +31,7 @@ fn destination() -> Arc<Destination> {
         name: "otel".into(),
         host: "collector".into(),
         port: 4317,
+        tls: None,
         cluster: None,
         protocol: OtlpProtocol::Grpc,
         headers: http::HeaderMap::new(),

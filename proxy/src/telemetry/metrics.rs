@@ -339,10 +339,12 @@ impl Hash for Outcome<'_> {
     }
 }
 
-/// Of the client on the way in, of the endpoint on the way out.
+/// Of the client on the way in, if it has shown who it is (Istio's `mutual_tls`), of the endpoint on the way out.
 fn parties(record: &Record) -> Option<&Arc<Parties>> {
     match record.direction {
-        Direction::Inbound => record.secured.as_ref().map(|secured| &secured.parties),
+        Direction::Inbound => {
+            record.secured.as_ref().map(|secured| &secured.parties).filter(|parties| parties.peer.is_some())
+        }
         Direction::Outbound => record.upstream_parties.as_ref(),
     }
 }

@@ -152,7 +152,7 @@ impl Record {
 
     /// What the client's certificate says.
     pub(crate) fn client(&self) -> Option<&Peer> {
-        self.secured.as_ref().map(|secured| &secured.parties.peer)
+        self.secured.as_ref()?.parties.peer.as_ref()
     }
 
     /// Whom the client has reached.

@@ -76,11 +76,6 @@ impl ClusterState {
         }
     }
 
-    /// A cluster of no configuration, which nobody sweeps: for what has no outlier detection.
-    pub(crate) fn alone(config: Cluster) -> Arc<Self> {
-        Arc::new(Self::new(Arc::new(config), Arc::default(), Arc::default(), Instant::now()))
-    }
-
     /// Unlike the name, never used again once the cluster is gone.
     pub(super) fn id(&self) -> u64 {
         self.id

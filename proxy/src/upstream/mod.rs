@@ -131,8 +131,18 @@ impl Upstreams {
             InboundTls::Strict(domains) => (domains, false),
             InboundTls::Permissive(domains) if self.secrets.has_identity() => (domains, true),
             InboundTls::Permissive(_) | InboundTls::Off => return None,
+            InboundTls::Own(tls) => {
+                let secret = self.secrets.of_server(tls);
+                return Some(Inbound { secret, plaintext: false, first_word });
+            }
         };
         Some(Inbound { secret: self.secrets.of(&Credentials::mesh(domains.clone())), plaintext, first_word })
+    }
+
+    /// A cluster of no configuration, which nobody sweeps: for what has no outlier detection.
+    pub(crate) fn alone(&self, config: Cluster) -> Arc<ClusterState> {
+        let secrets = Arc::clone(&self.secrets);
+        Arc::new(ClusterState::new(Arc::new(config), Arc::default(), secrets, Instant::now()))
     }
 
     /// The cluster of this name, if the configuration has it.

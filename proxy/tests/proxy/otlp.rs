@@ -38,6 +38,7 @@ fn to(address: SocketAddr, protocol: OtlpProtocol) -> Destination {
         name: "OTEL_EXPORTER_OTLP_ENDPOINT".into(),
         host: address.ip().to_string().into(),
         port: address.port(),
+        tls: None,
         cluster: None,
         protocol,
         headers: http::HeaderMap::new(),

@@ -210,6 +210,38 @@ async fn two_sidecars_speak_mutual_tls_without_a_word_of_configuration() {
 }
 
 #[tokio::test]
+async fn an_endpoint_with_an_account_is_believed_with_its_certificate_alone() {
+    let authority = Authority::new();
+    let origin = Origin::named("hello").await;
+    let (server, _server_identity) = server(&authority, &origin, "HTTP", "STRICT").await;
+    let identity = authority.identity(CLIENT);
+    let mesh = || Mesh::new().http("web", &[(inbound(&server), "v1")]).identity(identity.path());
+    assert_eq!(mesh().with_account("web").start().await.get("web", "/").await.text(), "hello");
+    let other = mesh().with_account("other").start().await;
+    assert_eq!(other.get("web", "/").await.status, 503);
+    let (flags, reason) = failure(&other, 1).await;
+    assert!(flags.contains("UF") && reason.contains("is_not_among_the_subjectAltNames"), "{flags} {reason}");
+
+    let both = mesh().with_account("other").with_names(SERVER).start().await;
+    assert_eq!(both.get("web", "/").await.text(), "hello");
+    assert_eq!(origin.hits(), 2);
+}
+
+#[tokio::test]
+async fn names_of_the_service_entry_take_the_place_of_the_host() {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    let origin = Origin::named("secret").await;
+    let front = front(&authority, &["db.example"], &origin, false).await;
+    let roots = file(folder.path(), "ca.pem", authority.pem());
+    let start = async |names: &str| {
+        let policy = tls(&format!("mode: SIMPLE, caCertificates: {roots}"));
+        Mesh::new().http("web", &[(front.address(), "v1")]).with_names(names).policy(&policy).start().await
+    };
+    assert_eq!(start("other, db.example").await.get("web", "/").await.status, 200);
+    assert_eq!(start("other").await.get("web", "/").await.status, 503);
+}
+
+#[tokio::test]
 async fn grpc_over_mutual_tls_keeps_its_trailers() {
     let authority = Authority::new();
     let origin = Origin::echo().await;

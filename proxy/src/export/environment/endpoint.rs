@@ -7,6 +7,8 @@ pub(super) struct Endpoint {
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) path: PathAndQuery,
+    /// `https`
+    pub(super) secure: bool,
 }
 
 impl Endpoint {
@@ -15,17 +17,16 @@ impl Endpoint {
         // gRPC exporters take `host:port` as well.
         let text = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
         let uri: Uri = text.parse().map_err(|error| format!("{error}; {FORM}"))?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => {
-                return Err("TLS to a receiver is not built yet: use `http`; nothing is exported".to_owned());
-            }
+        let secure = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
             _ => return Err(FORM.to_owned()),
-        }
+        };
         let authority = uri.authority().map_or("", |authority| authority.as_str());
         let host = uri.host().unwrap_or_default();
         // A port that is none is not said to be one; nor is user information.
         let port = match authority.strip_prefix(host) {
+            Some("") if secure => 443,
             Some("") => 4318,
             _ => uri.port_u16().filter(|port| *port > 0).ok_or(FORM)?,
         };
@@ -34,7 +35,7 @@ impl Endpoint {
             return Err(FORM.to_owned());
         }
         let path = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-        Ok(Self { host, port, path })
+        Ok(Self { host, port, path, secure })
     }
 }
 

@@ -9,7 +9,10 @@ mod tests;
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use outrigger_config::snapshot::{Destination, OtlpProtocol, Propagation, TelemetryDefaults};
+use outrigger_config::snapshot::{
+    ClientTls, Credentials, Destination, Identity, KeyFiles, OtlpProtocol, Propagation, ServerName,
+    TelemetryDefaults, Trust,
+};
 
 use self::endpoint::{Endpoint, percent_decoded};
 use super::{Batching, MetricInterval, Otel, Temporality};
@@ -154,10 +157,12 @@ impl<G: Fn(&str) -> Option<String>> Reader<G> {
         };
         let own = variable != "OTEL_EXPORTER_OTLP_ENDPOINT";
         let protocol = self.protocol(signal, &endpoint, own)?;
+        let tls = if endpoint.secure { Some(Arc::new(self.tls(signal, &endpoint.host)?)) } else { None };
         Some(Destination {
             name: variable.into(),
             host: endpoint.host.into(),
             port: endpoint.port,
+            tls,
             cluster: None,
             protocol,
             headers: self.headers(signal),
@@ -165,6 +170,26 @@ impl<G: Fn(&str) -> Option<String>> Reader<G> {
             gzip: self.gzip(signal),
             semantic_service_name: false,
         })
+    }
+
+    /// The receiver has the name of the URL, by the roots of a file or of the system.
+    fn tls(&mut self, signal: Signal, host: &str) -> Option<ClientTls> {
+        let file = |name: &str| self.setting(signal, name);
+        let (certificates, key) = (file("CLIENT_CERTIFICATE"), file("CLIENT_KEY"));
+        let trust = file("CERTIFICATE").map_or(Trust::System, |(path, _)| Trust::File(path.into()));
+        let identity = match (certificates, key) {
+            (None, None) => Identity::Anonymous,
+            (Some((certificates, _)), Some((key, _))) => {
+                Identity::Files(KeyFiles { certificates: certificates.into(), key: key.into() })
+            }
+            (Some((path, variable)), None) | (None, Some((path, variable))) => {
+                let why = "expected both a CLIENT_CERTIFICATE and a CLIENT_KEY; nothing is exported";
+                self.problem(&variable, &path, why);
+                return None;
+            }
+        };
+        let credentials = Credentials { identity, trust, names: Box::default(), revoked: None };
+        Some(ClientTls { credentials, server_name: ServerName::Is(host.into()) })
     }
 
     /// Port 4317 speaks gRPC unless something else is said, every other port HTTP.

@@ -79,9 +79,42 @@ fn samplers_and_propagators_become_istios_settings() {
 }
 
 #[test]
+fn https_is_believed_by_the_name_of_the_url_and_the_files_that_are_named() {
+    let (otel, problems) = read(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector.example"),
+        ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://plain:4318"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca"),
+        ("OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE", "/other-ca"),
+        ("OTEL_EXPORTER_OTLP_METRICS_CLIENT_CERTIFICATE", "/c"),
+        ("OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY", "/k"),
+    ]);
+    assert_eq!(problems, []);
+    let [traces, logs, metrics] =
+        [otel.defaults.traces, otel.defaults.logs, otel.defaults.metrics].map(Option::unwrap);
+    assert_eq!(place(Some(&traces)), Some(("collector.example", 443, Some("/v1/traces"))));
+    let tls = |identity, trust: &str| {
+        let trust = Trust::File(trust.into());
+        let credentials = Credentials { identity, trust, names: Box::default(), revoked: None };
+        Some(Arc::new(ClientTls { credentials, server_name: ServerName::Is("collector.example".into()) }))
+    };
+    assert_eq!(traces.tls, tls(Identity::Anonymous, "/ca"));
+    assert_eq!(logs.tls, None);
+    let files = KeyFiles { certificates: "/c".into(), key: "/k".into() };
+    assert_eq!(metrics.tls, tls(Identity::Files(files), "/other-ca"));
+    let (otel, _) = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "https://[::1]:4317")]);
+    let traces = otel.defaults.traces.unwrap();
+    assert_eq!((place(Some(&traces)), &traces.protocol), (Some(("::1", 4317, None)), &OtlpProtocol::Grpc));
+    assert_eq!(traces.tls.unwrap().credentials.trust, Trust::System);
+
+    let half = ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/k");
+    let (otel, problems) = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4317"), half]);
+    assert_eq!((otel.defaults.traces, problems.len()), (None, 3), "{problems:?}");
+    assert!(problems[0].to_string().starts_with("OTEL_EXPORTER_OTLP_CLIENT_KEY=/k: expected both"));
+}
+
+#[test]
 fn what_cannot_be_used_is_said_and_counts_as_not_set() {
     for (name, value) in [
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4317"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://collector"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a:70000"),

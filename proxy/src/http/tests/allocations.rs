@@ -59,6 +59,7 @@ fn nowhere() -> Arc<Destination> {
         name: "none".into(),
         host: "none.invalid".into(),
         port: 4317,
+        tls: None,
         cluster: None,
         protocol: OtlpProtocol::Grpc,
         headers: http::HeaderMap::new(),

@@ -1,4 +1,4 @@
-//! The server's side: TLS with clients, by the proxy's own identity.
+//! The server's side: TLS with clients, by the proxy's own identity or a certificate of the port's own.
 
 use std::{cell::RefCell, io, sync::Arc, time::Duration};
 
@@ -10,6 +10,7 @@ use tokio_rustls::{TlsAcceptor, TlsStream};
 use super::{
     HANDSHAKE, Parties, Peer, Secret, Stream, TlsFailure, hello,
     peek::{self, Sniffed},
+    serving::Inside,
 };
 
 /// How long raw bytes that may be plain text are waited for: a server may be the one to speak first.
@@ -37,7 +38,7 @@ pub(crate) struct Taken {
 #[derive(Debug)]
 pub(crate) struct Secured {
     pub(crate) parties: Arc<Parties>,
-    /// What the workload is told of the client; `None` if a header cannot say it.
+    /// What the workload is told of the client; `None` if it has shown nothing, or a header cannot say it.
     pub(crate) forwarded: Option<HeaderValue>,
     /// What it said that it would speak.
     protocol: Option<Box<[u8]>>,
@@ -93,32 +94,40 @@ pub(crate) async fn take(
         }
         return Err(io::Error::other(TlsFailure::Plaintext));
     }
-    if raw && inbound.plaintext {
+    let mut inside = if raw { Inside::Bytes } else { Inside::Requests };
+    if raw && (inbound.plaintext || !inbound.secret.is_of_mesh()) {
         match peek::hello(&stream, idle, space).await? {
-            Sniffed::Hello(Some(asked)) if asked.mutual => {}
-            Sniffed::Hello(_) => return plain(stream),
+            Sniffed::Hello(Some(asked)) if asked.mutual && inbound.plaintext => {}
+            Sniffed::Hello(_) if inbound.plaintext => return plain(stream),
+            Sniffed::Hello(Some(asked)) if asked.requests => {}
+            Sniffed::Hello(_) => inside = Inside::OtherBytes,
             Sniffed::Silent | Sniffed::Unfinished => return Ok(None),
         }
     }
-    shake(stream, inbound, raw).await.map(Some)
+    shake(stream, inbound, inside).await.map(Some)
 }
 
-async fn shake(stream: TcpStream, inbound: &Inbound, raw: bool) -> io::Result<Taken> {
+async fn shake(stream: TcpStream, inbound: &Inbound, inside: Inside) -> io::Result<Taken> {
     let (config, own) = match &**inbound.secret.state() {
-        Ok(ready) => (Arc::clone(ready.server(raw).map_err(io::Error::other)?), ready.own.clone()),
+        Ok(ready) => (Arc::clone(ready.server(inside).map_err(io::Error::other)?), ready.own.clone()),
         Err(why) => return Err(io::Error::other(TlsFailure::Unusable(Arc::clone(why)))),
     };
     let shaken = timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await;
     let stream =
         shaken.unwrap_or_else(|_| Err(io::Error::other(TlsFailure::Late))).map_err(TlsFailure::of)?;
     let (_, state) = stream.get_ref();
-    let peer = state.peer_certificates().and_then(|chain| Peer::of(chain.first()?));
-    let Some(peer) = peer else {
-        return Err(io::Error::other(TlsFailure::Handshake(Error::NoCertificatesPresented)));
+    let of_mesh = inbound.secret.is_of_mesh();
+    let peer = match state.peer_certificates().and_then(<[_]>::first) {
+        // Whoever had to show one was refused without.
+        None if !of_mesh => None,
+        shown => match shown.and_then(Peer::of) {
+            Some(peer) => Some(peer),
+            None => return Err(io::Error::other(TlsFailure::Handshake(Error::NoCertificatesPresented))),
+        },
     };
-    let parties = Parties { peer, own };
+    let parties = Parties { peer, own, of_mesh };
     let secured = Secured {
-        forwarded: HeaderValue::try_from(parties.forwarded()).ok(),
+        forwarded: parties.forwarded().and_then(|text| HeaderValue::try_from(text).ok()),
         parties: Arc::new(parties),
         protocol: state.alpn_protocol().map(Into::into),
         server_name: state.server_name().map(Into::into),

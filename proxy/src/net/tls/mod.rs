@@ -10,7 +10,9 @@ mod hello;
 mod originate;
 mod peek;
 mod peer;
+mod ready;
 mod secrets;
+mod serving;
 mod stream;
 mod verify;
 
@@ -28,7 +30,8 @@ pub(crate) use hello::{Hello, RECORD, read as read_hello};
 pub(crate) use originate::{Security, unverified};
 pub(crate) use peek::{Sniffed, hello};
 pub(crate) use peer::{Parties, Peer, namespace};
-pub(crate) use secrets::{CertificateFile, Secret, Secrets};
+pub(crate) use ready::CertificateFile;
+pub(crate) use secrets::{Secret, Secrets};
 pub(crate) use stream::Stream;
 
 /// How long a client may take to its end of the handshake.
@@ -39,6 +42,10 @@ fn provider() -> &'static Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> =
         LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
     &PROVIDER
+}
+
+fn protocols(names: &[&str]) -> Vec<Vec<u8>> {
+    names.iter().map(|name| name.as_bytes().to_vec()).collect()
 }
 
 /// What is spoken inside, by which ALPN names are chosen.

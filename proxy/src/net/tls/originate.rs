@@ -57,7 +57,10 @@ impl Security {
     pub(crate) fn offer(&self, asked_for: Option<&str>, speaks: Speaks) -> io::Result<Offer> {
         let unusable = |why: Arc<str>| io::Error::other(TlsFailure::Unusable(why));
         let (config, own) = match &**self.secret.state() {
-            Ok(ready) => (Arc::clone(ready.client(speaks)), ready.own.clone()),
+            Ok(ready) => {
+                let config = ready.client(speaks).map_err(io::Error::other)?;
+                (Arc::clone(config), ready.own.clone())
+            }
             Err(why) => return Err(unusable(Arc::clone(why))),
         };
         let mesh = self.secret.is_of_mesh();
@@ -109,9 +112,8 @@ impl Offer {
             return Err(io::Error::other(TlsFailure::Protocol(name.into())));
         }
         let peer = state.peer_certificates().and_then(|chain| Peer::of(chain.first()?));
-        // Whoever is not of the mesh may write there what it likes.
-        let peer = peer.map(|peer| if self.mesh { peer } else { Peer { uri: None, ..peer } });
-        let parties = peer.map(|peer| Arc::new(Parties { peer, own: self.own }));
+        let parties =
+            peer.map(|peer| Arc::new(Parties { peer: Some(peer), own: self.own, of_mesh: self.mesh }));
         Ok((Stream::Tls(Box::new(TlsStream::Client(stream))), parties))
     }
 }

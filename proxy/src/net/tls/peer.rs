@@ -44,15 +44,23 @@ impl Peer {
 /// Both ends of a secured connection.
 #[derive(Debug)]
 pub(crate) struct Parties {
-    pub(crate) peer: Peer,
+    /// `None` if it has shown nothing.
+    pub(crate) peer: Option<Peer>,
     /// What we have shown, if anything.
     pub(crate) own: Option<Arc<Peer>>,
+    /// The mesh vouches for the peer.
+    pub(super) of_mesh: bool,
 }
 
 impl Parties {
-    /// Who the peer is in the mesh.
+    /// Who the peer is in the mesh; whoever is not of it may write into a certificate what it likes.
     pub(crate) fn peer_principal(&self) -> Option<&Arc<str>> {
-        self.peer.uri.as_ref()
+        self.peer.as_ref().filter(|_| self.of_mesh)?.uri.as_ref()
+    }
+
+    /// Whether the mesh vouches for the peer.
+    pub(crate) fn of_mesh(&self) -> bool {
+        self.of_mesh
     }
 
     /// Who we are to it.
@@ -61,13 +69,13 @@ impl Parties {
     }
 
     /// What `x-forwarded-client-cert` says of the peer, in Envoy's order and with Istio's parts: who was reached, the
-    /// hash of the certificate, and the names in it.
-    pub(super) fn forwarded(&self) -> String {
-        let Peer { uri, dns, subject, hash } = &self.peer;
+    /// hash of the certificate, and the names in it. Nothing is said of a peer that has shown none.
+    pub(super) fn forwarded(&self) -> Option<String> {
+        let Peer { uri, dns, subject, hash } = self.peer.as_ref()?;
         let by = self.own_principal().map(|uri| format!("By={uri};")).unwrap_or_default();
         let uri = uri.as_deref().unwrap_or_default();
         let names: String = dns.iter().map(|name| format!(";DNS={name}")).collect();
-        format!("{by}Hash={hash};Subject=\"{subject}\";URI={uri}{names}")
+        Some(format!("{by}Hash={hash};Subject=\"{subject}\";URI={uri}{names}"))
     }
 }
 

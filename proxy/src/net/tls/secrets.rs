@@ -6,7 +6,6 @@
 use std::{
     collections::HashMap,
     hash::{Hash, Hasher},
-    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -14,21 +13,13 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use outrigger_config::snapshot::{Credentials, Trust};
-use rustls::{
-    ClientConfig, ServerConfig,
-    client::Resumption,
-    pki_types::CertificateDer,
-    server::NoServerSessionStorage,
-    sign::{CertifiedKey, SingleCertAndKey},
-};
+use outrigger_config::snapshot::{Credentials, ServerTls, Trust};
 use twox_hash::XxHash64;
 
 use super::{
-    Identity, Peer, Speaks, TlsFailure,
-    files::{Content, Files, stamp},
-    provider,
-    verify::{Verifier, Vouched, Who},
+    CertificateFile, Identity,
+    files::{Files, stamp},
+    ready::{Ready, Wanted},
 };
 
 /// All credentials in use, each loaded once. Belongs to the control thread.
@@ -42,7 +33,7 @@ pub(crate) struct Secrets {
 
 #[derive(Debug, Default)]
 struct Known {
-    secrets: HashMap<Credentials, Weak<Secret>>,
+    secrets: HashMap<Wanted, Weak<Secret>>,
     /// Of the last look at the files, and whether they are still to be read.
     stamp: u64,
     pending: bool,
@@ -52,7 +43,7 @@ struct Known {
 #[derive(Debug)]
 pub(crate) struct Secret {
     id: u64,
-    wanted: Credentials,
+    wanted: Wanted,
     state: ArcSwap<State>,
     /// Of the content that was tried last.
     tried: Mutex<Option<u64>>,
@@ -60,23 +51,12 @@ pub(crate) struct Secret {
 
 type State = Result<Ready, Arc<str>>;
 
-/// Credentials that work.
-#[derive(Debug)]
-pub(super) struct Ready {
-    client: [Arc<ClientConfig>; 3],
-    /// Of the mesh alone.
-    server: Option<[Arc<ServerConfig>; 2]>,
-    pub(super) own: Option<Arc<Peer>>,
-    shown: Vec<CertificateFile>,
-}
-
-/// A file with certificates that is in use.
-#[derive(Debug, Clone)]
-pub(crate) struct CertificateFile {
-    pub(crate) path: PathBuf,
-    /// Roots, rather than our own.
-    pub(crate) authority: bool,
-    pub(crate) certificates: Arc<[CertificateDer<'static>]>,
+/// Credentials that were never loaded.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Unusable {
+    /// A port of ours has them, and serves nobody.
+    pub(crate) closes_port: bool,
+    pub(crate) why: Arc<str>,
 }
 
 impl Secrets {
@@ -91,9 +71,18 @@ impl Secrets {
 
     /// What is loaded of these credentials; it is read now if nobody has asked before.
     pub(crate) fn of(&self, wanted: &Credentials) -> Arc<Secret> {
+        self.shared(Wanted::Credentials(wanted.clone()))
+    }
+
+    /// The same for a port that has TLS of its own.
+    pub(crate) fn of_server(&self, wanted: &ServerTls) -> Arc<Secret> {
+        self.shared(Wanted::Server(wanted.clone()))
+    }
+
+    fn shared(&self, wanted: Wanted) -> Arc<Secret> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let mut known = self.known();
-        if let Some(secret) = known.secrets.get(wanted).and_then(Weak::upgrade) {
+        if let Some(secret) = known.secrets.get(&wanted).and_then(Weak::upgrade) {
             return secret;
         }
         let secret = Arc::new(Secret {
@@ -103,7 +92,7 @@ impl Secrets {
             tried: Mutex::default(),
         });
         self.load(&secret);
-        known.secrets.insert(wanted.clone(), Arc::downgrade(&secret));
+        known.secrets.insert(wanted, Arc::downgrade(&secret));
         secret
     }
 
@@ -114,7 +103,7 @@ impl Secrets {
         let secrets: Vec<_> = known.secrets.values().filter_map(Weak::upgrade).collect();
         let mut hasher = XxHash64::with_seed(0);
         for secret in &secrets {
-            stamp(&Files::watched(&secret.wanted, self.identity.as_ref()), &mut hasher);
+            stamp(&Files::watched(secret.wanted.credentials(), self.identity.as_ref()), &mut hasher);
         }
         let stamp = hasher.finish();
         if stamp != known.stamp {
@@ -145,8 +134,21 @@ impl Secrets {
         all
     }
 
+    /// What cannot be used, and why.
+    pub(crate) fn unusable(&self) -> Vec<Unusable> {
+        let secrets: Vec<_> = self.known().secrets.values().filter_map(Weak::upgrade).collect();
+        let unusable = secrets.iter().filter_map(|secret| {
+            let why = Arc::clone(secret.state.load().as_ref().as_ref().err()?);
+            Some(Unusable { closes_port: matches!(secret.wanted, Wanted::Server(_)), why })
+        });
+        let mut all: Vec<_> = unusable.collect();
+        all.sort();
+        all
+    }
+
     fn load(&self, secret: &Secret) {
-        let read = Files::of(&secret.wanted, self.identity.as_ref()).and_then(|files| files.read());
+        let read =
+            Files::of(secret.wanted.credentials(), self.identity.as_ref()).and_then(|files| files.read());
         let mut hasher = XxHash64::with_seed(0);
         read.hash(&mut hasher);
         let content = Some(hasher.finish());
@@ -186,113 +188,11 @@ impl Secret {
 
     /// Whether the mesh vouches for the peer.
     pub(super) fn is_of_mesh(&self) -> bool {
-        matches!(self.wanted.trust, Trust::Mesh(_))
+        matches!(self.wanted.credentials().trust, Trust::Mesh(_))
     }
 
     /// Whether they can be used now.
     pub(super) fn state(&self) -> Guard<Arc<State>> {
         self.state.load()
     }
-}
-
-impl Ready {
-    fn new(wanted: &Credentials, content: &Content) -> Result<Self, Arc<str>> {
-        let key_pair = content.key_pair()?.map(Arc::new);
-        let workloads = match &wanted.trust {
-            Trust::Mesh(domains) => Some(domains.clone()),
-            Trust::File(_) | Trust::System | Trust::Nobody => None,
-        };
-        let who = match &wanted.trust {
-            Trust::Nobody => Who::Anybody,
-            Trust::Mesh(_) | Trust::File(_) | Trust::System => Who::Vouched(Vouched {
-                roots: content.roots()?,
-                revoked: content.revoked()?,
-                workloads,
-                names: wanted.names.clone(),
-            }),
-        };
-        let mesh = matches!(wanted.trust, Trust::Mesh(_));
-        let verifier = Arc::new(Verifier::new(who));
-        let own = key_pair.as_ref().and_then(|pair| Peer::of(pair.cert.first()?)).map(Arc::new);
-        let shown = content.shown().into_iter().zip([false, true]).filter_map(|(file, authority)| {
-            let (path, certificates) = file?;
-            Some(CertificateFile { path: path.to_owned(), authority, certificates: certificates.into() })
-        });
-        Ok(Self {
-            shown: shown.collect(),
-            client: client(&verifier, key_pair.as_ref(), mesh)?,
-            server: key_pair.as_ref().filter(|_| mesh).map(|pair| server(&verifier, pair)).transpose()?,
-            own,
-        })
-    }
-
-    pub(super) fn client(&self, speaks: Speaks) -> &Arc<ClientConfig> {
-        let [http1, http2, raw] = &self.client;
-        match speaks {
-            Speaks::Http1 => http1,
-            Speaks::Http2 => http2,
-            Speaks::Raw => raw,
-        }
-    }
-
-    pub(super) fn server(&self, raw: bool) -> Result<&Arc<ServerConfig>, TlsFailure> {
-        match &self.server {
-            Some([_, bytes]) if raw => Ok(bytes),
-            Some([http, _]) => Ok(http),
-            None => Err(TlsFailure::Unusable("there is no certificate to show".into())),
-        }
-    }
-}
-
-/// Istio's names and the standard one, by what is spoken; outside of the mesh the standard one alone.
-fn client(
-    verifier: &Arc<Verifier>,
-    key_pair: Option<&Arc<CertifiedKey>>,
-    mesh: bool,
-) -> Result<[Arc<ClientConfig>; 3], Arc<str>> {
-    let config = ClientConfig::builder_with_provider(Arc::clone(provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Arc::from(error.to_string()))?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::clone(verifier) as Arc<_>);
-    let mut config = match key_pair {
-        Some(pair) => config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(pair)))),
-        None => config.with_no_client_auth(),
-    };
-    if key_pair.is_some() {
-        // A session that is resumed verifies nobody again.
-        config.resumption = Resumption::disabled();
-    }
-    let names: [&[&str]; 3] = if mesh {
-        // Without `istio-peer-exchange`: the bytes of raw connections begin with the client's own.
-        [&["istio-http/1.1", "istio", "http/1.1"], &["istio-h2", "istio", "h2"], &["istio"]]
-    } else {
-        [&["http/1.1"], &["h2"], &[]]
-    };
-    Ok(names.map(|names| {
-        let mut config = config.clone();
-        config.alpn_protocols = protocols(names);
-        Arc::new(config)
-    }))
-}
-
-fn server(verifier: &Arc<Verifier>, pair: &Arc<CertifiedKey>) -> Result<[Arc<ServerConfig>; 2], Arc<str>> {
-    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Arc::from(error.to_string()))?
-        .with_client_cert_verifier(Arc::clone(verifier) as Arc<_>)
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(pair))));
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
-    let names: [&[&str]; 2] =
-        [&["h2", "http/1.1", "istio-h2", "istio-http/1.1", "istio-http/1.0", "istio"], &["istio"]];
-    Ok(names.map(|names| {
-        let mut config = config.clone();
-        config.alpn_protocols = protocols(names);
-        Arc::new(config)
-    }))
-}
-
-fn protocols(names: &[&str]) -> Vec<Vec<u8>> {
-    names.iter().map(|name| name.as_bytes().to_vec()).collect()
 }

@@ -26,6 +26,8 @@ pub(super) struct Verifier {
     algorithms: WebPkiSupportedAlgorithms,
     /// For clients: whom we believe.
     hints: Vec<DistinguishedName>,
+    /// A client has to show a certificate.
+    required: bool,
 }
 
 /// Who is believed.
@@ -54,7 +56,12 @@ impl Verifier {
             Who::Anybody => Vec::new(),
             Who::Vouched(vouched) => vouched.roots.subjects(),
         };
-        Self { who, algorithms: provider().signature_verification_algorithms, hints }
+        Self { who, algorithms: provider().signature_verification_algorithms, hints, required: true }
+    }
+
+    /// Clients without a certificate are believed too.
+    pub(super) fn optional(self) -> Self {
+        Self { required: false, ..self }
     }
 
     fn verify(
@@ -177,6 +184,10 @@ impl ServerCertVerifier for Verifier {
 }
 
 impl ClientCertVerifier for Verifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.required
+    }
+
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &self.hints
     }

@@ -6,11 +6,12 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
+    SanType, date_time_ymd,
 };
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
     server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
@@ -53,6 +54,25 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Pair { chain: vec![certificate.der().clone()], pem: certificate.pem(), key }
+    }
+
+    /// The list of the certificates with these serial numbers, which count no more.
+    pub(crate) fn revoking(&self, serials: &[u64]) -> String {
+        let revoked = |serial: &u64| RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: date_time_ymd(4000, 1, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 
     /// That of a workload.
@@ -126,6 +146,10 @@ pub(crate) fn dns(text: &str) -> SanType {
     SanType::DnsName(text.try_into().unwrap())
 }
 
+pub(crate) fn address(ip: std::net::IpAddr) -> SanType {
+    SanType::IpAddress(ip)
+}
+
 pub(crate) fn named(name: &str) -> DistinguishedName {
     let mut all = DistinguishedName::new();
     all.push(DnType::CommonName, name);
@@ -147,8 +171,17 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 
 /// A client that believes everything.
 pub(crate) fn client(shows: Option<&Pair>, protocols: &[&str]) -> Arc<ClientConfig> {
+    client_of(shows, protocols, rustls::DEFAULT_VERSIONS)
+}
+
+/// The same that speaks these versions.
+pub(crate) fn client_of(
+    shows: Option<&Pair>,
+    protocols: &[&str],
+    versions: &[&'static SupportedProtocolVersion],
+) -> Arc<ClientConfig> {
     let config = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anybody));

@@ -60,6 +60,7 @@ pub(crate) struct Mesh {
     cgroups: Cgroups,
     namespace: &'static str,
     ingress: Vec<(u16, &'static str, SocketAddr)>,
+    ingress_tls: Option<String>,
     identity: Option<PathBuf>,
 }
 
@@ -80,6 +81,7 @@ impl Mesh {
             cgroups: Cgroups::default(),
             namespace: "default",
             ingress: vec![],
+            ingress_tls: None,
             identity: None,
         }
     }
@@ -147,6 +149,14 @@ impl Mesh {
         self
     }
 
+    /// TLS of their own at the inbound listeners, which the mesh's mutual TLS leaves alone.
+    pub(crate) fn ingress_tls(mut self, fields: &str) -> Self {
+        self.ingress_tls = Some(fields.to_owned());
+        self.rules(
+            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: { name: off }\nspec: { mtls: { mode: DISABLE } }",
+        )
+    }
+
     /// The folder of the proxy's own certificate.
     pub(crate) fn identity(mut self, folder: &Path) -> Self {
         self.identity = Some(folder.to_owned());
@@ -156,6 +166,19 @@ impl Mesh {
     /// The endpoints that were named so far have sidecars.
     pub(crate) fn with_sidecars(mut self) -> Self {
         self.services = self.services.replace("labels: { ", "labels: { security.istio.io/tlsMode: istio, ");
+        self
+    }
+
+    /// The endpoints that were named so far have this service account.
+    pub(crate) fn with_account(mut self, account: &str) -> Self {
+        self.services =
+            self.services.replace("labels: { ", &format!("serviceAccount: {account}, labels: {{ "));
+        self
+    }
+
+    /// The services that were named so far have certificates of these names.
+    pub(crate) fn with_names(mut self, names: &str) -> Self {
+        self.services = self.services.replace("spec:\n", &format!("spec:\n  subjectAltNames: [{names}]\n"));
         self
     }
 
@@ -267,6 +290,9 @@ impl Mesh {
             text += &format!(
                 "  - port: {{ number: {port}, name: in-{port}, protocol: {protocol} }}\n    bind: 127.0.0.1\n    defaultEndpoint: '{origin}'\n"
             );
+            if let Some(fields) = &self.ingress_tls {
+                text += &format!("    tls: {{ {fields} }}\n");
+            }
         }
         if egress {
             text += "  egress:\n";
