@@ -75,7 +75,9 @@ impl Listeners {
             self.close(&name);
         }
         while self.loops.try_join_next().is_some() {}
-        for (info, sockets) in prepared.0 {
+        // All may have been closed since these were bound.
+        let prepared = prepared.0.into_iter().filter(|_| !self.closed);
+        for (info, sockets) in prepared {
             let open = sockets.into_iter().map(|(listener, address)| {
                 self.bound.add(Arc::clone(&info.name), address, true);
                 let (open, closed) = oneshot::channel();

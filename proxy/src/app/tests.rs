@@ -331,6 +331,22 @@ fn a_reload_can_be_asked_for() {
 }
 
 #[test]
+fn a_drain_does_not_wait_for_a_change_of_the_configuration() {
+    let bench = Bench::with(|options| {
+        options.drain = DrainTimes { announce: Duration::from_secs(600), ..DrainTimes::default() };
+    });
+    // It takes the compiler far longer than asking for the drain takes us.
+    let large: String = (0..2000).map(|at| SERVICE.replace("echo", &format!("echo-{at}")) + "---").collect();
+    bench.write(&format!("{large}{SERVICE}{}", sidecar(&[8080])));
+    bench.running.reload();
+    bench.running.drain();
+    eventually("unready", || bench.get("/ready").0 == 503);
+    assert_eq!(bench.json("/config_dump")["outrigger"]["config_applied"], 1, "nothing was waited for");
+    bench.running.drain();
+    bench.running.join();
+}
+
+#[test]
 fn a_drain_is_unready_at_once_keeps_accepting_and_ends() {
     let bench = Bench::with(|options| {
         options.drain = DrainTimes { announce: Duration::from_secs(600), ..DrainTimes::default() };
