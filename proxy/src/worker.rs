@@ -222,6 +222,7 @@ impl Worker {
         let taken = tls::take(stream, inbound, raw, self.settings.idle_timeout, space).await;
         match &taken {
             Ok(Some(Taken { secured: Some(_), .. })) => self.stats.tls.ssl_handshake.inc(),
+            Ok(Some(Taken { silent: true, .. })) => self.count_unclear(),
             Ok(_) => {}
             Err(error) => self.refused(error, listener),
         }

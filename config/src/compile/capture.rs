@@ -153,6 +153,10 @@ impl<'a> Compiler<'a> {
         let mut taken = HashSet::new();
         for egress in sidecar.map(|sidecar| &*sidecar.egress).unwrap_or_default() {
             let Door::Captured(address) = egress.door.value else { continue };
+            let protocol = egress.port.protocol;
+            if !self.is_carried(protocol, egress.span) {
+                continue;
+            }
             let origin = sidecar.map_or_else(|| origin.clone(), |sidecar| sidecar.meta.origin(egress.span));
             let scope = Scope { port: egress.port.number, hosts: &egress.hosts, outbound, origin };
             let services = self.carried(&scope);
@@ -160,7 +164,7 @@ impl<'a> Compiler<'a> {
                 self.warn_idle(scope.port, egress.span);
             }
             taken.insert(scope.port);
-            let chain = self.port_chain(&scope, &services, &mut chains);
+            let chain = self.port_chain(&scope, &services, Some(protocol), &mut chains);
             match (chain, address) {
                 (Some(chain), Some(ip)) => drop(chains.destinations.insert((ip, scope.port).into(), chain)),
                 (Some(chain), None) => drop(chains.ports.insert(scope.port, chain)),
@@ -179,7 +183,7 @@ impl<'a> Compiler<'a> {
                     continue;
                 }
                 let scope = Scope { port, hosts, outbound, origin: origin.clone() };
-                if let Some(chain) = self.port_chain(&scope, &services, &mut chains) {
+                if let Some(chain) = self.port_chain(&scope, &services, None, &mut chains) {
                     chains.ports.insert(port, chain);
                 }
             }
@@ -195,18 +199,27 @@ impl<'a> Compiler<'a> {
     }
 
     /// One port of many services. Those whose bytes have an address of their own are told apart by it; for the rest the
-    /// client's destination says no more than the port. `None` if there is no rest.
+    /// client's destination says no more than the port. `None` if there is no rest. What a listener of its own is said to
+    /// carry goes for all of its services (Istio), else what each says of its port.
     fn port_chain(
         &mut self,
         scope: &Scope<'_>,
         services: &[&Service],
+        listener: Option<PortProtocol>,
         chains: &mut Chains<'_>,
     ) -> Option<Chain> {
-        let hosts = self.outbound_hosts(scope, services);
+        let spoken = |service: &Service| {
+            let own = service.port(scope.port)?.protocol;
+            // Nobody's bytes can become datagrams.
+            Some(listener.filter(|_| own != PortProtocol::Udp).unwrap_or(own))
+        };
+        let hosts = match listener {
+            Some(PortProtocol::Tcp | PortProtocol::Tls) => Vec::new(),
+            _ => self.outbound_hosts(scope, services),
+        };
         let mut shared: Vec<(&Service, PortProtocol)> = Vec::new();
         for service in services {
-            let Some(port) = service.port(scope.port) else { continue };
-            let protocol = port.protocol;
+            let Some(protocol) = spoken(service) else { continue };
             if matches!(protocol, PortProtocol::Http1 | PortProtocol::Http2 | PortProtocol::Udp) {
                 continue;
             }
@@ -232,10 +245,7 @@ impl<'a> Compiler<'a> {
             true => Chain::Bytes(bytes),
             // Istio: what is no request on a port of requests is passed through.
             false => {
-                let named = |service: &&Service| {
-                    let port = service.port(scope.port);
-                    port.is_none_or(|port| port.protocol != PortProtocol::Sniffed)
-                };
+                let named = |service: &&Service| spoken(service) != Some(PortProtocol::Sniffed);
                 let all_named = shared.is_empty() && services.iter().all(named);
                 Chain::Sniffed {
                     requests: table(self.outbound_table(scope, hosts), chains.tables),

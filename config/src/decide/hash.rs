@@ -1,9 +1,6 @@
 //! The key for ring hash and Maglev: Envoy `hash_policy` over XXH64, bit for bit.
 
-use std::{
-    fmt::Write as _,
-    net::{IpAddr, SocketAddr},
-};
+use std::net::{IpAddr, SocketAddr};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
@@ -105,25 +102,11 @@ fn cookie_hash(
     if let Some(value) = cookie_value(headers, &cookie.name) {
         return Some(xxh64(value, 0));
     }
-    let ttl = cookie.ttl?;
+    // Without one nobody makes the cookie.
+    cookie.ttl?;
     let value = format!("{:016x}", xxh64(format!("{}{}", peers.remote, peers.local).as_bytes(), 0));
-    let mut line = format!("{}=\"{value}\"", cookie.name);
-    if !ttl.is_zero() {
-        // Writing to a string cannot fail.
-        let _ = write!(line, "; Max-Age={}", ttl.as_secs());
-    }
-    if let Some(path) = &cookie.path {
-        let _ = write!(line, "; Path={path}");
-    }
-    for attribute in &cookie.attributes {
-        let _ = match &*attribute.value {
-            "" => write!(line, "; {}", attribute.name),
-            value => write!(line, "; {}={value}", attribute.name),
-        };
-    }
-    line.push_str("; HttpOnly");
     // A name or path that no header can carry was refused when the policy was compiled.
-    set.extend(HeaderValue::from_str(&line));
+    set.extend(HeaderValue::try_from(cookie.line(&value)));
     Some(xxh64(value.as_bytes(), 0))
 }
 
@@ -206,8 +189,7 @@ mod tests {
     #[test]
     fn a_missing_cookie_is_made_only_with_a_ttl() {
         let cookie = |ttl| {
-            let attributes = Box::default();
-            let cookie = HashCookie { name: "sess".into(), path: Some("/p".into()), ttl, attributes };
+            let cookie = HashCookie::new("sess".into(), Some("/p".into()), ttl, Box::default());
             [HashPolicy::Cookie(Box::new(cookie))]
         };
         assert_eq!(hash(&cookie(None), &[], "/"), Hashed::default());
@@ -225,12 +207,8 @@ mod tests {
     fn the_attributes_of_a_made_cookie_stand_before_http_only() {
         let attributes = [("SameSite", "Lax"), ("Secure", "")]
             .map(|(name, value)| CookieAttribute { name: name.into(), value: value.into() });
-        let cookie = HashCookie {
-            name: "sess".into(),
-            path: Some("/p".into()),
-            ttl: Some(Duration::from_secs(60)),
-            attributes: attributes.into(),
-        };
+        let ttl = Some(Duration::from_secs(60));
+        let cookie = HashCookie::new("sess".into(), Some("/p".into()), ttl, attributes.into());
         let made = hash(&[HashPolicy::Cookie(Box::new(cookie))], &[], "/");
         let line = "sess=\"11b50479a824e41e\"; Max-Age=60; Path=/p; SameSite=Lax; Secure; HttpOnly";
         assert_eq!(made.cookies, [line]);

@@ -3,12 +3,19 @@
 
 use std::collections::HashMap;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{Diff, Item, Kind, Part};
 use crate::{
-    dump::{capture::by_destination, route::domains, tcp::takes},
-    snapshot::{Carried, Listener, RouteTable, Snapshot, TcpRoute, TcpRoutes, VirtualHost},
+    dump::{
+        capture::{by_destination, silent_clients},
+        put,
+        route::domains,
+        tcp::takes,
+    },
+    snapshot::{
+        Carried, Listener, Origin, RouteTable, RouteTableId, Snapshot, TcpRoute, TcpRoutes, VirtualHost,
+    },
 };
 
 /// A dumped listener alone: its routes are parts of their own.
@@ -27,20 +34,31 @@ struct Door<'s> {
     name: String,
     requests: Option<&'s RouteTable>,
     bytes: Option<&'s TcpRoutes>,
+    silent_clients: Option<&'static str>,
+    origin: &'s Origin,
+}
+
+impl Door<'_> {
+    /// All but its routes.
+    fn item(&self) -> Item {
+        let mut value = Map::new();
+        put(&mut value, "silent_clients", self.silent_clients.into());
+        Item { name: self.name.clone(), value: value.into(), origin: Some(self.origin.clone()) }
+    }
 }
 
 fn doors<'s>(snapshot: &'s Snapshot, listener: &'s Listener) -> Vec<Door<'s>> {
-    let name = &listener.name;
+    let Listener { name, origin, .. } = listener;
+    let door = |name, requests: Option<RouteTableId>, bytes, silent_clients| {
+        let requests = requests.map(|table| &snapshot[table]);
+        Door { name, requests, bytes, silent_clients, origin }
+    };
     match &listener.carried {
-        Carried::Http(table) => {
-            vec![Door { name: name.to_string(), requests: Some(&snapshot[*table]), bytes: None }]
-        }
-        Carried::Tcp(routes) => vec![Door { name: name.to_string(), requests: None, bytes: Some(routes) }],
+        Carried::Http(table) => vec![door(name.to_string(), Some(*table), None, None)],
+        Carried::Tcp(routes) => vec![door(name.to_string(), None, Some(&**routes), None)],
         Carried::Captured(captured) => by_destination(captured)
-            .map(|(to, chain)| Door {
-                name: format!("{name} for {to}"),
-                requests: chain.requests().map(|table| &snapshot[table]),
-                bytes: chain.bytes(),
+            .map(|(to, chain)| {
+                door(format!("{name} for {to}"), chain.requests(), chain.bytes(), silent_clients(chain))
             })
             .collect(),
     }
@@ -56,6 +74,9 @@ pub(super) fn compare(
     let was: HashMap<_, _> = was.iter().map(|door| (&*door.name, door)).collect();
     for door in &is {
         let before = was.get(&*door.name);
+        if let Some(before) = before {
+            diff.pair(Part::Listener, &before.item(), &door.item());
+        }
         let requests = before.and_then(|before| before.requests);
         diff.compare(Part::VirtualHost, &hosts(requests, &door.name), &hosts(door.requests, &door.name));
         if let (Some(requests), Some(now)) = (requests, door.requests) {

@@ -62,8 +62,8 @@ impl Recorded {
         }
     }
 
-    /// The listener that was asked: by its address, else by its port, else that of captured traffic, else the only one
-    /// there is.
+    /// The listener that was asked: by its address, else that of captured traffic, else by its port, else the only one
+    /// there is. What goes to this machine itself is not captured, unless nothing else is there for it.
     fn listener<'s>(&self, snapshot: &'s Snapshot) -> Option<&'s Listener> {
         let listeners = &snapshot.listeners;
         let Some(local) = self.local else {
@@ -73,10 +73,15 @@ impl Recorded {
             };
         };
         let same_port = |listener: &&Listener| listener.bind.port() == local.port();
+        let bound = |listener: &&Listener| {
+            listener.bind == local || same_port(listener) && listener.bind.ip().is_unspecified()
+        };
         let captures =
             |listener: &&Listener| listener.captured().is_some() && listener.direction == Direction::Outbound;
-        let found = listeners.iter().find(|listener| listener.bind == local);
-        found.or_else(|| listeners.iter().find(same_port)).or_else(|| listeners.iter().find(captures))
+        let captured = || listeners.iter().find(captures);
+        let found = listeners.iter().find(bound);
+        let found = found.or_else(|| captured().filter(|_| !local.ip().is_loopback()));
+        found.or_else(|| listeners.iter().find(same_port)).or_else(captured)
     }
 
     fn way(&self, snapshot: &Snapshot) -> Way {

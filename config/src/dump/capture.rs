@@ -25,13 +25,16 @@ impl Snapshot {
         let mut out = object(json!({ "to": to }));
         put(&mut out, "route_config_name", chain.requests().map(|table| &*self[table].name).into());
         put(&mut out, "tcp_routes", chain.bytes().map(|routes| self.tcp_routes(routes)).into());
-        if let Chain::Sniffed { silent, .. } = chain {
-            let taken_for = match silent {
-                Silent::Requests => "requests",
-                Silent::Bytes => "raw connections",
-            };
-            put(&mut out, "silent_clients", taken_for.into());
-        }
+        put(&mut out, "silent_clients", silent_clients(chain).into());
         out
+    }
+}
+
+/// What those who say nothing are taken for, where that has to be told.
+pub(crate) fn silent_clients(chain: &Chain) -> Option<&'static str> {
+    match chain {
+        Chain::Sniffed { silent: Silent::Requests, .. } => Some("requests"),
+        Chain::Sniffed { silent: Silent::Bytes, .. } => Some("raw connections"),
+        Chain::Requests(_) | Chain::Bytes(_) => None,
     }
 }

@@ -164,12 +164,12 @@ fn cookie(cookie: &Object<'_>, sink: &mut Sink) -> Option<HashPolicy> {
             return None;
         }
     }
-    Some(HashPolicy::Cookie(Box::new(HashCookie {
-        name: name.value.into(),
-        path: path.map(|path| path.value.into()),
-        ttl: cookie.duration("ttl").map(|ttl| ttl.value),
-        attributes: attributes(cookie, sink),
-    })))
+    Some(HashPolicy::Cookie(Box::new(HashCookie::new(
+        name.value.into(),
+        path.map(|path| path.value.into()),
+        cookie.duration("ttl").map(|ttl| ttl.value),
+        attributes(cookie, sink),
+    ))))
 }
 
 fn attributes(cookie: &Object<'_>, sink: &mut Sink) -> Box<[CookieAttribute]> {

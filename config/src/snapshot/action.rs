@@ -237,6 +237,38 @@ pub struct HashCookie {
     pub ttl: Option<Duration>,
     /// What else a generated cookie says, in order.
     pub attributes: Box<[CookieAttribute]>,
+    /// A generated cookie behind its value.
+    after_value: Box<str>,
+}
+
+impl HashCookie {
+    /// In the order of Envoy: `Max-Age`, `Path`, the other attributes, `HttpOnly`.
+    #[must_use]
+    pub fn new(
+        name: Box<str>,
+        path: Option<Box<str>>,
+        ttl: Option<Duration>,
+        attributes: Box<[CookieAttribute]>,
+    ) -> Self {
+        let mut after_value = String::new();
+        if let Some(ttl) = ttl.filter(|ttl| !ttl.is_zero()) {
+            after_value += &format!("; Max-Age={}", ttl.as_secs());
+        }
+        if let Some(path) = &path {
+            after_value += &format!("; Path={path}");
+        }
+        for CookieAttribute { name, value } in &attributes {
+            let equals = if value.is_empty() { "" } else { "=" };
+            after_value += &format!("; {name}{equals}{value}");
+        }
+        after_value += "; HttpOnly";
+        Self { name, path, ttl, attributes, after_value: after_value.into() }
+    }
+
+    /// The line that sets the cookie.
+    pub(crate) fn line(&self, value: &str) -> String {
+        [&*self.name, "=\"", value, "\"", &*self.after_value].concat()
+    }
 }
 
 /// One of `httpCookie.attributes`.

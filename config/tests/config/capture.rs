@@ -288,6 +288,45 @@ fn egress_listeners_limit_what_is_captured() {
     assert_eq!(names, ["127.0.0.1_8080", "virtualOutbound", "virtualInbound"]);
 }
 
+#[test]
+fn the_protocol_of_a_captured_egress_listener_goes_for_all_its_services() {
+    let services = [
+        entry("web", 80, "HTTP", ""),
+        entry("wire", 80, "TCP", ""),
+        entry("own", 80, "TCP", "  addresses: [10.9.0.2]"),
+        entry("sniffed", 81, "''", ""),
+    ]
+    .concat();
+    let with = |port: u16, protocol: &str| {
+        let sidecar = format!(
+            "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{ name: default }}\nspec:\n  egress:\n  \
+             - {{ port: {{ number: {port}, name: p, protocol: {protocol} }}, hosts: ['*/*'] }}\n"
+        );
+        try_load(&[&sidecar, &services], &captured()).unwrap_or_else(|report| panic!("{report}"))
+    };
+    let http = with(80, "HTTP").snapshot;
+    assert_eq!(requests(&http, outbound(&http), "10.9.0.2:80", "web"), of(80, "web"));
+    assert!(
+        matches!(
+            outbound(&http).chain(to("10.9.0.2:80")),
+            Chain::Sniffed { silent: Silent::Requests, bytes, .. } if bytes.routes.len() == 1
+        ),
+        "no service of bytes is carried"
+    );
+    let tcp = with(80, "TCP").snapshot;
+    assert_eq!(requests(&tcp, outbound(&tcp), "10.9.0.1:80", "web"), "no requests");
+    assert_eq!(bytes(&tcp, outbound(&tcp), "10.9.0.2:80", None), of(80, "own"));
+    assert_eq!(bytes(&tcp, outbound(&tcp), "10.9.0.1:80", None), of(80, "web"), "as bytes");
+    let named = with(81, "HTTP").snapshot;
+    assert!(matches!(
+        outbound(&named).chain(to("10.9.0.1:81")),
+        Chain::Sniffed { silent: Silent::Requests, .. }
+    ));
+    let udp = with(80, "UDP");
+    assert_eq!(udp.warnings.diagnostics.iter().filter(|found| found.code == Code::NotHonoured).count(), 1);
+    assert_eq!(bytes(&udp.snapshot, outbound(&udp.snapshot), "10.9.0.2:80", None), "PassthroughCluster");
+}
+
 /// A headless service of Kubernetes with one pod.
 fn headless(pod: &str) -> String {
     format!(

@@ -2,7 +2,7 @@
 
 use outrigger_config::{
     diff::{Diff, Kind, diff, traffic::Traffic},
-    snapshot::Snapshot,
+    snapshot::{Interception, Snapshot},
 };
 use serde_json::json;
 
@@ -187,4 +187,47 @@ fn routes_of_connections_are_compared_by_what_they_take() {
     let line = line("a.example.com", "/", &json!({ "downstream_local_address": "127.0.0.1:7000" }));
     let traffic = replayed(&snapshot(&[&http]), &snapshot(&[&mesh]), &[line]);
     assert_eq!((traffic.touched, &*traffic.groups()[0].0.new), (1, "passed on unread"));
+}
+
+/// Both an explicit listener of the port and captured traffic to it.
+fn captured(more: &str) -> Snapshot {
+    let mut options = options();
+    options.node.interception = Interception::Redirect;
+    let sidecar = "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: { name: default }\nspec:\n  egress:\n  \
+        - { port: { number: 9000, name: http }, bind: 127.0.0.1, captureMode: NONE, hosts: ['./one.default.svc.cluster.local'] }\n  \
+        - { hosts: ['*/*'] }\n";
+    let loaded = try_load(&[sidecar, more], &options).unwrap_or_else(|report| panic!("{report}"));
+    loaded.snapshot
+}
+
+fn service_9000(name: &str, protocol: &str) -> String {
+    format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{ name: {name} }}\nspec:\n  \
+         hosts: [{name}.default.svc.cluster.local]\n  resolution: STATIC\n  \
+         ports: [{{ number: 9000, name: main, protocol: {protocol} }}]\n  endpoints: [{{ address: 10.1.0.1 }}]\n"
+    )
+}
+
+#[test]
+fn what_silent_clients_are_taken_for_is_compared() {
+    let (http, mixed) = (service_9000("one", "HTTP"), service_9000("two", "''"));
+    let (old, new) = (captured(&http), captured(&format!("{http}{mixed}")));
+    let diff = diff(&old, &new);
+    let change = diff.changes.iter().find(|change| change.name == "virtualOutbound for port 9000");
+    let change = change.unwrap_or_else(|| panic!("{diff}"));
+    let fields: Vec<_> = change.fields.iter().map(|field| (&*field.path, &field.old, &field.new)).collect();
+    let (was, is) = (Some(json!("requests")), Some(json!("raw connections")));
+    assert_eq!(fields, [("silent_clients", &was, &is)]);
+}
+
+#[test]
+fn captured_requests_are_decided_by_the_listener_of_captured_traffic() {
+    let both = format!("{}{}", service_9000("one", "HTTP"), service_9000("two", "HTTP"));
+    let (old, new) = (captured(&service_9000("one", "HTTP")), captured(&both));
+    let moved = |local: &str| {
+        let line = line("two.default", "/", &json!({ "downstream_local_address": local }));
+        replayed(&old, &new, &[line]).touched
+    };
+    assert_eq!(moved("10.9.0.1:9000"), 1, "the explicit listener has the first service alone");
+    assert_eq!(moved("127.0.0.1:9000"), 0);
 }

@@ -26,12 +26,7 @@ fn every_load_balancer_is_compiled() {
     let x = || Some(HashPolicy::Header("x".parse().unwrap()));
     let cookie = |path: Option<&str>, ttl| {
         let path = path.map(Into::into);
-        Some(HashPolicy::Cookie(Box::new(HashCookie {
-            name: "c".into(),
-            path,
-            ttl,
-            attributes: Box::default(),
-        })))
+        Some(HashPolicy::Cookie(Box::new(HashCookie::new("c".into(), path, ttl, Box::default()))))
     };
     for (block, balancer, hash) in [
         ("{ simple: UNSPECIFIED }", Balancer::LeastRequest, None),

@@ -11,11 +11,7 @@ use axum::response::Response;
 use http::{HeaderValue, Method, StatusCode, header, request::Parts};
 use tokio::net::TcpListener;
 
-use super::{
-    Admin, json, page,
-    serve::{LIMITS, serve},
-    text,
-};
+use super::{Admin, door, json, page, text};
 use crate::{
     app::{Command, Ending},
     telemetry::{CLASSIC, OPEN_METRICS},
@@ -24,7 +20,7 @@ use crate::{
 /// Serves the agent's pages until dropped.
 pub(crate) fn serve_agent(listener: TcpListener, admin: Arc<Admin>) -> impl Future<Output = ()> + Send {
     let port = listener.local_addr().map_or(0, |address| address.port());
-    serve(listener, LIMITS, move |peer, request, _| {
+    door(listener).serve(move |peer, request, _| {
         let admin = Arc::clone(&admin);
         async move { admin.agent_page(peer, &request, port).await }
     })

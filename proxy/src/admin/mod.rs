@@ -9,30 +9,41 @@ mod clusters;
 mod config_dump;
 mod explain;
 mod pages;
-mod serve;
 mod server;
 
 use std::{
     future::Future,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use axum::response::Response;
 use http::{HeaderValue, Method, StatusCode, header, request::Parts};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use agent::serve_agent;
 pub(crate) use certs::certificate_samples;
 pub(crate) use clusters::cluster_samples;
 pub(crate) use pages::Admin;
-use serve::{LIMITS, serve};
 pub(crate) use server::{Server, server_samples};
+
+use crate::net::pages::{Door, Limits};
+
+/// So Prometheus, which asks every 15 s or later, connects for each scrape.
+const LIMITS: Limits =
+    Limits { connections: 64, patience: Duration::from_secs(10), life: Duration::from_secs(60) };
+
+/// It is open for as long as the process lives.
+fn door(listener: TcpListener) -> Door {
+    Door { listener, tls: None, limits: LIMITS, stop: CancellationToken::new() }
+}
 
 /// Serves the admin pages until dropped.
 pub(crate) fn serve_admin(listener: TcpListener, admin: Arc<Admin>) -> impl Future<Output = ()> + Send {
     let local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
-    serve(listener, LIMITS, move |_, request, body| {
+    door(listener).serve(move |_, request, body| {
         let admin = Arc::clone(&admin);
         async move {
             if local && !names_loopback(&request) {
@@ -45,7 +56,7 @@ pub(crate) fn serve_admin(listener: TcpListener, admin: Arc<Admin>) -> impl Futu
 
 /// Serves the scrape of the sidecar alone until dropped.
 pub(crate) fn serve_metrics(listener: TcpListener, admin: Arc<Admin>) -> impl Future<Output = ()> + Send {
-    serve(listener, LIMITS, move |_, request, _| {
+    door(listener).serve(move |_, request, _| {
         let admin = Arc::clone(&admin);
         async move {
             match request.uri.path() {
@@ -58,7 +69,7 @@ pub(crate) fn serve_metrics(listener: TcpListener, admin: Arc<Admin>) -> impl Fu
 
 /// Serves readiness until dropped.
 pub(crate) fn serve_health(listener: TcpListener, admin: Arc<Admin>) -> impl Future<Output = ()> + Send {
-    serve(listener, LIMITS, move |_, request, _| {
+    door(listener).serve(move |_, request, _| {
         let admin = Arc::clone(&admin);
         async move {
             match request.uri.path() {

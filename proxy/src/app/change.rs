@@ -6,9 +6,9 @@ use outrigger_config::{
     Loaded,
     report::{Diagnostic, Report, Severity},
 };
-use tokio::time::Instant;
+use tokio::{sync::mpsc, time::Instant};
 
-use super::control::Process;
+use super::{Command, Ending, control::Process};
 use crate::reload::{Documents, Unreadable};
 
 /// How long a configuration waits for the first answers about its names. Later ones count as soon as they come.
@@ -18,16 +18,22 @@ const RETRY: Duration = Duration::from_secs(2);
 
 impl Process {
     /// Takes a new configuration, or says why not and keeps the old one. `again` says that it was refused before, so
-    /// that the same refusal is no news.
-    pub(super) async fn change(&mut self, documents: Result<Documents, Unreadable>, again: bool) {
+    /// that the same refusal is no news. If the process is to end, it does not wait for the change.
+    pub(super) async fn change(
+        &mut self,
+        documents: Result<Documents, Unreadable>,
+        again: bool,
+        commands: &mut mpsc::Receiver<Command>,
+    ) -> Result<(), Ending> {
         self.retry_at = None;
-        match self.compile(documents).await {
+        match self.compile(documents, commands).await? {
             Ok(loaded) => {
                 let snapshot = Arc::new(loaded.snapshot);
                 match self.listeners.prepare(&snapshot) {
                     Ok(prepared) => {
                         warn_of(&loaded.warnings);
-                        self.upstreams.prepare(&snapshot, FIRST_ANSWERS).await;
+                        let upstreams = Arc::clone(&self.upstreams);
+                        self.meanwhile(commands, upstreams.prepare(&snapshot, FIRST_ANSWERS)).await?;
                         self.listeners.dismiss(&snapshot, &self.published.load());
                         let old = self.published.swap(self.upstreams.publish(Arc::clone(&snapshot)));
                         self.listeners.follow(prepared, &snapshot);
@@ -51,24 +57,29 @@ impl Process {
             }
             Err((first, all)) => self.refuse(&first, all),
         }
+        Ok(())
     }
 
     /// On an error: its first line, and all of it.
     async fn compile(
         &mut self,
         documents: Result<Documents, Unreadable>,
-    ) -> Result<Loaded, (String, String)> {
-        let documents = documents.map_err(|error| (error.to_string(), error.to_string()))?;
+        commands: &mut mpsc::Receiver<Command>,
+    ) -> Result<Result<Loaded, (String, String)>, Ending> {
+        let documents = match documents {
+            Ok(documents) => documents,
+            Err(error) => return Ok(Err((error.to_string(), error.to_string()))),
+        };
         let known = self.loader.take();
         let mut loader = known.unwrap_or_else(|| self.unread.afresh());
         let compiling = tokio::task::spawn_blocking(move || (documents.compile(&mut loader), loader));
-        match compiling.await {
+        Ok(match self.meanwhile(commands, compiling).await? {
             Ok((result, loader)) => {
                 self.loader = Some(loader);
                 result.map_err(|report| (first_error(&report), report.to_string()))
             }
             Err(error) => Err((format!("the compiler failed: {error}"), error.to_string())),
-        }
+        })
     }
 
     fn refuse(&self, first: &str, all: String) {

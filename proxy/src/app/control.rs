@@ -1,7 +1,9 @@
 //! The control thread: everything that is not a request.
 
 use std::{
+    convert::Infallible,
     future::pending,
+    pin::pin,
     sync::{Arc, mpsc::SyncSender},
     thread::JoinHandle,
     time::Duration,
@@ -11,7 +13,7 @@ use arc_swap::ArcSwap;
 use outrigger_config::Loader;
 use tokio::{
     runtime::Builder,
-    sync::mpsc,
+    sync::{Notify, mpsc},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
@@ -40,6 +42,8 @@ pub(super) struct Process {
     pub(super) loader: Option<Loader>,
     pub(super) watcher: Watcher,
     pub(super) retry_at: Option<Instant>,
+    /// Somebody has asked for a reload that has not begun.
+    pub(super) reload: Arc<Notify>,
     pub(super) upstreams: Arc<Upstreams>,
     pub(super) secrets: Arc<Secrets>,
     pub(super) published: Arc<ArcSwap<Published>>,
@@ -48,6 +52,8 @@ pub(super) struct Process {
     pub(super) times: DrainTimes,
     /// When clients were first told to go away.
     pub(super) announced: Option<Instant>,
+    /// When the listeners close, if that was asked for.
+    pub(super) close_at: Option<Instant>,
     pub(super) listeners: Listeners,
     pub(super) pings: Pings,
     pub(super) connections: Workers,
@@ -111,10 +117,46 @@ async fn live(
 impl Process {
     /// Follows configuration changes and commands until the process is to end.
     async fn serve(&mut self, commands: &mut mpsc::Receiver<Command>) -> Ending {
+        let Err(ending) = self.follow(commands).await;
+        ending
+    }
+
+    async fn follow(&mut self, commands: &mut mpsc::Receiver<Command>) -> Result<Infallible, Ending> {
         let mut look = interval(POLL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut close_at = None;
+        let reload = Arc::clone(&self.reload);
         loop {
+            let asked = async {
+                tokio::select! {
+                    _ = look.tick() => false,
+                    () = reload.notified() => true,
+                }
+            };
+            if self.meanwhile(commands, asked).await? {
+                let documents = self.watcher.force();
+                self.change(documents, false, commands).await?;
+                continue;
+            }
+            self.secrets.poll();
+            let again = self.retry_at.is_some_and(|at| at <= Instant::now());
+            if again {
+                self.watcher.repeat();
+            }
+            if let Some(documents) = self.watcher.poll() {
+                self.change(documents, again, commands).await?;
+            }
+        }
+    }
+
+    /// Waits for `what`, and does what is asked for meanwhile. If the process is to end, `what` is dropped at once.
+    pub(super) async fn meanwhile<T>(
+        &mut self,
+        commands: &mut mpsc::Receiver<Command>,
+        what: impl Future<Output = T>,
+    ) -> Result<T, Ending> {
+        let mut what = pin!(what);
+        loop {
+            let close_at = self.close_at;
             let close = async {
                 match close_at {
                     Some(at) => sleep_until(at).await,
@@ -122,33 +164,22 @@ impl Process {
                 }
             };
             tokio::select! {
-                _ = look.tick() => {
-                    self.secrets.poll();
-                    let again = self.retry_at.is_some_and(|at| at <= Instant::now());
-                    if again {
-                        self.watcher.repeat();
-                    }
-                    if let Some(documents) = self.watcher.poll() {
-                        self.change(documents, again).await;
-                    }
-                }
-                () = close => {
-                    close_at = None;
-                    self.close();
-                }
+                biased;
                 command = commands.recv() => match command {
-                    Some(Command::Reload) => {
-                        let documents = self.watcher.force();
-                        self.change(documents, false).await;
-                    }
+                    Some(Command::Reload) => self.reload.notify_one(),
                     Some(Command::DrainListeners { graceful, close }) => {
                         let announced = self.announce();
                         let at = if graceful { announced + self.times.announce } else { Instant::now() };
-                        close_at = close.then_some(at);
+                        self.close_at = close.then_some(at);
                     }
-                    Some(Command::End(ending)) => return ending,
-                    None => return Ending::Drain,
+                    Some(Command::End(ending)) => return Err(ending),
+                    None => return Err(Ending::Drain),
                 },
+                () = close => {
+                    self.close_at = None;
+                    self.close();
+                }
+                done = what.as_mut() => return Ok(done),
             }
         }
     }

@@ -3,10 +3,11 @@
 use std::{
     collections::HashMap,
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
+use arc_swap::ArcSwap;
 use outrigger_config::snapshot::{Interception, Listener, Snapshot};
 use tokio::{
     net::{TcpListener, UdpSocket},
@@ -39,7 +40,7 @@ pub(super) struct Listeners {
 
 #[derive(Debug)]
 struct Accepting {
-    info: Arc<ListenerInfo>,
+    info: Arc<ArcSwap<ListenerInfo>>,
     _open: Vec<Open>,
 }
 
@@ -63,35 +64,53 @@ impl Listeners {
         new.map(|listener| self.bind(listener, snapshot)).collect::<Result<_, _>>().map(Prepared)
     }
 
-    /// Tells the connections of listeners that `next` no longer has to leave. They have their answers by `last` until
-    /// they are gone; so this comes before `next` is published.
+    /// Tells the connections of listeners to leave that `next` no longer has, or that no longer carry requests where they
+    /// did. What `next` does not answer is answered by `last` until they are gone; so this comes before `next` is
+    /// published.
     pub(super) fn dismiss(&self, next: &Snapshot, last: &Arc<Published>) {
-        for accepting in self.accepting.values().filter(|accepting| !has(next, &accepting.info.name)) {
-            accepting.info.departure.leave(Arc::clone(last));
+        for (name, accepting) in &self.accepting {
+            let leaves = match find(next, name) {
+                Some(next) => find(&last.snapshot, name).is_some_and(|last| loses_requests(last, next)),
+                None => true,
+            };
+            if leaves {
+                accepting.info.load().departure.leave(Arc::clone(last));
+            }
         }
     }
 
-    /// Accepts from the prepared listeners, and closes those that `snapshot` no longer has. Their connections were
-    /// [dismissed](Self::dismiss).
+    /// Accepts from the prepared listeners, and closes those that `snapshot` no longer has. Connections that were
+    /// [dismissed](Self::dismiss) have nothing in common with those that come from now on.
     pub(super) fn follow(&mut self, prepared: Prepared, snapshot: &Snapshot) {
-        let gone: Vec<_> = self.accepting.keys().filter(|name| !has(snapshot, name)).cloned().collect();
+        let gone: Vec<_> =
+            self.accepting.keys().filter(|name| find(snapshot, name).is_none()).cloned().collect();
         for name in gone {
             self.close(&name);
         }
+        for accepting in self.accepting.values() {
+            let info = accepting.info.load_full();
+            if info.departure.last().is_some() {
+                accepting.info.store(Arc::new(info.afresh()));
+            }
+        }
         while self.loops.try_join_next().is_some() {}
-        for (info, sockets) in prepared.0 {
+        // All may have been closed since these were bound.
+        let prepared = prepared.0.into_iter().filter(|_| !self.closed);
+        for (info, sockets) in prepared {
+            let name = Arc::clone(&info.name);
+            let info = Arc::new(ArcSwap::new(info));
             let open = sockets.into_iter().map(|(listener, address)| {
-                self.bound.add(Arc::clone(&info.name), address, true);
+                self.bound.add(Arc::clone(&name), address, true);
                 let (open, closed) = oneshot::channel();
                 self.loops.spawn(listen::accept(listener, Arc::clone(&info), self.workers.clone(), closed));
                 open
             });
             let open = open.collect();
-            self.accepting.insert(Arc::clone(&info.name), Accepting { info, _open: open });
+            self.accepting.insert(name, Accepting { info, _open: open });
         }
         for listener in snapshot.listeners.iter() {
             let accepting = self.accepting.get(&listener.name);
-            if accepting.is_some_and(|accepting| accepting.info.direction != listener.direction) {
+            if accepting.is_some_and(|accepting| accepting.info.load().direction != listener.direction) {
                 tracing::warn!(listener = %listener.name, "a listener that changes its direction needs a restart");
             }
         }
@@ -164,7 +183,7 @@ impl Listeners {
             let any = old.ip().is_unspecified() || address.ip().is_unspecified();
             old.port() == address.port() && (any || old.ip() == address.ip())
         };
-        let mut old = self.accepting.values().map(|accepting| &accepting.info);
+        let mut old = self.accepting.values().map(|accepting| accepting.info.load());
         let error = match old.find(|old| overlaps(&old.address)) {
             Some(old) if error.kind() == io::ErrorKind::AddrInUse => io::Error::new(
                 error.kind(),
@@ -188,8 +207,20 @@ fn is_without_ipv6(error: &io::Error) -> bool {
 /// Has no kind of its own.
 const EAFNOSUPPORT: i32 = 97;
 
-fn has(snapshot: &Snapshot, name: &str) -> bool {
-    snapshot.listeners.iter().any(|listener| &*listener.name == name)
+fn find<'s>(snapshot: &'s Snapshot, name: &str) -> Option<&'s Listener> {
+    snapshot.listeners.iter().find(|listener| &*listener.name == name)
+}
+
+/// Whether requests to some destination have routes by `last` and none by `next`: they are bytes there.
+fn loses_requests(last: &Listener, next: &Listener) -> bool {
+    let any = IpAddr::from(Ipv4Addr::UNSPECIFIED);
+    let captured = [last, next].into_iter().filter_map(Listener::captured);
+    let mut destinations = captured.flat_map(|captured| {
+        let at_port = captured.ports.keys().map(move |port| SocketAddr::new(any, *port));
+        captured.destinations.keys().copied().chain(at_port)
+    });
+    let lost = |to| last.requests_to(to).is_some() && next.requests_to(to).is_none();
+    lost(next.bind) || destinations.any(lost)
 }
 
 /// Binds, and tells the port that a 0 became.
@@ -249,5 +280,44 @@ fn told(
     match bound.and_then(|listener| Ok((listener.local_addr()?, listener))) {
         Ok((address, listener)) => Ok((listener, address)),
         Err(error) => Err(StartError::Bind { name: Arc::clone(name), address, error }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_config::{LoadOptions, Source, load, snapshot::Node};
+
+    use super::*;
+
+    /// What `virtualOutbound` carries where services have port 9000: their protocols and addresses.
+    fn outbound(services: &[(&str, &str)]) -> Snapshot {
+        let text = services.iter().enumerate().map(|(at, (protocol, addresses))| {
+            format!(
+                "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{ name: s{at} }}\nspec:\n  \
+                 hosts: [s{at}.example.com]\n  addresses: [{addresses}]\n  resolution: STATIC\n  \
+                 ports: [{{ number: 9000, name: main, protocol: {protocol} }}]\n  \
+                 endpoints: [{{ address: 10.1.0.1 }}]\n---\n"
+            )
+        });
+        let node = Node { interception: Interception::Redirect, ..Node::default() };
+        let source = Source { name: "mesh".into(), text: text.collect() };
+        let loaded = load(&[source], &LoadOptions { node, ..LoadOptions::default() });
+        loaded.unwrap_or_else(|report| panic!("{report}")).snapshot
+    }
+
+    #[test]
+    fn captured_requests_are_lost_where_a_port_or_an_address_becomes_bytes() {
+        let loses = |last: &[(&str, &str)], next: &[(&str, &str)]| {
+            let (last, next) = (outbound(last), outbound(next));
+            let of = |snapshot| find(snapshot, "virtualOutbound").unwrap();
+            loses_requests(of(&last), of(&next))
+        };
+        let http = ("HTTP", "");
+        assert!(!loses(&[http], &[http]));
+        assert!(!loses(&[http], &[http, ("HTTP", "10.9.0.1")]));
+        assert!(!loses(&[("TCP", "")], &[http]), "there were none");
+        assert!(loses(&[http], &[("TCP", "")]));
+        assert!(loses(&[http], &[]));
+        assert!(loses(&[http], &[http, ("TCP", "10.9.0.1")]), "connections to that address");
     }
 }

@@ -261,10 +261,10 @@ fn listeners_follow_the_configuration() {
     eventually("closed", || TcpStream::connect(kept).is_err());
 }
 
-#[test]
-fn a_connection_of_a_listener_that_left_has_a_last_answer_by_its_old_routes() {
-    const HEAD: &[u8] = b"HEAD / HTTP/1.1\r\nHost: echo.default.svc.cluster.local:8080\r\n\r\n";
-    let bench = Bench::start();
+const HEAD: &[u8] = b"HEAD / HTTP/1.1\r\nHost: echo.default.svc.cluster.local:8080\r\n\r\n";
+
+/// A connection of the listener on 8080 that stays open, and its first answer.
+fn kept(bench: &Bench) -> (TcpStream, String) {
     let mut client = TcpStream::connect(bench.running.address("127.0.0.1_8080").unwrap()).unwrap();
     client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     client.write_all(HEAD).unwrap();
@@ -274,16 +274,45 @@ fn a_connection_of_a_listener_that_left_has_a_last_answer_by_its_old_routes() {
         client.read_exact(&mut byte).unwrap();
         head.extend(byte);
     }
-    let before = String::from_utf8(head).unwrap();
-    assert!(!before.contains("connection: close"), "{before}");
-    bench.write(&format!("{SERVICE}{}", sidecar(&[8081])));
-    eventually("removed", || bench.listeners() == ["127.0.0.1_8081"]);
+    let answer = String::from_utf8(head).unwrap();
+    assert!(!answer.contains("connection: close"), "{answer}");
+    (client, answer)
+}
+
+/// The next answer is routed as that one was, and ends the connection.
+fn is_last_and_like(client: &mut TcpStream, before: &str) {
     client.write_all(HEAD).unwrap();
     let mut after = String::new();
     client.read_to_string(&mut after).unwrap();
     assert_eq!(after.lines().next(), before.lines().next(), "routed as before");
     assert!(!after.starts_with("HTTP/1.1 404"), "{after}");
     assert!(after.contains("connection: close\r\n"), "{after}");
+}
+
+#[test]
+fn a_connection_of_a_listener_that_left_has_a_last_answer_by_its_old_routes() {
+    let bench = Bench::start();
+    let (mut client, before) = kept(&bench);
+    bench.write(&format!("{SERVICE}{}", sidecar(&[8081])));
+    eventually("removed", || bench.listeners() == ["127.0.0.1_8081"]);
+    is_last_and_like(&mut client, &before);
+}
+
+#[test]
+fn a_connection_of_a_listener_that_carries_no_requests_any_more_has_a_last_answer_by_its_old_routes() {
+    let bench = Bench::start();
+    let applied = |times| {
+        eventually("applied", || bench.json("/config_dump")["outrigger"]["config_applied"] == times);
+    };
+    let (mut client, before) = kept(&bench);
+    let raw = sidecar(&[8080]).replace("protocol: HTTP }\n    bind", "protocol: TCP }\n    bind");
+    bench.write(&format!("{SERVICE}{raw}"));
+    applied(2);
+    is_last_and_like(&mut client, &before);
+    bench.write(&format!("{SERVICE}{}", sidecar(&[8080])));
+    applied(3);
+    let (_again, answer) = kept(&bench);
+    assert_eq!(answer.lines().next(), before.lines().next(), "new connections stay");
 }
 
 #[test]
@@ -331,6 +360,22 @@ fn a_reload_can_be_asked_for() {
 }
 
 #[test]
+fn a_drain_does_not_wait_for_a_change_of_the_configuration() {
+    let bench = Bench::with(|options| {
+        options.drain = DrainTimes { announce: Duration::from_secs(600), ..DrainTimes::default() };
+    });
+    // It takes the compiler far longer than asking for the drain takes us.
+    let large: String = (0..2000).map(|at| SERVICE.replace("echo", &format!("echo-{at}")) + "---").collect();
+    bench.write(&format!("{large}{SERVICE}{}", sidecar(&[8080])));
+    bench.running.reload();
+    bench.running.drain();
+    eventually("unready", || bench.get("/ready").0 == 503);
+    assert_eq!(bench.json("/config_dump")["outrigger"]["config_applied"], 1, "nothing was waited for");
+    bench.running.drain();
+    bench.running.join();
+}
+
+#[test]
 fn a_drain_is_unready_at_once_keeps_accepting_and_ends() {
     let bench = Bench::with(|options| {
         options.drain = DrainTimes { announce: Duration::from_secs(600), ..DrainTimes::default() };
@@ -344,6 +389,22 @@ fn a_drain_is_unready_at_once_keeps_accepting_and_ends() {
     bench.running.drain();
     bench.running.join();
     assert!(TcpStream::connect(listener).is_err());
+}
+
+#[test]
+fn a_drain_until_idle_without_a_least_time_ends_with_the_last_connection() {
+    let patient = DrainTimes {
+        announce: Duration::from_secs(600),
+        until_idle: Some(Duration::ZERO),
+        ..DrainTimes::default()
+    };
+    let bench = Bench::with(|options| options.drain = patient);
+    let (client, _) = kept(&bench);
+    bench.running.drain();
+    eventually("unready", || bench.get("/ready").0 == 503);
+    assert!(!bench.running.is_finished());
+    drop(client);
+    bench.running.join();
 }
 
 #[test]

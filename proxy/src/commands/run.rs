@@ -1,21 +1,22 @@
 //! `outrigger run -- CMD`: a job beside a sidecar. The command starts when the sidecar is ready, has the signals that
 //! come for it, and the sidecar is told to finish when the command has ended, so that the pod completes.
+//!
+//! As the first process of a container it also takes up the processes that outlive the one that started them.
 
 use std::{
     ffi::OsString,
     io,
     net::SocketAddr,
     os::unix::process::ExitStatusExt,
-    process::{ExitCode, ExitStatus},
+    process::{Child, Command, ExitCode, ExitStatus},
     time::Duration,
 };
 
 use clap::{Args, ValueEnum};
 use futures_util::future::select_all;
 use http::{Method, Uri};
-use rustix::process::{Pid, Signal as Number, kill_process};
+use rustix::process::{Pid, Signal as Number, WaitOptions, getpid, kill_process, set_child_subreaper, wait};
 use tokio::{
-    process::{Child, Command},
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, sleep},
 };
@@ -82,6 +83,9 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
 async fn beside_sidecar(args: &RunArgs) -> io::Result<ExitCode> {
     // First of all: a process 1 has no default action for signals.
     let mut signals = Signals::new()?;
+    let mut deaths = signal(SignalKind::child())?;
+    // The first process of a container has orphans anyhow, and elsewhere it is as good as whoever else has them.
+    let _ = set_child_subreaper(Some(getpid()));
     let deadline = Instant::now() + Duration::from_secs(args.wait.into());
     let ready = tokio::select! {
         ready = sidecar::ready(args.health, deadline) => ready,
@@ -98,7 +102,7 @@ async fn beside_sidecar(args: &RunArgs) -> io::Result<ExitCode> {
         }
     }
     match start(&args.command) {
-        Ok(mut child) => Ok(ended(attend(&mut child, &mut signals).await?)),
+        Ok(child) => Ok(ended(attend(&child, &mut signals, &mut deaths).await?)),
         Err(error) => {
             let name = args.command.first().cloned().unwrap_or_default();
             eprintln!("error: cannot run {}: {error}", name.display());
@@ -115,19 +119,31 @@ fn start(command: &[OsString]) -> io::Result<Child> {
 }
 
 /// Waits for the command, to which signals are passed on.
-async fn attend(child: &mut Child, signals: &mut Signals) -> io::Result<ExitStatus> {
-    let id = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+async fn attend(command: &Child, signals: &mut Signals, deaths: &mut Signal) -> io::Result<ExitStatus> {
+    let id = Pid::from_child(command);
     loop {
+        if let Some(status) = reap(id)? {
+            return Ok(status);
+        }
         tokio::select! {
-            status = child.wait() => return status,
-            number = signals.next() => {
-                // It may have ended just now; it is not waited for yet, so its id is nobody else's.
-                if let Some(id) = id {
-                    let _ = kill_process(id, number);
-                }
-            }
+            // It ends with the runtime only.
+            _ = deaths.recv() => {}
+            // It may have ended just now; it is not waited for yet, so its id is nobody else's.
+            number = signals.next() => drop(kill_process(id, number)),
         }
     }
+}
+
+/// Takes leave of all children that have ended, whoever started them: nobody else does, and an entry of the kernel's
+/// table would stay for each. The status of the command, if it is among them.
+fn reap(command: Pid) -> io::Result<Option<ExitStatus>> {
+    // There is a child until the command was seen.
+    while let Some((ended, status)) = wait(WaitOptions::NOHANG)? {
+        if ended == command {
+            return Ok(Some(ExitStatus::from_raw(status.as_raw())));
+        }
+    }
+    Ok(None)
 }
 
 fn ended(status: ExitStatus) -> ExitCode {

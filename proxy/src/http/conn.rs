@@ -76,7 +76,7 @@ async fn serve_io(accepted: Accepted, worker: Rc<Worker>) -> Result<(), Box<dyn 
         begun = begin => begun?,
         () = closing => None,
     };
-    let Some((Taken { stream, secured }, (version, bytes))) = begun else { return Ok(()) };
+    let Some((Taken { stream, secured, .. }, (version, bytes))) = begun else { return Ok(()) };
     if secured.as_ref().is_some_and(|secured| !secured.agrees_to(version)) {
         return Err("the client speaks another protocol than it has agreed to".into());
     }

@@ -69,7 +69,9 @@ pub(crate) fn start(
     });
     let mut clusters = clusters.peekable();
     clusters.peek()?;
-    let own = own_address(published, conn);
+    let own = published.own_address().cloned();
+    // Where the client found us, if nothing says where the pod is.
+    let own = own.or_else(|| HeaderValue::from_str(&conn.local().ip().to_string()).ok());
     let headers = headers_of_copy(&request.headers, own, terms);
     let recalled = Rc::<Cell<bool>>::default();
     for cluster in clusters {
@@ -189,12 +191,4 @@ fn headers_of_copy(request: &HeaderMap, own: Option<HeaderValue>, terms: &Terms<
         headers::forward_for(&mut headers, &own);
     }
     headers
-}
-
-/// The pod's, or where the client found us.
-fn own_address(published: &Published, conn: &ConnInfo) -> Option<HeaderValue> {
-    match &*published.snapshot.node.address {
-        "" => HeaderValue::from_str(&conn.local().ip().to_string()).ok(),
-        address => HeaderValue::from_str(address).ok(),
-    }
 }

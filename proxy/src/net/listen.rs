@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use outrigger_config::snapshot::{Direction, Interception};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
@@ -49,8 +50,22 @@ pub struct ListenerInfo {
     pub address: SocketAddr,
     /// What comes in there was going elsewhere.
     pub capture: Option<Capture>,
-    /// Whether it is still in the configuration.
+    /// Whether the configuration still has it as it was when the connection came.
     pub departure: Departure,
+}
+
+impl ListenerInfo {
+    /// The same for connections that come from now on.
+    #[must_use]
+    pub fn afresh(&self) -> Self {
+        Self {
+            name: Arc::clone(&self.name),
+            direction: self.direction,
+            address: self.address,
+            capture: self.capture.clone(),
+            departure: Departure::default(),
+        }
+    }
 }
 
 /// A connection on its way to a worker.
@@ -258,10 +273,10 @@ fn open(address: SocketAddr, only_v6: bool, interception: Interception) -> io::R
 pub type Open = oneshot::Sender<Infallible>;
 
 /// Accepts until the [`Open`] of `closed` is dropped, then takes what the system has already connected, and closes the
-/// listener. A failed accept is waited out, never fatal.
+/// listener. A failed accept is waited out, never fatal. Each connection gets the `info` of its moment.
 pub async fn accept(
     listener: TcpListener,
-    info: Arc<ListenerInfo>,
+    info: Arc<ArcSwap<ListenerInfo>>,
     workers: Workers,
     mut closed: oneshot::Receiver<Infallible>,
 ) {
@@ -276,17 +291,18 @@ pub async fn accept(
             _ = &mut closed => break,
         };
         match accepted {
-            Ok((stream, peer)) => workers.take(stream, peer, &info).await,
+            Ok((stream, peer)) => workers.take(stream, peer, &info.load_full()).await,
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) => {
                 workers.counts.failed.fetch_add(1, Relaxed);
                 if let Some(held_back) = complaint.due() {
-                    tracing::warn!(listener = %info.name, %error, held_back, "accept failed");
+                    tracing::warn!(listener = %info.load().name, %error, held_back, "accept failed");
                 }
                 sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+    let info = info.load_full();
     if let Err(error) = take_rest(listener, &info, &workers).await {
         tracing::warn!(listener = %info.name, %error, "connections were lost when the listener closed");
     }
@@ -332,23 +348,21 @@ mod tests {
 
     use super::*;
 
-    fn info(listener: &TcpListener) -> Arc<ListenerInfo> {
-        let address = listener.local_addr().unwrap();
-        let departure = Departure::default();
-        Arc::new(ListenerInfo {
+    fn info(listener: &TcpListener) -> Arc<ArcSwap<ListenerInfo>> {
+        Arc::new(ArcSwap::from_pointee(ListenerInfo {
             name: "test".into(),
             direction: Direction::Outbound,
-            address,
+            address: listener.local_addr().unwrap(),
             capture: None,
-            departure,
-        })
+            departure: Departure::default(),
+        }))
     }
 
     #[tokio::test]
     async fn the_worker_with_the_fewest_connections_takes_the_next() {
         let listener = bind("127.0.0.1:0".parse().unwrap(), Interception::None).unwrap();
         let info = info(&listener);
-        let address = info.address;
+        let address = info.load().address;
         let (workers, mut lanes) = Workers::new(2, 100, Arc::default());
         let (_open, closed) = oneshot::channel();
         tokio::spawn(accept(listener, info, workers.clone(), closed));
@@ -374,7 +388,7 @@ mod tests {
     async fn connections_above_the_limit_are_closed() {
         let listener = bind("127.0.0.1:0".parse().unwrap(), Interception::None).unwrap();
         let info = info(&listener);
-        let address = info.address;
+        let address = info.load().address;
         let (workers, mut lanes) = Workers::new(1, 1, Arc::default());
         let (_open, closed) = oneshot::channel();
         tokio::spawn(accept(listener, info, workers.clone(), closed));
@@ -393,7 +407,7 @@ mod tests {
     async fn what_the_system_has_connected_is_taken_before_the_listener_closes() {
         let listener = bind("127.0.0.1:0".parse().unwrap(), Interception::None).unwrap();
         let info = info(&listener);
-        let address = info.address;
+        let address = info.load().address;
         let clients: Vec<_> = (0..20).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
         let (workers, mut lanes) = Workers::new(1, 100, Arc::default());
         let (open, closed) = oneshot::channel();
@@ -410,7 +424,7 @@ mod tests {
     async fn connections_on_their_way_to_a_worker_are_not_idle() {
         let listener = bind("127.0.0.1:0".parse().unwrap(), Interception::None).unwrap();
         let info = info(&listener);
-        let _client = std::net::TcpStream::connect(info.address).unwrap();
+        let _client = std::net::TcpStream::connect(info.load().address).unwrap();
         let (workers, mut lanes) = Workers::new(1, 100, Arc::default());
         let (open, closed) = oneshot::channel();
         drop(open);

@@ -10,6 +10,7 @@ pub(crate) mod detect;
 mod gate;
 pub(crate) mod head;
 pub mod listen;
+pub(crate) mod pages;
 pub(crate) mod peek;
 pub(crate) mod sniff;
 pub(crate) mod socket;

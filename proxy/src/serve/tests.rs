@@ -479,3 +479,18 @@ async fn permissive_captured_ports_take_sidecars_and_plain_text() {
     let text = sidecar.exchange(Direction::Inbound, raw, "hello").await;
     assert_eq!(text, "hello from 127.0.0.6");
 }
+
+#[tokio::test(flavor = "local")]
+async fn a_silent_client_of_a_permissive_port_of_bytes_is_counted_as_unclear() {
+    let identity = certs::Authority::new().identity(SERVER);
+    let raw = raw_origin("220 ready\r\n").await;
+    let mesh = service("raw", "", raw.port(), "TCP", raw);
+    let sidecar = Sidecar::start_as(Some(identity.path().into()), &mesh, "protocolDetectionTimeout: 0.05s");
+    let unclear = || sidecar.stats.unclear.load(std::sync::atomic::Ordering::Relaxed);
+    let answer = sidecar.exchange(Direction::Inbound, raw, "HELO\r\n").await;
+    assert_eq!((&*answer, unclear()), ("220 ready\r\nHELO\r\n from 127.0.0.6", 0), "plain text is clear");
+    let mut client = sidecar.connect(Direction::Inbound, raw).await;
+    let mut greeting = [0; 11];
+    timeout(PATIENCE, client.read_exact(&mut greeting)).await.expect("a greeting").unwrap();
+    assert_eq!((&greeting, unclear()), (b"220 ready\r\n", 1));
+}

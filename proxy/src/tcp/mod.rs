@@ -64,7 +64,8 @@ pub(crate) fn serve(
             }
             _ => Some(Taken::plain(client)),
         };
-        let Some(Taken { stream: mut client, secured }) = taken else { return };
+        let Some(Taken { stream: mut client, secured, silent: unheard }) = taken else { return };
+        let silent = silent || unheard;
         record.secured = secured;
         let mut server_name = record.requested_server_name().map(Into::into);
         if routes.by_server_name && !silent && record.secured.is_none() {

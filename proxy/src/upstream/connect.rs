@@ -13,6 +13,7 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use outrigger_config::snapshot::Keepalive;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -154,6 +155,9 @@ fn bound(local: LocalEnd, address: SocketAddr) -> io::Result<TcpSocket> {
             ip
         }
     };
+    // The port is chosen when the destination is known, so that destinations share it (as Envoy does). A kernel that
+    // does not know the option chooses at once, and has fewer of them.
+    let _ = setsockopt(&socket, IpBindAddressNoPort, &true);
     socket.bind(SocketAddr::new(ip, 0))?;
     Ok(socket)
 }
@@ -235,5 +239,32 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::net::IpAddr;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_bound_connection_takes_its_port_with_its_destination() {
+        for (own, origin) in [("127.0.0.6", "127.0.0.1"), ("::1", "::1")] {
+            let (own, origin): (IpAddr, IpAddr) = (own.parse().unwrap(), origin.parse().unwrap());
+            let Ok(listener) = TcpListener::bind(SocketAddr::new(origin, 0)).await else {
+                assert!(origin.is_ipv6(), "not every machine has IPv6, but this is IPv4");
+                continue;
+            };
+            let address = listener.local_addr().unwrap();
+            let socket = bound(LocalEnd::Own(own), address).unwrap();
+            assert_eq!(socket.local_addr().unwrap(), SocketAddr::new(own, 0), "no port is taken yet");
+            let stream = socket.connect(address).await.unwrap();
+            let (_, peer) = listener.accept().await.unwrap();
+            assert_eq!((peer, peer.ip()), (stream.local_addr().unwrap(), own));
+            assert_ne!(peer.port(), 0);
+        }
     }
 }

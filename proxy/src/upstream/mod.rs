@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderValue;
 use outrigger_config::snapshot::{Cluster, ClusterId, Credentials, InboundTls, Listener, Snapshot};
 use tokio::{sync::Notify, time::Instant};
 
@@ -112,7 +113,9 @@ impl Upstreams {
         *known = next;
         self.wake.notify_one();
         let inbound = snapshot.listeners.iter().map(|listener| self.doors(listener)).collect();
-        Arc::new(Published { snapshot, clusters, inbound })
+        let own_address = Some(&*snapshot.node.address).filter(|address| !address.is_empty());
+        let own_address = own_address.and_then(|address| HeaderValue::from_str(address).ok());
+        Arc::new(Published { snapshot, clusters, inbound, own_address })
     }
 
     fn doors(&self, listener: &Listener) -> Doors {
@@ -211,6 +214,8 @@ pub struct Published {
     clusters: Box<[Arc<ClusterState>]>,
     /// Of each listener of the snapshot.
     inbound: Box<[Doors]>,
+    /// The node's, as headers have it.
+    own_address: Option<HeaderValue>,
 }
 
 /// How a listener takes connections; `None` is bytes as they come.
@@ -225,6 +230,11 @@ impl Published {
     /// Whether the snapshot has a listener of this name.
     pub(crate) fn has_listener(&self, listener: &str) -> bool {
         self.snapshot.listeners.iter().any(|known| &*known.name == listener)
+    }
+
+    /// The address of the pod, if anything says it.
+    pub(crate) fn own_address(&self) -> Option<&HeaderValue> {
+        self.own_address.as_ref()
     }
 
     /// How connections to a port are taken at a listener of this snapshot.

@@ -1,36 +1,26 @@
-//! The webhook's server: TLS, HTTP/1.1, small limits, and an end that lets the last answers out.
+//! The webhook's pages: reviews, and what probes ask for. Who may wait how long for what.
 
 use std::{
-    collections::VecDeque,
-    convert::Infallible,
-    pin::pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
+use axum::{body::Body, response::Response};
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use http::{Method, StatusCode, header, request::Parts};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use outrigger_inject::review;
 use rustls::ServerConfig;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    task::{AbortHandle, spawn_blocking},
-    time::{sleep, timeout},
-};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio::{net::TcpListener, sync::Semaphore, task::spawn_blocking, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Injector;
+use crate::net::pages::{Door, Limits};
 
-/// Connections at a time: an API server has few.
-const CONNECTIONS: u32 = 256;
-/// Handshakes at a time; a further one ends the oldest, so that who says nothing cannot keep others out.
-const HANDSHAKES: usize = 256;
-/// For a handshake, and for a request's body.
+/// An API server has few connections, and keeps them.
+const LIMITS: Limits = Limits { connections: 256, patience: PATIENCE, life: Duration::from_secs(3600) };
+/// For a request's body.
 const HASTE: Duration = Duration::from_secs(3);
 /// For a request's head, and for a review's turn. The API server waits 10 s itself.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -38,8 +28,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const MAX_BODY: usize = 1 << 20;
 /// Bodies that are held at a time.
 const BODIES: usize = 16;
-/// Wait after a failed accept.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// What bounds the memory of reviews. A body that comes slowly must not keep other reviews from theirs.
 #[derive(Debug)]
@@ -61,69 +49,13 @@ pub(super) async fn serve(
     injector: Arc<Injector>,
     stop: CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS as usize));
-    let acceptor = TlsAcceptor::from(tls);
-    let accept = async {
-        // Most have ended; to end those again does nothing.
-        let mut handshakes: VecDeque<AbortHandle> = VecDeque::with_capacity(HANDSHAKES);
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    if handshakes.len() == HANDSHAKES
-                        && let Some(oldest) = handshakes.pop_front()
-                    {
-                        oldest.abort();
-                    }
-                    let (acceptor, injector, stop) = (acceptor.clone(), Arc::clone(&injector), stop.clone());
-                    let places = Arc::clone(&places);
-                    let handshake = tokio::spawn(async move {
-                        let Ok(Ok(stream)) = timeout(HASTE, acceptor.accept(stream)).await else { return };
-                        // The semaphore is never closed.
-                        let Ok(place) = places.acquire_owned().await else { return };
-                        tokio::spawn(async move {
-                            converse(stream, injector, stop).await;
-                            drop(place);
-                        });
-                    });
-                    handshakes.push_back(handshake.abort_handle());
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "accept failed");
-                    sleep(PAUSE).await;
-                }
-            }
-        }
-    };
-    tokio::select! {
-        () = accept => {}
-        () = stop.cancelled() => {}
-    }
-    drop(listener);
-    // All places are free again when all connections have ended.
-    let _ = timeout(PATIENCE, places.acquire_many(CONNECTIONS)).await;
+    let door = Door { listener, tls: Some(tls.into()), limits: LIMITS, stop };
+    door.serve(move |_, request, body| answer(request, body, Arc::clone(&injector))).await;
 }
 
-/// One connection. How it ends is the client's business.
-async fn converse(stream: TlsStream<TcpStream>, injector: Arc<Injector>, stop: CancellationToken) {
-    let service = service_fn(move |request| {
-        let injector = Arc::clone(&injector);
-        async move { Ok::<_, Infallible>(answer(request, injector).await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = pin!(connection);
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
-    }
-    let _ = timeout(PATIENCE, connection).await;
-}
-
-async fn answer(request: Request<Incoming>, injector: Arc<Injector>) -> Response<Full<Bytes>> {
-    match (request.method(), request.uri().path()) {
-        (&Method::POST, "/inject") => inject(request.into_body(), injector).await,
+async fn answer(request: Parts, body: Incoming, injector: Arc<Injector>) -> Response {
+    match (&request.method, request.uri.path()) {
+        (&Method::POST, "/inject") => inject(body, injector).await,
         (&Method::GET, "/healthz") => page(StatusCode::OK, "ok\n"),
         (&Method::GET, "/readyz") if injector.trusted.load(Relaxed) => page(StatusCode::OK, "ok\n"),
         (&Method::GET, "/readyz") => page(
@@ -137,7 +69,7 @@ async fn answer(request: Request<Incoming>, injector: Arc<Injector>) -> Response
     }
 }
 
-async fn inject(body: Incoming, injector: Arc<Injector>) -> Response<Full<Bytes>> {
+async fn inject(body: Incoming, injector: Arc<Injector>) -> Response {
     let busy = || page(StatusCode::SERVICE_UNAVAILABLE, "too many reviews at a time\n");
     let turns = &injector.turns;
     let Ok(Ok(place)) = timeout(PATIENCE, Arc::clone(&turns.bodies).acquire_owned()).await else {
@@ -180,8 +112,8 @@ async fn inject(body: Incoming, injector: Arc<Injector>) -> Response<Full<Bytes>
     }
 }
 
-fn page(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(text.into()));
+fn page(status: StatusCode, text: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(Body::from(text.into()));
     *response.status_mut() = status;
     response
 }

@@ -106,6 +106,28 @@ async fn a_job_starts_when_its_sidecar_is_ready() {
 }
 
 #[tokio::test]
+async fn what_outlives_its_parent_is_taken_up_and_taken_leave_of() {
+    let proxy = sidecar().await;
+    // The orphan ends when it is told to. A process that nobody takes leave of stays in the table, as a zombie.
+    let script = r#"
+        fifo=$(mktemp -u) && mkfifo "$fifo" || exit 10
+        orphan=$(sh -c 'cat "$0" > /dev/null & echo $!' "$fifo")
+        grep -q "^PPid:[[:space:]]*$PPID\$" /proc/$orphan/status || exit 11
+        echo end > "$fifo"
+        rm "$fifo"
+        tries=0
+        while [ -e /proc/$orphan ]; do
+            tries=$((tries + 1))
+            [ $tries -lt 400 ] || exit 12
+            sleep 0.05
+        done
+        exit 5"#;
+    let ended = output(beside(&proxy, &[], script)).await;
+    assert_eq!(ended.status.code(), Some(5), "{}", all(&ended));
+    proxy.ended().await;
+}
+
+#[tokio::test]
 async fn signals_reach_the_command() {
     for (signal, code) in [("TERM", 7), ("INT", 8), ("HUP", 9), ("USR1", 10)] {
         let proxy = sidecar().await;

@@ -107,7 +107,7 @@ impl Bench {
         let (workers, mut lanes) = Workers::new(1, 1000, Arc::default());
         let (open, closed) = oneshot::channel();
         let info = Arc::new(info);
-        spawn_local(accept(listener, Arc::clone(&info), workers.clone(), closed));
+        spawn_local(accept(listener, Arc::new(ArcSwap::new(Arc::clone(&info))), workers.clone(), closed));
         spawn_local(serve(lanes.remove(0), worker));
         Self { address, published, upstreams, drain, stats, workers, info, log, _open: open, _folder: folder }
     }

@@ -32,6 +32,8 @@ pub(crate) struct Taken {
     pub(crate) stream: Stream,
     /// `None` without TLS.
     pub(crate) secured: Option<Arc<Secured>>,
+    /// The client said nothing in time, and is taken for one whose server speaks first.
+    pub(crate) silent: bool,
 }
 
 /// What was agreed with a client.
@@ -48,7 +50,7 @@ pub(crate) struct Secured {
 impl Taken {
     /// As it came.
     pub(crate) fn plain(stream: TcpStream) -> Self {
-        Self { stream: Stream::Plain(stream), secured: None }
+        Self { stream: Stream::Plain(stream), secured: None, silent: false }
     }
 }
 
@@ -84,7 +86,9 @@ pub(crate) async fn take(
         Ok(Ok(0)) if raw && inbound.plaintext => return plain(stream),
         Ok(Ok(0)) => return Ok(None),
         Ok(peeked) => drop(peeked?),
-        Err(_) if raw && inbound.plaintext => return plain(stream),
+        Err(_) if raw && inbound.plaintext => {
+            return Ok(Some(Taken { silent: true, ..Taken::plain(stream) }));
+        }
         Err(_) => return Ok(None),
     }
     let [first] = first;
@@ -132,5 +136,9 @@ async fn shake(stream: TcpStream, inbound: &Inbound, inside: Inside) -> io::Resu
         protocol: state.alpn_protocol().map(Into::into),
         server_name: state.server_name().map(Into::into),
     };
-    Ok(Taken { stream: Stream::Tls(Box::new(TlsStream::Server(stream))), secured: Some(Arc::new(secured)) })
+    Ok(Taken {
+        stream: Stream::Tls(Box::new(TlsStream::Server(stream))),
+        secured: Some(Arc::new(secured)),
+        silent: false,
+    })
 }
