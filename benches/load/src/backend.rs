@@ -14,8 +14,10 @@ use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Incoming;
 
 use crate::{
-    Outcome, machine,
-    serve::{self, Protocol},
+    Outcome,
+    identity::{Identities, Party},
+    machine,
+    serve::{self, Listening, Protocol},
 };
 
 /// Length of every answer.
@@ -31,22 +33,41 @@ static PLAIN_ANSWER: [u8; ANSWER] = [b'x'; ANSWER];
 
 /// Where the three endpoints of the service listen, as in the seed: two of v1, then one of v2.
 #[derive(Debug, Clone)]
-pub(crate) struct Backend {
+pub(crate) struct Endpoints {
     pub(crate) h1: Vec<SocketAddr>,
     pub(crate) h2: Vec<SocketAddr>,
 }
 
-/// Starts it in a thread of its own.
-pub(crate) fn start() -> Outcome<Backend> {
-    let mut backend = Backend { h1: Vec::new(), h2: Vec::new() };
-    let mut listeners = Vec::new();
-    for _ in 0..3 {
-        let (h1, address) = machine::listener()?;
-        backend.h1.push(address);
-        let (h2, address) = machine::listener()?;
-        backend.h2.push(address);
-        listeners.extend([(h1, Protocol::H1), (h2, Protocol::H2)]);
+/// The service as it is, and as a workload behind a sidecar: the proxy alone gets in there, by mutual TLS.
+#[derive(Debug, Clone)]
+pub(crate) struct Backend {
+    plain: Endpoints,
+    mutual: Endpoints,
+}
+
+impl Backend {
+    pub(crate) fn endpoints(&self, mtls: bool) -> &Endpoints {
+        if mtls { &self.mutual } else { &self.plain }
     }
+}
+
+/// Starts it in a thread of its own.
+pub(crate) fn start(identities: &Identities) -> Outcome<Backend> {
+    let mut listeners = Vec::new();
+    let mut listen = |protocol, mtls: bool| -> Outcome<Vec<SocketAddr>> {
+        let server = || identities.server(Party::Origin, Party::Proxy, protocol);
+        let tls = mtls.then(server).transpose()?;
+        let mut addresses = Vec::new();
+        for _ in 0..3 {
+            let (listener, address) = machine::listener()?;
+            listeners.push(Listening { listener, protocol, tls: tls.clone() });
+            addresses.push(address);
+        }
+        Ok(addresses)
+    };
+    let mut both = |mtls| Ok(Endpoints { h1: listen(Protocol::H1, mtls)?, h2: listen(Protocol::H2, mtls)? });
+    let made: Outcome<_> = both(false).and_then(|plain| Ok(Backend { plain, mutual: both(true)? }));
+    let backend = made?;
     serve::in_thread("backend", listeners, answer)?;
     Ok(backend)
 }

@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     Outcome, backend,
     forwarder::{self, ForwarderArgs},
+    identity::Identities,
     machine,
     measure::Bench,
     programs::{self, Kind, Programs},
@@ -94,8 +95,10 @@ fn compare(args: LoadArgs) -> Outcome<bool> {
     let seconds = args.seconds.unwrap_or(if args.quick { 1.0 } else { 3.0 });
     machine::raise_open_files()?;
     machine::pin(machine::LOAD_CPU)?;
-    let bench =
-        Bench { programs, backend: backend::start()?, sink: Sink::start()?, seconds, quick: args.quick };
+    let folder = tempfile::tempdir()?;
+    let identities = Identities::issue(folder.path())?;
+    let backend = backend::start(&identities)?;
+    let bench = Bench { programs, backend, identities, sink: Sink::start()?, seconds, quick: args.quick };
     println!(
         "{rounds} rounds of {seconds} s; the proxy alone on CPU {}, load and backend on CPU {}; median (min-max)",
         machine::PROXY_CPU,

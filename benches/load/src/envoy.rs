@@ -1,6 +1,8 @@
 //! The intent in Envoy's language, as Istio would generate it for its proxy, but for the filters of Istio's own that
 //! stock Envoy does not have (metadata exchange and statistics): a real istio-proxy costs more.
 
+mod mtls;
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -10,6 +12,8 @@ use crate::{
     },
     serve::Protocol,
 };
+
+const HCM_FILTER: &str = "envoy.filters.network.http_connection_manager";
 
 /// Istio's default format.
 const LOG: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \
@@ -22,6 +26,7 @@ const LOG: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:P
 /// The whole configuration.
 pub(crate) fn bootstrap(intent: &Intent) -> Value {
     let mut clusters = vec![plain_cluster("otel", &[intent.sink.to_string()], Protocol::H2)];
+    let mut listeners = Vec::new();
     for protocol in [Protocol::H1, Protocol::H2] {
         for wanted in ["v1", "v2"] {
             let (_, endpoints) = listening(intent, protocol);
@@ -31,7 +36,16 @@ pub(crate) fn bootstrap(intent: &Intent) -> Value {
                 .filter(|(index, _)| version(*index) == wanted)
                 .map(|(_, address)| address.to_string())
                 .collect();
-            clusters.push(cluster(&name(intent, protocol, wanted), &endpoints, protocol, intent));
+            let mut made = cluster(&name(intent, protocol, wanted), &endpoints, protocol, intent);
+            if let (Some(mtls), Some(made)) = (&intent.mtls, made.as_object_mut()) {
+                made.insert("transport_socket".into(), mtls::socket(intent, mtls, protocol, wanted));
+            }
+            clusters.push(made);
+        }
+        listeners.push(listener(intent, protocol));
+        if let Some(mtls) = &intent.mtls {
+            listeners.push(mtls::listener(intent, mtls, protocol));
+            clusters.push(mtls::workload(intent, mtls, protocol));
         }
     }
     for number in 0..intent.filler {
@@ -45,7 +59,7 @@ pub(crate) fn bootstrap(intent: &Intent) -> Value {
         "admin": {"address": address("127.0.0.1:0")},
         "node": {"id": "sidecar~127.0.0.1~bench.default~default.svc.cluster.local", "cluster": "bench.default"},
         "static_resources": {
-            "listeners": [listener(intent, Protocol::H1), listener(intent, Protocol::H2)],
+            "listeners": listeners,
             "clusters": clusters,
         },
     })
@@ -130,11 +144,44 @@ fn cluster(name: &str, endpoints: &[String], protocol: Protocol, intent: &Intent
 
 fn listener(intent: &Intent, protocol: Protocol) -> Value {
     let (port, _) = listening(intent, protocol);
+    let filters = [
+        filter("envoy.filters.http.fault", "envoy.extensions.filters.http.fault.v3.HTTPFault"),
+        filter("envoy.filters.http.cors", "envoy.extensions.filters.http.cors.v3.Cors"),
+        router(),
+    ];
+    let routes = json!({
+        "name": port.to_string(),
+        "validate_clusters": false,
+        "virtual_hosts": virtual_hosts(intent, protocol),
+    });
+    let http = manager(intent, &format!("outbound_0.0.0.0_{port}"), &filters, &routes);
+    bound(port, &json!({"filters": [{"name": HCM_FILTER, "typed_config": http}]}))
+}
+
+/// A listener with one chain.
+fn bound(port: u16, chain: &Value) -> Value {
+    json!({
+        "name": format!("127.0.0.1_{port}"),
+        "address": address(&format!("127.0.0.1:{port}")),
+        "filter_chains": [chain],
+    })
+}
+
+fn router() -> Value {
+    filter("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router")
+}
+
+/// A filter without settings.
+fn filter(name: &str, kind: &str) -> Value {
+    json!({"name": name, "typed_config": {"@type": format!("type.googleapis.com/{kind}")}})
+}
+
+/// What the proxy does with HTTP on either side.
+fn manager(intent: &Intent, prefix: &str, filters: &[Value], routes: &Value) -> Value {
     let sampling = intent.sampling;
-    let typed = |name: &str, kind: &str| json!({"name": name, "typed_config": {"@type": format!("type.googleapis.com/{kind}")}});
-    let manager = json!({
+    json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": format!("outbound_0.0.0.0_{port}"),
+        "stat_prefix": prefix,
         "use_remote_address": false,
         "forward_client_cert_details": "SANITIZE",
         "normalize_path": true,
@@ -158,23 +205,8 @@ fn listener(intent: &Intent, protocol: Protocol) -> Value {
             "path": intent.log,
             "log_format": {"text_format_source": {"inline_string": LOG}},
         }}],
-        "http_filters": [
-            typed("envoy.filters.http.fault", "envoy.extensions.filters.http.fault.v3.HTTPFault"),
-            typed("envoy.filters.http.cors", "envoy.extensions.filters.http.cors.v3.Cors"),
-            typed("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router"),
-        ],
-        "route_config": {
-            "name": port.to_string(),
-            "validate_clusters": false,
-            "virtual_hosts": virtual_hosts(intent, protocol),
-        },
-    });
-    json!({
-        "name": format!("127.0.0.1_{port}"),
-        "address": address(&format!("127.0.0.1:{port}")),
-        "filter_chains": [{"filters": [
-            {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager},
-        ]}],
+        "http_filters": filters,
+        "route_config": routes,
     })
 }
 

@@ -14,6 +14,7 @@ use crate::{
     Outcome,
     backend::{self, Backend},
     callgrind::{self, Costs},
+    identity::Identities,
     load::{Load, Running, Tally, h2::Call},
     machine,
     programs::{self, Kind},
@@ -51,13 +52,18 @@ struct Cli {
 /// The stages alone, without sockets: name, whether every request is traced.
 const STAGES: [(&str, bool); 2] = [("stages", false), ("stages-t100", true)];
 
-/// Name, load, percentage of requests that are traced.
-const SCENARIOS: [(&str, Load, u8); 5] = [
-    ("h1", Load::H1 { connections: 8 }, 1),
-    ("grpc-8k", Load::H2 { connections: 2, streams: 8, call: Call::Grpc }, 1),
-    ("h2", Load::H2 { connections: 2, streams: 8, call: Call::Get }, 1),
-    ("h1-t100", Load::H1 { connections: 8 }, 100),
-    ("grpc-8k-t100", Load::H2 { connections: 2, streams: 8, call: Call::Grpc }, 100),
+const H1: Load = Load::H1 { connections: 8 };
+const GRPC: Load = Load::H2 { connections: 2, streams: 8, call: Call::Grpc };
+
+/// Name, load, percentage of requests that are traced, mutual TLS on both sides.
+const SCENARIOS: [(&str, Load, u8, bool); 7] = [
+    ("h1", H1, 1, false),
+    ("grpc-8k", GRPC, 1, false),
+    ("h2", Load::H2 { connections: 2, streams: 8, call: Call::Get }, 1, false),
+    ("h1-t100", H1, 100, false),
+    ("grpc-8k-t100", GRPC, 100, false),
+    ("h1-mtls", H1, 1, true),
+    ("grpc-8k-mtls", GRPC, 1, true),
 ];
 
 /// `cargo bench-instr`.
@@ -103,19 +109,21 @@ fn count(cli: &Cli) -> Outcome<()> {
     };
     let baseline = cli.baseline.clone().map(programs::existing).transpose()?;
     machine::pin(machine::LOAD_CPU)?;
-    let counter =
-        Counter { valgrind, backend: backend::start()?, sink: Sink::start()?, requests: cli.requests };
+    let folder = tempfile::tempdir()?;
+    let identities = Identities::issue(folder.path())?;
+    let backend = backend::start(&identities)?;
+    let counter = Counter { valgrind, backend, identities, sink: Sink::start()?, requests: cli.requests };
     serve::runtime()?.block_on(async {
-        for (name, load, sampling) in SCENARIOS {
+        for (name, load, sampling, mtls) in SCENARIOS {
             if !wanted(name) {
                 continue;
             }
             let before = match &baseline {
-                Some(path) => Some(counter.costs(path, load, sampling).await?),
+                Some(path) => Some(counter.costs(path, load, sampling, mtls).await?),
                 None => None,
             };
             let spans = counter.sink.spans();
-            let now = counter.costs(&outrigger, load, sampling).await?;
+            let now = counter.costs(&outrigger, load, sampling, mtls).await?;
             let spans = (counter.sink.spans() - spans) as f64 / (3 * cli.requests) as f64;
             let each = counter.per_request(&now);
             let change = before.map_or_else(String::new, |before| {
@@ -149,6 +157,7 @@ fn count_stages(valgrind: &Path, requests: u64, traced: bool) -> Outcome<Costs> 
 struct Counter {
     valgrind: PathBuf,
     backend: Backend,
+    identities: Identities,
     sink: Sink,
     requests: u64,
 }
@@ -159,13 +168,19 @@ impl Counter {
     }
 
     /// Two runs, the second with twice the requests: the difference has no start, no first connections and no end.
-    async fn costs(&self, program: &Path, load: Load, sampling: u8) -> Outcome<Costs> {
-        let short = self.run(program, load, sampling, self.requests).await?;
-        let long = self.run(program, load, sampling, 2 * self.requests).await?;
+    async fn costs(&self, program: &Path, load: Load, sampling: u8, mtls: bool) -> Outcome<Costs> {
+        let short = self.run(program, load, (sampling, mtls), self.requests).await?;
+        let long = self.run(program, load, (sampling, mtls), 2 * self.requests).await?;
         Ok(callgrind::difference(long, &short))
     }
 
-    async fn run(&self, program: &Path, load: Load, sampling: u8, requests: u64) -> Outcome<Costs> {
+    async fn run(
+        &self,
+        program: &Path,
+        load: Load,
+        (sampling, mtls): (u8, bool),
+        requests: u64,
+    ) -> Outcome<Costs> {
         let folder = tempfile::Builder::new().prefix("outrigger-instr-").tempdir()?;
         let written = folder.path().join("callgrind.out");
         let mut file = OsString::from("--callgrind-out-file=");
@@ -175,6 +190,8 @@ impl Counter {
             program,
             under: vec![self.valgrind.clone().into(), "--tool=callgrind".into(), file],
             backend: &self.backend,
+            identities: &self.identities,
+            mtls,
             sink: self.sink.grpc,
             sampling,
             max_requests_per_connection: None,
@@ -182,7 +199,7 @@ impl Counter {
         };
         let proxy = Proxy::start(&run).await?;
         let tally = Tally::new(requests);
-        let running = Running::start(load, proxy.h1, proxy.h2, 0, &tally).await?;
+        let running = Running::start(load, &proxy.h1, &proxy.h2, 0, &tally).await?;
         running.end(Duration::from_secs(300)).await?;
         if let Some(failure) = tally.failure() {
             return Err(failure.into());

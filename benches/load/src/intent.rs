@@ -4,6 +4,8 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use crate::identity::Identities;
+
 /// The service that is called.
 pub(crate) const HOST: &str = "bench.default.svc.cluster.local";
 /// Where sessions stay.
@@ -34,10 +36,24 @@ pub(crate) struct Intent {
     pub(crate) sampling: u8,
     /// `maxRequestsPerConnection`.
     pub(crate) max_requests_per_connection: Option<u32>,
+    /// Mutual TLS on both sides.
+    pub(crate) mtls: Option<Mtls>,
     /// Services beside the one that is called; no request goes to them.
     pub(crate) filler: usize,
     /// The access log.
     pub(crate) log: PathBuf,
+}
+
+/// A sidecar ends mutual TLS for its workload and begins it for others, and no listener of one does both. So a request
+/// comes in by an inbound listener, whose workload is the outbound listener, and leaves by that one: what the sidecars of
+/// a client and of its server do, in one proxy.
+#[derive(Debug, Clone)]
+pub(crate) struct Mtls {
+    /// Where the proxy takes HTTP/1.1 by mutual TLS.
+    pub(crate) h1_port: u16,
+    /// The same for HTTP/2.
+    pub(crate) h2_port: u16,
+    pub(crate) identities: Identities,
 }
 
 /// Version of the endpoint at this index.

@@ -2,9 +2,12 @@
 
 use std::fmt::Write;
 
-use crate::intent::{
-    FILLER_ENDPOINTS, HOST, Intent, MAX_CONNECTIONS, MAX_PENDING, MAX_REQUESTS, SESSION, filler_address,
-    filler_host, version,
+use crate::{
+    identity::Party,
+    intent::{
+        FILLER_ENDPOINTS, HOST, Intent, MAX_CONNECTIONS, MAX_PENDING, MAX_REQUESTS, Mtls, SESSION,
+        filler_address, filler_host, version,
+    },
 };
 
 /// `MeshConfig`.
@@ -32,6 +35,7 @@ pub(crate) fn documents(intent: &Intent) -> String {
     }
     let (h1, h2) = (intent.h1_port, intent.h2_port);
     let policy = policy(intent);
+    let ingress = intent.mtls.as_ref().map(|mtls| ingress(intent, mtls)).unwrap_or_default();
     let mut text = format!(
         r#"apiVersion: networking.istio.io/v1
 kind: ServiceEntry
@@ -58,7 +62,7 @@ spec:
     bind: 127.0.0.1
     captureMode: NONE
     hosts: ["./*"]
----
+{ingress}---
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
 metadata: {{ name: bench }}
@@ -89,6 +93,26 @@ spec:
         text.push_str(&filler(number, h1, &policy));
     }
     text
+}
+
+/// Listeners that take nothing but mutual TLS; their workload is the outbound listener.
+fn ingress(intent: &Intent, mtls: &Mtls) -> String {
+    let (h1, h2, mtls_h1, mtls_h2) = (intent.h1_port, intent.h2_port, mtls.h1_port, mtls.h2_port);
+    format!(
+        r#"  ingress:
+  - port: {{ number: {mtls_h1}, name: http-in, protocol: HTTP }}
+    bind: 127.0.0.1
+    defaultEndpoint: "127.0.0.1:{h1}"
+  - port: {{ number: {mtls_h2}, name: grpc-in, protocol: GRPC }}
+    bind: 127.0.0.1
+    defaultEndpoint: "127.0.0.1:{h2}"
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {{ name: default }}
+spec: {{ mtls: {{ mode: STRICT }} }}
+"#
+    )
 }
 
 /// A service with a policy and a route.
@@ -130,9 +154,14 @@ spec:
 fn policy(intent: &Intent) -> String {
     let limit = intent.max_requests_per_connection;
     let limit = limit.map(|limit| format!("        maxRequestsPerConnection: {limit}\n")).unwrap_or_default();
+    let tls = intent.mtls.as_ref().map(|_| {
+        let origin = Party::Origin.id();
+        format!("    tls: {{ mode: ISTIO_MUTUAL, subjectAltNames: [\"{origin}\"] }}\n")
+    });
+    let tls = tls.unwrap_or_default();
     format!(
         r"  trafficPolicy:
-    loadBalancer:
+{tls}    loadBalancer:
       consistentHash: {{ httpHeaderName: {SESSION} }}
     connectionPool:
       tcp: {{ maxConnections: {MAX_CONNECTIONS} }}

@@ -5,9 +5,11 @@
 mod backend;
 mod callgrind;
 mod cli;
+mod door;
 mod envoy;
 mod forwarder;
 mod goals;
+mod identity;
 mod instr;
 mod intent;
 mod istio;

@@ -1,12 +1,14 @@
 //! One measurement: one proxy, started for it, in one scenario.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
 use crate::{
     Outcome,
     backend::Backend,
+    door::Door,
+    identity::Identities,
     load::{
         Load, Running, Tally,
         h1::{Connection, Requests},
@@ -27,6 +29,7 @@ pub(crate) type Values = BTreeMap<Metric, f64>;
 pub(crate) struct Bench {
     pub(crate) programs: Programs,
     pub(crate) backend: Backend,
+    pub(crate) identities: Identities,
     pub(crate) sink: Sink,
     pub(crate) seconds: f64,
     /// Whether the sizes are to be small too.
@@ -41,13 +44,15 @@ impl Bench {
     pub(crate) async fn measure(&self, scenario: &Scenario, kind: Kind, round: usize) -> Outcome<Values> {
         match scenario.work {
             Work::Load(load) if kind == Kind::Direct => {
-                let (h1, h2) = (self.backend.h1.first(), self.backend.h2.first());
-                let (Some(h1), Some(h2)) = (h1, h2) else { return Err("no backend".into()) };
-                self.load(load, *h1, *h2, None, round).await
+                let endpoints = self.backend.endpoints(false);
+                let (Some(h1), Some(h2)) = (endpoints.h1.first(), endpoints.h2.first()) else {
+                    return Err("no backend".into());
+                };
+                self.load(load, [&Door::plain(*h1), &Door::plain(*h2)], None, round).await
             }
             Work::Load(load) => {
                 let proxy = self.start(scenario, kind, 0).await?;
-                let values = self.load(load, proxy.h1, proxy.h2, Some(&proxy), round).await?;
+                let values = self.load(load, [&proxy.h1, &proxy.h2], Some(&proxy), round).await?;
                 proxy.kill().await?;
                 Ok(values)
             }
@@ -62,6 +67,8 @@ impl Bench {
             program: self.programs.path(kind).ok_or("the program is missing")?,
             under: Vec::new(),
             backend: &self.backend,
+            identities: &self.identities,
+            mtls: scenario.mtls,
             sink: self.sink.grpc,
             sampling: scenario.sampling,
             max_requests_per_connection: scenario.max_requests_per_connection,
@@ -73,8 +80,7 @@ impl Bench {
     async fn load(
         &self,
         load: Load,
-        h1: SocketAddr,
-        h2: SocketAddr,
+        [h1, h2]: [&Door; 2],
         proxy: Option<&Proxy>,
         round: usize,
     ) -> Outcome<Values> {
@@ -129,7 +135,7 @@ impl Bench {
         let counts = [(Metric::Connection1000, 1000), (Metric::Connection5000, 5000)];
         for (metric, count) in counts.into_iter().take(if self.quick { 1 } else { 2 }) {
             while open.len() < count {
-                let mut connection = Connection::open(proxy.h1).await?;
+                let mut connection = Connection::open(&proxy.h1).await?;
                 connection.exchange(requests.of(open.len())).await?;
                 open.push(connection);
             }

@@ -18,13 +18,16 @@ use tokio::{
 
 use crate::{
     Outcome,
-    backend::Backend,
+    backend::{Backend, Endpoints},
+    door::Door,
     envoy,
-    intent::Intent,
+    identity::{Identities, Party},
+    intent::{Intent, Mtls},
     istio,
     load::h1::{Connection, Requests},
     machine,
     programs::Kind,
+    serve::Protocol,
 };
 
 /// How a proxy is run.
@@ -35,6 +38,9 @@ pub(crate) struct Run<'a> {
     /// What the program is run under, with its arguments: nothing, or valgrind.
     pub(crate) under: Vec<OsString>,
     pub(crate) backend: &'a Backend,
+    pub(crate) identities: &'a Identities,
+    /// Mutual TLS on both sides.
+    pub(crate) mtls: bool,
     /// Where spans go.
     pub(crate) sink: SocketAddr,
     /// Percentage of requests that are traced.
@@ -50,8 +56,8 @@ pub(crate) struct Proxy {
     child: Child,
     folder: TempDir,
     pub(crate) pid: u32,
-    pub(crate) h1: SocketAddr,
-    pub(crate) h2: SocketAddr,
+    pub(crate) h1: Door,
+    pub(crate) h2: Door,
     /// From its start to its first answer.
     pub(crate) started: Duration,
 }
@@ -60,11 +66,17 @@ impl Proxy {
     /// Starts it and waits for its first answer.
     pub(crate) async fn start(run: &Run<'_>) -> Outcome<Self> {
         let folder = tempfile::Builder::new().prefix("outrigger-bench-").tempdir()?;
+        let mtls = || -> Outcome<Mtls> {
+            let identities = run.identities.clone();
+            Ok(Mtls { h1_port: machine::free_port()?, h2_port: machine::free_port()?, identities })
+        };
+        let Endpoints { h1, h2 } = run.backend.endpoints(run.mtls).clone();
         let intent = Intent {
             h1_port: machine::free_port()?,
             h2_port: machine::free_port()?,
-            h1: run.backend.h1.clone(),
-            h2: run.backend.h2.clone(),
+            h1,
+            h2,
+            mtls: run.mtls.then(mtls).transpose()?,
             sink: run.sink,
             sampling: run.sampling,
             max_requests_per_connection: run.max_requests_per_connection,
@@ -82,11 +94,11 @@ impl Proxy {
         let began = Instant::now();
         let child = machine::on_proxy_cpu(|| command.spawn())?;
         let pid = child.id().ok_or("the proxy has ended")?;
-        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let (h1, h2) = (local(intent.h1_port), local(intent.h2_port));
+        let (h1, h2) = (door(&intent, Protocol::H1)?, door(&intent, Protocol::H2)?);
         let mut proxy = Self { child, folder, pid, h1, h2, started: Duration::ZERO };
         proxy.first_answer().await.map_err(|error| format!("{}: {error}", run.kind))?;
         proxy.started = began.elapsed();
+        proxy.takes_tls_alone().await?;
         Ok(proxy)
     }
 
@@ -94,7 +106,7 @@ impl Proxy {
         let requests = Requests::new();
         let ask = async {
             loop {
-                let answer = async { Connection::open(self.h1).await?.exchange(requests.of(0)).await };
+                let answer = async { Connection::open(&self.h1).await?.exchange(requests.of(0)).await };
                 match answer.await {
                     Ok(()) => return Ok(()),
                     Err(error) if self.child.try_wait()?.is_some() => return Outcome::Err(error),
@@ -107,6 +119,20 @@ impl Proxy {
             .unwrap_or_else(|_| Err("no answer in a minute".into()));
         let log = || fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default();
         answer.map_err(|error| format!("{error}; its log:\n{}", log()).into())
+    }
+
+    /// Where mutual TLS is measured, it is no matter of choice.
+    async fn takes_tls_alone(&self) -> Outcome<()> {
+        if !self.h1.is_secured() {
+            return Ok(());
+        }
+        let requests = Requests::new();
+        let ask = async { Connection::open(&self.h1.without_tls()).await?.exchange(requests.of(0)).await };
+        match timeout(Duration::from_secs(10), ask).await {
+            Ok(Err(_)) => Ok(()),
+            Ok(Ok(())) => Err("plain text is answered where mutual TLS is asked for".into()),
+            Err(_) => Err("plain text is neither answered nor refused".into()),
+        }
     }
 
     /// Bytes of the access log so far.
@@ -128,12 +154,29 @@ impl Proxy {
     }
 }
 
+/// Where a client goes.
+fn door(intent: &Intent, protocol: Protocol) -> Outcome<Door> {
+    let h1 = protocol == Protocol::H1;
+    let local =
+        |h1_port, h2_port| SocketAddr::from((Ipv4Addr::LOCALHOST, if h1 { h1_port } else { h2_port }));
+    match &intent.mtls {
+        None => Ok(Door::plain(local(intent.h1_port, intent.h2_port))),
+        Some(mtls) => {
+            let address = local(mtls.h1_port, mtls.h2_port);
+            Door::mutual(address, &mtls.identities, (Party::Client, Party::Proxy), protocol)
+        }
+    }
+}
+
 /// Writes the configuration; the arguments that name it.
 fn arguments(kind: Kind, intent: &Intent, folder: &Path) -> Outcome<Vec<OsString>> {
-    let write = |name: &str, text: String| -> Outcome<String> {
-        let path = folder.join(name);
-        fs::write(&path, text)?;
+    let text = |path: &Path| -> Outcome<String> {
         Ok(path.to_str().ok_or("the temporary folder has a strange name")?.to_owned())
+    };
+    let write = |name: &str, content: String| -> Outcome<String> {
+        let path = folder.join(name);
+        fs::write(&path, content)?;
+        text(&path)
     };
     let list =
         |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
@@ -143,7 +186,12 @@ fn arguments(kind: Kind, intent: &Intent, folder: &Path) -> Outcome<Vec<OsString
             let mesh = write("mesh.yaml", istio::mesh(intent))?;
             let fixed = "--concurrency 1 --admin 127.0.0.1:0 --metrics 127.0.0.1:0 --health 127.0.0.1:0";
             let files = ["proxy", "--config", &documents, "--mesh-config", &mesh].map(str::to_owned);
-            files.into_iter().chain(fixed.split(' ').map(str::to_owned)).collect()
+            let mut words: Vec<String> =
+                files.into_iter().chain(fixed.split(' ').map(str::to_owned)).collect();
+            if let Some(mtls) = &intent.mtls {
+                words.extend(["--identity".to_owned(), text(&mtls.identities.of(Party::Proxy))?]);
+            }
+            words
         }
         Kind::Envoy => {
             let config = write("envoy.json", envoy::bootstrap(intent).to_string())?;
@@ -155,6 +203,11 @@ fn arguments(kind: Kind, intent: &Intent, folder: &Path) -> Outcome<Vec<OsString
             words.extend([format!("--h1-port={}", intent.h1_port), format!("--h2-port={}", intent.h2_port)]);
             words.extend([format!("--h1={}", list(&intent.h1)), format!("--h2={}", list(&intent.h2))]);
             words.extend(intent.max_requests_per_connection.map(|limit| format!("--max-requests={limit}")));
+            if let Some(mtls) = &intent.mtls {
+                let ports = [("h1", mtls.h1_port), ("h2", mtls.h2_port)];
+                words.extend(ports.map(|(name, port)| format!("--mtls-{name}-port={port}")));
+                words.push(format!("--identities={}", text(mtls.identities.folder())?));
+            }
             words
         }
         Kind::Direct => return Err("there is no proxy to start".into()),

@@ -14,6 +14,8 @@ pub(crate) struct Scenario {
     /// Percentage of requests that are traced.
     pub(crate) sampling: u8,
     pub(crate) max_requests_per_connection: Option<u32>,
+    /// Whether clients come by mutual TLS and the origin is reached by it.
+    pub(crate) mtls: bool,
     /// Whether bare hyper takes part, which traces nothing.
     pub(crate) hyper: bool,
     /// Whether a short run has it.
@@ -34,6 +36,7 @@ pub(crate) enum Work {
 
 const GRPC: Load = Load::H2 { connections: 8, streams: 8, call: Call::Grpc };
 const H1: Load = Load::H1 { connections: 64 };
+const CHURN: Load = Load::Churn { connections: 32 };
 
 const BASE: Scenario = Scenario {
     name: "h1-64",
@@ -41,13 +44,14 @@ const BASE: Scenario = Scenario {
     work: Work::Load(H1),
     sampling: 1,
     max_requests_per_connection: None,
+    mtls: false,
     hyper: true,
     quick: true,
     goals: goals::H1,
 };
 
 /// All of them, in the order in which they run.
-pub(crate) const ALL: [Scenario; 11] = [
+pub(crate) const ALL: [Scenario; 14] = [
     BASE,
     Scenario {
         name: "grpc-8k",
@@ -66,7 +70,7 @@ pub(crate) const ALL: [Scenario; 11] = [
     Scenario {
         name: "h1-churn",
         about: "HTTP/1.1, a new connection for each request, 32 at a time",
-        work: Work::Load(Load::Churn { connections: 32 }),
+        work: Work::Load(CHURN),
         quick: false,
         goals: goals::CHURN,
         ..BASE
@@ -94,6 +98,31 @@ pub(crate) const ALL: [Scenario; 11] = [
         hyper: false,
         quick: false,
         goals: goals::GRPC_TRACED,
+        ..BASE
+    },
+    Scenario {
+        name: "h1-64-mtls",
+        about: "h1-64 by mutual TLS on both sides: through an inbound and an outbound listener",
+        mtls: true,
+        goals: goals::H1_MTLS,
+        ..BASE
+    },
+    Scenario {
+        name: "grpc-8k-mtls",
+        about: "grpc-8k by mutual TLS on both sides",
+        work: Work::Load(GRPC),
+        mtls: true,
+        quick: false,
+        goals: goals::GRPC_MTLS,
+        ..BASE
+    },
+    Scenario {
+        name: "h1-churn-mtls",
+        about: "h1-churn by mutual TLS on both sides: a full handshake for each request",
+        work: Work::Load(CHURN),
+        mtls: true,
+        quick: false,
+        goals: &[],
         ..BASE
     },
     Scenario {

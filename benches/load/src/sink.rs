@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 
 use crate::{
     Outcome, machine,
-    serve::{self, Protocol},
+    serve::{self, Listening, Protocol},
 };
 
 /// A sink that runs.
@@ -33,9 +33,8 @@ impl Sink {
         let (listener, grpc) = machine::listener()?;
         let spans = Arc::new(AtomicU64::new(0));
         let sink = Self { grpc, spans: Arc::clone(&spans) };
-        serve::in_thread("sink", vec![(listener, Protocol::H2)], async move |request| {
-            receive(request, &spans).await
-        })?;
+        let listening = Listening { listener, protocol: Protocol::H2, tls: None };
+        serve::in_thread("sink", vec![listening], async move |request| receive(request, &spans).await)?;
         Ok(sink)
     }
 

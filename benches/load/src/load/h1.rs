@@ -1,10 +1,9 @@
 //! HTTP/1.1: bytes made beforehand, and as little reading as shows that the answer is the right one.
 
-use std::{net::SocketAddr, rc::Rc};
+use std::rc::Rc;
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     task::JoinSet,
 };
 
@@ -12,6 +11,7 @@ use super::{SESSIONS, Tally};
 use crate::{
     Outcome,
     backend::ANSWER,
+    door::{Door, Stream},
     intent::{HOST, SESSION},
 };
 
@@ -38,20 +38,20 @@ impl Requests {
 /// A client's connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     buffer: Vec<u8>,
 }
 
 impl Connection {
-    pub(crate) async fn open(address: SocketAddr) -> Outcome<Self> {
-        let stream = TcpStream::connect(address).await.map_err(|error| format!("cannot connect: {error}"))?;
-        stream.set_nodelay(true)?;
-        Ok(Self { stream, buffer: Vec::with_capacity(4096) })
+    pub(crate) async fn open(door: &Door) -> Outcome<Self> {
+        Ok(Self { stream: door.open().await?, buffer: Vec::with_capacity(4096) })
     }
 
     /// Sends a request, and reads and checks its answer.
     pub(crate) async fn exchange(&mut self, request: &[u8]) -> Outcome<()> {
         self.stream.write_all(request).await?;
+        // TLS may hold what the system did not take.
+        self.stream.flush().await?;
         self.buffer.clear();
         let head = loop {
             self.read().await?;
@@ -87,15 +87,10 @@ fn content_length(head: &[u8]) -> Option<usize> {
 }
 
 /// Connections that stay open; one that fails is opened again.
-pub(crate) fn keep_alive(
-    address: SocketAddr,
-    connections: usize,
-    tally: &Rc<Tally>,
-    tasks: &mut JoinSet<()>,
-) {
+pub(crate) fn keep_alive(door: &Door, connections: usize, tally: &Rc<Tally>, tasks: &mut JoinSet<()>) {
     let requests = Requests::new();
     for number in 0..connections {
-        let (tally, requests) = (Rc::clone(tally), Rc::clone(&requests));
+        let (door, tally, requests) = (door.clone(), Rc::clone(tally), Rc::clone(&requests));
         tasks.spawn_local(async move {
             let mut open = None;
             for number in (number..).step_by(connections) {
@@ -105,7 +100,7 @@ pub(crate) fn keep_alive(
                 let outcome = async {
                     let mut connection = match open.take() {
                         Some(connection) => connection,
-                        None => Connection::open(address).await?,
+                        None => Connection::open(&door).await?,
                     };
                     connection.exchange(requests.of(number)).await?;
                     Ok(connection)
@@ -117,16 +112,16 @@ pub(crate) fn keep_alive(
 }
 
 /// A connection for each request, closed by the client.
-pub(crate) fn churn(address: SocketAddr, connections: usize, tally: &Rc<Tally>, tasks: &mut JoinSet<()>) {
+pub(crate) fn churn(door: &Door, connections: usize, tally: &Rc<Tally>, tasks: &mut JoinSet<()>) {
     let requests = Requests::new();
     for number in 0..connections {
-        let (tally, requests) = (Rc::clone(tally), Rc::clone(&requests));
+        let (door, tally, requests) = (door.clone(), Rc::clone(tally), Rc::clone(&requests));
         tasks.spawn_local(async move {
             for number in (number..).step_by(connections) {
                 if !tally.begin() {
                     break;
                 }
-                let outcome = async { Connection::open(address).await?.exchange(requests.of(number)).await };
+                let outcome = async { Connection::open(&door).await?.exchange(requests.of(number)).await };
                 tally.count(outcome.await);
             }
         });

@@ -2,7 +2,6 @@
 
 use std::{
     convert::Infallible,
-    net::SocketAddr,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
@@ -14,15 +13,13 @@ use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    net::TcpStream,
-    task::{JoinSet, spawn_local},
-};
+use tokio::task::{JoinSet, spawn_local};
 
 use super::{SESSIONS, Tally};
 use crate::{
     Outcome,
     backend::ANSWER,
+    door::Door,
     intent::{HOST, SESSION},
     serve::Local,
 };
@@ -132,9 +129,8 @@ impl Requests {
 }
 
 /// Opens a connection.
-pub(crate) async fn open(address: SocketAddr) -> Outcome<Sender> {
-    let stream = TcpStream::connect(address).await.map_err(|error| format!("cannot connect: {error}"))?;
-    stream.set_nodelay(true)?;
+pub(crate) async fn open(door: &Door) -> Outcome<Sender> {
+    let stream = door.open().await?;
     let mut builder = http2::Builder::new(Local);
     let (sender, connection) = builder.timer(TokioTimer::new()).handshake(TokioIo::new(stream)).await?;
     spawn_local(connection);
@@ -143,7 +139,7 @@ pub(crate) async fn open(address: SocketAddr) -> Outcome<Sender> {
 
 /// Connections with streams that send one request after the other.
 pub(crate) async fn closed(
-    address: SocketAddr,
+    door: &Door,
     connections: usize,
     streams: usize,
     call: Call,
@@ -152,7 +148,7 @@ pub(crate) async fn closed(
 ) -> Outcome<()> {
     let requests = Requests::new(call)?;
     for connection in 0..connections {
-        let sender = open(address).await?;
+        let sender = open(door).await?;
         for stream in 0..streams {
             let (tally, requests, mut sender) = (Rc::clone(tally), Rc::clone(&requests), sender.clone());
             tasks.spawn_local(async move {

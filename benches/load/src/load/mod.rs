@@ -6,14 +6,13 @@ pub(crate) mod open;
 
 use std::{
     cell::{Cell, RefCell},
-    net::SocketAddr,
     rc::Rc,
     time::Duration,
 };
 
 use tokio::task::JoinSet;
 
-use crate::Outcome;
+use crate::{Outcome, door::Door};
 
 /// Sessions that the load belongs to.
 pub(crate) const SESSIONS: usize = 512;
@@ -110,8 +109,8 @@ impl Running {
     /// Sends a load to the port of its protocol.
     pub(crate) async fn start(
         load: Load,
-        h1: SocketAddr,
-        h2: SocketAddr,
+        h1: &Door,
+        h2: &Door,
         seed: u64,
         tally: &Rc<Tally>,
     ) -> Outcome<Self> {

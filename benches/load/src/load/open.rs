@@ -1,7 +1,7 @@
 //! Open loops: requests arrive by chance (Poisson), whether or not the answers before them have come. A request's
 //! latency counts from its arrival, so one that has to wait for a slow proxy counts its wait.
 
-use std::{cell::RefCell, net::SocketAddr, os::fd::OwnedFd, rc::Rc, time::Duration};
+use std::{cell::RefCell, os::fd::OwnedFd, rc::Rc, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use rustix::{
@@ -14,7 +14,7 @@ use rustix::{
 use tokio::{io::unix::AsyncFd, task::JoinSet, time::Instant};
 
 use super::{Tally, h1, h2};
-use crate::Outcome;
+use crate::{Outcome, door::Door};
 
 /// Connections that arrivals are spread over.
 const H1_CONNECTIONS: usize = 64;
@@ -22,7 +22,7 @@ const H2_CONNECTIONS: usize = 8;
 
 /// GETs of HTTP/1.1, each on a connection that is idle, or a new one.
 pub(crate) async fn h1(
-    address: SocketAddr,
+    door: &Door,
     rate: u32,
     seed: u64,
     tally: &Rc<Tally>,
@@ -31,14 +31,15 @@ pub(crate) async fn h1(
     let requests = h1::Requests::new();
     let idle = Rc::new(RefCell::new(Vec::new()));
     for _ in 0..H1_CONNECTIONS {
-        let connection = h1::Connection::open(address).await?;
+        let connection = h1::Connection::open(door).await?;
         idle.borrow_mut().push(connection);
     }
+    let door = door.clone();
     let send = async move |number| {
         let known = idle.borrow_mut().pop();
         let mut connection = match known {
             Some(connection) => connection,
-            None => h1::Connection::open(address).await?,
+            None => h1::Connection::open(&door).await?,
         };
         connection.exchange(requests.of(number)).await?;
         idle.borrow_mut().push(connection);
@@ -49,7 +50,7 @@ pub(crate) async fn h1(
 
 /// Unary gRPC calls over a few connections by turns.
 pub(crate) async fn grpc(
-    address: SocketAddr,
+    door: &Door,
     rate: u32,
     seed: u64,
     tally: &Rc<Tally>,
@@ -58,7 +59,7 @@ pub(crate) async fn grpc(
     let requests = h2::Requests::new(h2::Call::Grpc)?;
     let mut senders = Vec::new();
     for _ in 0..H2_CONNECTIONS {
-        senders.push(h2::open(address).await?);
+        senders.push(h2::open(door).await?);
     }
     let send = async move |number: usize| {
         let mut sender = senders.get(number % H2_CONNECTIONS).cloned().ok_or("no connection")?;
