@@ -217,7 +217,7 @@ pub(crate) fn read(spec: &Object<'_>, meta: Meta, sink: &mut Sink) -> ServiceEnt
     if !internal && let Some(mutual) = endpoints.iter().find(|endpoint| endpoint.has_sidecar()) {
         let message = "mutual TLS is not automatic outside of the mesh, which is the default of `location`";
         let found = sink.report(Code::NoEffect, mutual.span, message);
-        found.label("is spoken to as if it had no sidecar").help("write `location: MESH_INTERNAL`");
+        found.label("takes it by a DestinationRule alone").help("write `location: MESH_INTERNAL`");
     }
     let (addresses, ranges) = addresses(spec, sink);
     ServiceEntry {

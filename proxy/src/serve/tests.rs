@@ -457,7 +457,7 @@ async fn a_captured_port_ends_tls_of_its_own() {
     );
     let sidecar = Sidecar::start(&documents, "");
     let to = at(NOWHERE, 7443);
-    let answer = ask_secured(&sidecar, to, None, &["http/1.1"]).await.unwrap_or_default();
+    let answer = ask_secured(&sidecar, to, None, &["istio-http/1.1", "http/1.1"]).await.unwrap_or_default();
     assert!(answer.contains("\r\n\r\nweb 127.0.0.1:"), "{answer}");
     assert_eq!(sidecar.ask(Direction::Inbound, to, "own").await, "", "plain text is taken");
     let answer = sidecar.ask(Direction::Inbound, other, "own").await;
