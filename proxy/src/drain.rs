@@ -6,10 +6,11 @@
 //! open is dropped. Who moves from phase to phase, and when, is the business of the application.
 
 use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicU8, Ordering},
+    Arc,
+    atomic::{AtomicBool, AtomicU8, Ordering},
 };
 
+use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -49,29 +50,52 @@ struct Shared {
     phase: AtomicU8,
 }
 
-/// Whether a listener has left the configuration while its connections live on.
+/// What the configuration has taken from a listener while its connections live on: all of it, or the requests to some
+/// destinations.
 #[derive(Debug, Default)]
 pub struct Departure {
-    last: OnceLock<Arc<Published>>,
+    /// Each configuration that was the last to have something, in their order.
+    lasts: ArcSwap<Vec<Arc<Published>>>,
+    /// There is one: asked with each request.
+    lost: AtomicBool,
     told: CancellationToken,
 }
 
+/// After more of them a connection that asked for nothing meanwhile has no routes.
+const LOSSES: usize = 4;
+
 impl Departure {
-    /// The listener leaves; `last` is the last configuration that has it.
-    pub fn leave(&self, last: Arc<Published>) {
-        // A listener leaves once.
-        let _ = self.last.set(last);
+    /// The configuration that comes takes something; `last` still has it. One thread alone says so.
+    pub fn record(&self, last: Arc<Published>) {
+        let mut lasts = Vec::clone(&self.lasts.load());
+        // A connection may last for days, and is not to keep every configuration of that time.
+        if lasts.len() >= LOSSES {
+            lasts.remove(0);
+        }
+        lasts.push(last);
+        self.lasts.store(Arc::new(lasts));
+        self.lost.store(true, Ordering::Release);
+    }
+
+    /// That configuration is the newest now.
+    pub fn tell(&self) {
         self.told.cancel();
     }
 
-    /// The last configuration that had the listener, if it has left.
+    /// Whether anything was taken.
     #[must_use]
-    pub fn last(&self) -> Option<&Arc<Published>> {
-        self.last.get()
+    pub fn has_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
     }
 
-    /// Waits until the listener leaves.
-    pub async fn left(&self) {
+    /// The last configuration that `has` it, of those that were the last to have something.
+    #[must_use]
+    pub fn last(&self, has: impl Fn(&Arc<Published>) -> bool) -> Option<Arc<Published>> {
+        self.lasts.load().iter().rev().find(|last| has(last)).cloned()
+    }
+
+    /// Waits until something is taken.
+    pub async fn told(&self) {
         self.told.cancelled().await;
     }
 }

@@ -198,10 +198,10 @@ impl Worker {
     /// The newest configuration, or the last one that had the listener.
     pub(crate) fn published_for(&self, listener: &ListenerInfo) -> Arc<Published> {
         let newest = self.published();
-        match listener.departure.last() {
-            Some(last) if !newest.has_listener(&listener.name) => Arc::clone(last),
-            _ => newest,
+        if newest.has_listener(&listener.name) {
+            return newest;
         }
+        listener.departure.last(|last| last.has_listener(&listener.name)).unwrap_or(newest)
     }
 
     /// How a listener takes connections to this port now; `None` is bytes as they come.

@@ -80,7 +80,9 @@ fn subjects(of: &registry::Service, domains: &TrustDomains) -> Box<[Arc<str>]> {
     let own = domains.iter().next().map(|domain| &**domain).unwrap_or_default();
     let namespace = &of.meta.namespace;
     let accounts = of.endpoints.iter().filter_map(|workload| match &workload.account {
-        Account::Named(account) => Some(format!("spiffe://{own}/ns/{namespace}/sa/{account}").into()),
+        Account::Named(account) | Account::OfPod(account) => {
+            Some(format!("spiffe://{own}/ns/{namespace}/sa/{account}").into())
+        }
         Account::None | Account::Unknown => None,
     });
     let mut names: BTreeSet<Arc<str>> = written.iter().cloned().chain(accounts).collect();

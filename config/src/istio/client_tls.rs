@@ -89,7 +89,9 @@ pub(super) fn path_of(block: &Object<'_>, field: &str) -> Option<Arc<str>> {
 /// Names that a server may have, in a rule and in a `ServiceEntry`.
 pub(super) fn subjects(block: &Object<'_>, sink: &mut Sink) -> Box<[Arc<str>]> {
     let written = block.texts("subjectAltNames");
-    for name in written.iter().filter(|name| name.value.is_empty() || name.value.contains('*')) {
+    // A wildcard is compared as it stands, too: with that of a certificate.
+    let is_name = |name: &str| !name.is_empty() && !name.strip_prefix("*.").unwrap_or(name).contains('*');
+    for name in written.iter().filter(|name| !is_name(name.value)) {
         let message = format!("`{}` is nobody's name: names are compared as they stand", name.value);
         sink.report(Code::InvalidValue, name.span, message)
             .help("write it in full: `spiffe://cluster.local/ns/NAMESPACE/sa/ACCOUNT`, or a DNS name");

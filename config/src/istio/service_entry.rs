@@ -106,14 +106,17 @@ pub(crate) struct Workload {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Account {
     Named(Arc<str>),
+    /// That of a pod: every pod has one, with a sidecar or without.
+    OfPod(Arc<str>),
     /// None is written where one could be: `serviceAccount` of an endpoint.
     None,
-    /// A pod has one, which is not read.
+    /// A pod has one, and there is no document of the pod.
     Unknown,
 }
 
 impl Workload {
-    /// Whether it has a sidecar that takes mutual TLS. Istio: the label says it; without one, whoever has an account.
+    /// Whether it has a sidecar that takes mutual TLS. Istio: the label says it; without one, whoever is no pod and has
+    /// an account.
     pub(crate) fn has_sidecar(&self) -> bool {
         match self.labels.get("security.istio.io/tlsMode") {
             Some(mode) => **mode == *"istio",

@@ -171,7 +171,7 @@ fn registered(
                     labels: pod.map(|pod| pod.meta.labels.clone()).unwrap_or_default(),
                     weight: 1,
                     locality: Some(locality.clone()).filter(|locality| !locality.is_empty()),
-                    account: Account::Unknown,
+                    account: pod.map_or(Account::Unknown, Pod::account),
                     span: endpoint.span,
                 });
             }

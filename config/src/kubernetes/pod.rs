@@ -1,7 +1,7 @@
-//! `Pod` (v1): labels, addresses, and whether it is ready. The rest, which changes with every version of Kubernetes, is
+//! `Pod` (v1): labels, addresses, the service account, and whether it is ready. The rest, which changes with every version of Kubernetes, is
 //! not looked into.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use crate::{
     istio::{
@@ -17,6 +17,7 @@ use crate::{
 pub(crate) struct Pod {
     pub(crate) meta: Meta,
     pub(crate) addresses: Vec<IpAddr>,
+    account: Option<Arc<str>>,
     ready: bool,
 }
 
@@ -31,6 +32,7 @@ pub(crate) fn read(document: &Node, meta: Meta) -> Pod {
     Pod {
         meta,
         addresses,
+        account: document.get("spec").and_then(|spec| spec.get("serviceAccountName")?.text()).map(Into::into),
         ready: !ends && status.and_then(|status| status.get("conditions")).is_none_or(is_ready),
     }
 }
@@ -50,9 +52,14 @@ impl Pod {
             labels: self.meta.labels.clone(),
             weight: 1,
             locality: Some(self.locality()).filter(|locality| !locality.is_empty()),
-            account: Account::Unknown,
+            account: self.account(),
             span: self.meta.span,
         })
+    }
+
+    /// That of `spec.serviceAccountName`, which the API server always writes.
+    pub(crate) fn account(&self) -> Account {
+        self.account.clone().map_or(Account::Unknown, Account::OfPod)
     }
 
     /// By its labels, among them those that Kubernetes may copy from the node.

@@ -122,7 +122,7 @@ fn what_istio_rejects_of_client_tls_is_rejected() {
             Code::ExclusiveFields,
         ),
         ("{ mode: SIMPLE, subjectAltNames: [''] }", Code::InvalidValue),
-        ("{ mode: SIMPLE, subjectAltNames: ['*.a'] }", Code::InvalidValue),
+        ("{ mode: SIMPLE, subjectAltNames: ['a.*'] }", Code::InvalidValue),
         ("{ mode: MUTAL }", Code::InvalidValue),
     ] {
         let report = findings(&[MESH, &policy(tls)]);
@@ -251,6 +251,11 @@ fn an_account_that_is_not_known_makes_those_of_the_others_count_for_nothing() {
     let of = |texts: &[&str]| tls_of(&snapshot(texts), 8080, "");
     assert_eq!(names(&of(&[&service("")])), [WEB]);
     assert_eq!(names(&of(&[&service(""), pod])), [""; 0]);
+    // A pod's document names its account, which is no sign of a sidecar.
+    let known = format!("{pod}spec: {{ serviceAccountName: shop }}\n");
+    let shop = "spiffe://cluster.local/ns/observability/sa/shop";
+    assert_eq!(names(&of(&[&service(""), &known])), [shop, WEB]);
+    assert_eq!(mutual(&[&service(""), &known]), [true, false]);
     // What the entry itself says counts in any case.
     assert_eq!(names(&of(&[&service("  subjectAltNames: [spiffe://a/b]\n"), pod])), ["spiffe://a/b", WEB]);
 }
@@ -273,7 +278,8 @@ fn servers_have_the_names_that_their_entry_says() {
     assert_eq!(names(&of("{ mode: SIMPLE, subjectAltNames: [x] }")), ["x"]);
     assert_eq!(names(&of("{ mode: SIMPLE, insecureSkipVerify: true }")), [""; 0]);
     assert_eq!(names(&tls_of(&snapshot(&[&entry(&internal())]), 8080, "")), both);
-    let report = findings(&[&mesh.replace("db.example", "'*.example'")]);
+    assert_eq!(complaints(&findings(&[&mesh.replace("db.example", "'*.example'")])), []);
+    let report = findings(&[&mesh.replace("db.example", "'db.*'")]);
     assert_eq!(complaints(&report), [Code::InvalidValue], "{report}");
 }
 

@@ -11,7 +11,7 @@ use axum::response::Response;
 use http::{HeaderValue, Method, StatusCode, header, request::Parts};
 use tokio::net::TcpListener;
 
-use super::{Admin, door, json, page, text};
+use super::{Admin, door, json, page, pages::Reader, text};
 use crate::{
     app::{Command, Ending},
     telemetry::{CLASSIC, OPEN_METRICS},
@@ -29,7 +29,7 @@ pub(crate) fn serve_agent(listener: TcpListener, admin: Arc<Admin>) -> impl Futu
 impl Admin {
     async fn agent_page(&self, peer: SocketAddr, request: &Parts, port: u16) -> Response {
         match request.uri.path() {
-            "/healthz/ready" => self.ready().await,
+            "/healthz/ready" => self.ready(Reader::Anybody).await,
             "/metrics" | "/stats/prometheus" => self.merged(request).await,
             "/quitquitquit" => self.by_this_pod(peer, &request.method, Command::End(Ending::Finish)),
             "/drain" => {

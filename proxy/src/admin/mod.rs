@@ -27,6 +27,7 @@ pub(crate) use agent::serve_agent;
 pub(crate) use certs::certificate_samples;
 pub(crate) use clusters::cluster_samples;
 pub(crate) use pages::Admin;
+use pages::Reader;
 pub(crate) use server::{Server, server_samples};
 
 use crate::net::pages::{Door, Limits};
@@ -73,7 +74,7 @@ pub(crate) fn serve_health(listener: TcpListener, admin: Arc<Admin>) -> impl Fut
         let admin = Arc::clone(&admin);
         async move {
             match request.uri.path() {
-                "/healthz/ready" => admin.ready().await,
+                "/healthz/ready" => admin.ready(Reader::Anybody).await,
                 _ => text(StatusCode::NOT_FOUND, "try /healthz/ready\n"),
             }
         }

@@ -53,6 +53,13 @@ pub(crate) struct Admin {
     pub(crate) was_ready: AtomicBool,
 }
 
+/// Who asks: whoever is not in the pod learns nothing of its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reader {
+    Operator,
+    Anybody,
+}
+
 /// Path, whether it is POST only, and what it does.
 const PAGES: [(&str, bool, &str); 15] = [
     ("/certs", false, "certificates in use, and when they end"),
@@ -97,7 +104,7 @@ impl Admin {
             "/stats" if query.get("format") == Some("prometheus") => self.scrape(request),
             "/stats" => self.stats(query),
             "/stats/prometheus" | "/metrics" => self.scrape(request),
-            "/ready" => self.ready().await,
+            "/ready" => self.ready(Reader::Operator).await,
             "/server_info" => json(&self.server_info()),
             "/drain_listeners" => self.drain_listeners(query),
             "/quitquitquit" => self.ask(Command::End(Ending::Now)),
@@ -119,15 +126,21 @@ impl Admin {
 
     /// Ready: not draining, every worker answers, and no port has waited for certificates of its own from the beginning.
     /// The configuration was loaded and the listeners were bound before this could be asked.
-    pub(super) async fn ready(&self) -> Response {
+    pub(super) async fn ready(&self, reader: Reader) -> Response {
         if self.drain.phase() > Phase::Serving || self.unhealthy.load(Relaxed) {
             return text(StatusCode::SERVICE_UNAVAILABLE, "DRAINING\n");
         }
         if !self.was_ready.load(Relaxed)
             && let Some(closed) = self.secrets.unusable().into_iter().find(|one| one.closes_port)
         {
-            let why = format!("PRE_INITIALIZING: a port serves nobody, {}\n", closed.why);
-            return text(StatusCode::SERVICE_UNAVAILABLE, why);
+            let why = match reader {
+                Reader::Operator => &*closed.why,
+                Reader::Anybody => "its certificates are missing: `outrigger admin GET /ready` says which",
+            };
+            return text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("PRE_INITIALIZING: a port serves nobody, {why}\n"),
+            );
         }
         match timeout(PING, self.workers.all_answer()).await {
             Ok(true) => {

@@ -34,7 +34,7 @@ impl Process {
                         warn_of(&loaded.warnings);
                         let upstreams = Arc::clone(&self.upstreams);
                         self.meanwhile(commands, upstreams.prepare(&snapshot, FIRST_ANSWERS)).await?;
-                        self.listeners.dismiss(&snapshot, &self.published.load());
+                        self.listeners.record_losses(&snapshot, &self.published.load());
                         let old = self.published.swap(self.upstreams.publish(Arc::clone(&snapshot)));
                         self.listeners.follow(prepared, &snapshot);
                         let pings = self.pings.clone();

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use arc_swap::ArcSwap;
@@ -40,8 +40,30 @@ pub(super) struct Listeners {
 
 #[derive(Debug)]
 struct Accepting {
+    /// What connections are given that come now.
     info: Arc<ArcSwap<ListenerInfo>>,
+    /// What those have that came before something was lost.
+    before: Vec<Weak<ListenerInfo>>,
     _open: Vec<Open>,
+}
+
+impl Accepting {
+    /// Of all its connections.
+    fn infos(&self) -> impl Iterator<Item = Arc<ListenerInfo>> {
+        self.before.iter().filter_map(Weak::upgrade).chain([self.info.load_full()])
+    }
+
+    /// Tells the connections that are open of what was lost.
+    fn tell(&mut self) {
+        self.infos().filter(|info| info.departure.has_lost()).for_each(|info| info.departure.tell());
+        let now = self.info.load_full();
+        if now.departure.has_lost() {
+            self.info.store(Arc::new(now.afresh()));
+            self.before.push(Arc::downgrade(&now));
+        }
+        drop(now);
+        self.before.retain(|info| info.strong_count() > 0);
+    }
 }
 
 /// Listeners that are bound but not accepted from yet: dropping them leaves everything as it was.
@@ -64,34 +86,31 @@ impl Listeners {
         new.map(|listener| self.bind(listener, snapshot)).collect::<Result<_, _>>().map(Prepared)
     }
 
-    /// Tells the connections of listeners to leave that `next` no longer has, or that no longer carry requests where they
-    /// did. What `next` does not answer is answered by `last` until they are gone; so this comes before `next` is
+    /// Notes that `last` is the last configuration that has what `next` takes away: a listener, or the requests to some of
+    /// its destinations. Connections that are open have answers by it until they are gone; so this comes before `next` is
     /// published.
-    pub(super) fn dismiss(&self, next: &Snapshot, last: &Arc<Published>) {
+    pub(super) fn record_losses(&self, next: &Snapshot, last: &Arc<Published>) {
         for (name, accepting) in &self.accepting {
-            let leaves = match find(next, name) {
+            let loses = match find(next, name) {
                 Some(next) => find(&last.snapshot, name).is_some_and(|last| loses_requests(last, next)),
                 None => true,
             };
-            if leaves {
-                accepting.info.load().departure.leave(Arc::clone(last));
+            if loses {
+                accepting.infos().for_each(|info| info.departure.record(Arc::clone(last)));
             }
         }
     }
 
-    /// Accepts from the prepared listeners, and closes those that `snapshot` no longer has. Connections that were
-    /// [dismissed](Self::dismiss) have nothing in common with those that come from now on.
+    /// Accepts from the prepared listeners, and closes those that `snapshot` no longer has, once it is published. Who has
+    /// [lost](Self::record_losses) something is told; connections that come from now on have nothing to do with it.
     pub(super) fn follow(&mut self, prepared: Prepared, snapshot: &Snapshot) {
         let gone: Vec<_> =
             self.accepting.keys().filter(|name| find(snapshot, name).is_none()).cloned().collect();
+        for accepting in self.accepting.values_mut() {
+            accepting.tell();
+        }
         for name in gone {
             self.close(&name);
-        }
-        for accepting in self.accepting.values() {
-            let info = accepting.info.load_full();
-            if info.departure.last().is_some() {
-                accepting.info.store(Arc::new(info.afresh()));
-            }
         }
         while self.loops.try_join_next().is_some() {}
         // All may have been closed since these were bound.
@@ -106,7 +125,7 @@ impl Listeners {
                 open
             });
             let open = open.collect();
-            self.accepting.insert(name, Accepting { info, _open: open });
+            self.accepting.insert(name, Accepting { info, before: Vec::new(), _open: open });
         }
         for listener in snapshot.listeners.iter() {
             let accepting = self.accepting.get(&listener.name);

@@ -368,6 +368,8 @@ fn a_drain_does_not_wait_for_a_change_of_the_configuration() {
     let large: String = (0..2000).map(|at| SERVICE.replace("echo", &format!("echo-{at}")) + "---").collect();
     bench.write(&format!("{large}{SERVICE}{}", sidecar(&[8080])));
     bench.running.reload();
+    // Answered by the thread that has begun to compile.
+    assert_eq!(bench.get("/ready").0, 200);
     bench.running.drain();
     eventually("unready", || bench.get("/ready").0 == 503);
     assert_eq!(bench.json("/config_dump")["outrigger"]["config_applied"], 1, "nothing was waited for");

@@ -86,18 +86,24 @@ impl ConnInfo {
         self.listener.direction
     }
 
-    /// The configuration for a request that begins now: the newest, or the last one that had the listener.
+    /// The configuration for a request that begins now: the newest, or the last one that has routes for it. Then the
+    /// client is to come back elsewhere.
     pub(crate) fn published(&self, worker: &Worker) -> Arc<Published> {
         let newest = worker.published();
-        match self.listener.departure.last() {
-            Some(last) if self.routes(&newest.snapshot).is_none() => Arc::clone(last),
-            _ => newest,
+        if !self.has_lost(&newest) {
+            return newest;
         }
+        self.dismiss();
+        self.listener.departure.last(|last| self.routes(&last.snapshot).is_some()).unwrap_or(newest)
     }
 
-    /// Whether the listener has left the configuration: clients are to come back elsewhere.
-    pub(crate) fn departed(&self) -> bool {
-        self.listener.departure.last().is_some()
+    /// Whether its client is to leave: its requests have no routes any more.
+    pub(crate) fn departs(&self, worker: &Worker) -> bool {
+        self.listener.departure.has_lost() && self.has_lost(&worker.published())
+    }
+
+    fn has_lost(&self, newest: &Published) -> bool {
+        self.listener.departure.has_lost() && self.routes(&newest.snapshot).is_none()
     }
 
     /// The client is to leave after the answer that goes out now.
@@ -110,9 +116,13 @@ impl ConnInfo {
         poll_fn(|_| if self.dismissed.get() { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
-    /// Waits until the listener leaves the configuration.
-    pub(crate) async fn listener_left(&self) {
-        self.listener.departure.left().await;
+    /// Waits until its listener loses something, and with it this connection its routes. If it is another's, the next
+    /// loss is noticed with the next request.
+    pub(crate) async fn lost(&self, worker: &Worker) {
+        self.listener.departure.told().await;
+        if !self.departs(worker) {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// The routes of this listener to where the client was going; `None` if the configuration no longer has it. It is

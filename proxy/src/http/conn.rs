@@ -116,7 +116,7 @@ async fn serve_http2(socket: Socket, conn: Rc<ConnInfo>, worker: Rc<Worker>) -> 
     let leave = async {
         tokio::select! {
             () = drain.reached(Phase::Announced) => {}
-            () = conn.listener_left() => {}
+            () = conn.lost(&worker) => {}
             () = conn.dismissed() => {}
         }
     };

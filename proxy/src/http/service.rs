@@ -18,7 +18,7 @@ pub(super) async fn contained(
 ) -> Result<Response<ResponseBody>, Aborted> {
     let version = parts.version;
     match AssertUnwindSafe(handle(&worker, &conn, parts, incoming)).catch_unwind().await {
-        Ok(Ok(mut answer)) if conn.departed() && version != Version::HTTP_2 => {
+        Ok(Ok(mut answer)) if version != Version::HTTP_2 && conn.departs(&worker) => {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             Ok(answer)
         }

@@ -89,6 +89,7 @@ pub(crate) fn serve(
             Connection { worker: Rc::clone(&worker), captured, record: Some(Box::new(record)) };
         // A connection may last for days, and would keep an old configuration as long.
         drop(published);
+        drop(listener);
         connection.carry(&mut client, route.unwrap_or_default()).await;
     }
 }

@@ -12,7 +12,9 @@ use std::{
 };
 
 use http::HeaderValue;
-use outrigger_config::snapshot::{Cluster, ClusterId, Credentials, InboundTls, Listener, Snapshot};
+use outrigger_config::snapshot::{
+    Cluster, ClusterId, Credentials, InboundTls, Listener, Snapshot, TrustDomains,
+};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::net::tls::{FIRST_WORD, Inbound, Secrets};
@@ -130,16 +132,16 @@ impl Upstreams {
 
     /// Who has no identity offers none: that is plain text where it is allowed.
     fn inbound(&self, tls: &InboundTls, first_word: Duration) -> Option<Inbound> {
-        let (domains, plaintext) = match tls {
-            InboundTls::Strict(domains) => (domains, false),
-            InboundTls::Permissive(domains) if self.secrets.has_identity() => (domains, true),
-            InboundTls::Permissive(_) | InboundTls::Off => return None,
-            InboundTls::Own(tls) => {
-                let secret = self.secrets.of_server(tls);
-                return Some(Inbound { secret, plaintext: false, first_word });
+        let mesh = |domains: &TrustDomains| Credentials::mesh(domains.clone());
+        let (secret, plaintext) = match tls {
+            InboundTls::Strict(domains) => (self.secrets.of_port(&mesh(domains)), false),
+            InboundTls::Permissive(domains) if self.secrets.has_identity() => {
+                (self.secrets.of(&mesh(domains)), true)
             }
+            InboundTls::Permissive(_) | InboundTls::Off => return None,
+            InboundTls::Own(tls) => (self.secrets.of_server(tls), false),
         };
-        Some(Inbound { secret: self.secrets.of(&Credentials::mesh(domains.clone())), plaintext, first_word })
+        Some(Inbound { secret, plaintext, first_word })
     }
 
     /// A cluster of no configuration, which nobody sweeps: for what has no outlier detection.

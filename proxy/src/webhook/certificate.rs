@@ -18,6 +18,8 @@ use rustls::{
     sign::CertifiedKey,
 };
 
+use crate::net::tls::pem_problem;
+
 /// What is shown to the next client.
 #[derive(Debug)]
 pub(super) struct Current(ArcSwap<CertifiedKey>);
@@ -59,12 +61,12 @@ pub enum CertificateError {
         error: std::io::Error,
     },
     /// A file that holds something else.
-    #[error("{} is not what it should be: {error} (PEM is expected)", path.display())]
+    #[error("{} is not what it should be: {problem} (PEM is expected)", path.display())]
     Pem {
         /// Which one.
         path: PathBuf,
         /// What is wrong.
-        error: rustls::pki_types::pem::Error,
+        problem: &'static str,
     },
     /// The two do not belong together, or the key is of a kind that is not known.
     #[error("certificate and key cannot be used: {0}")]
@@ -75,10 +77,17 @@ pub enum CertificateError {
 }
 
 /// The bytes of both files, by which a change is seen.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub(super) struct Content {
     certificate: Vec<u8>,
     key: Vec<u8>,
+}
+
+impl std::fmt::Debug for Content {
+    /// No key is shown.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Content").finish_non_exhaustive()
+    }
 }
 
 impl Files {
@@ -94,7 +103,7 @@ impl Files {
     pub(super) fn load(&self, content: &Content) -> Result<CertifiedKey, CertificateError> {
         let pem = |path: &Path| {
             let path = path.to_owned();
-            move |error| CertificateError::Pem { path, error }
+            move |error| CertificateError::Pem { path, problem: pem_problem(&error) }
         };
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content.certificate).collect();
         let chain = chain.map_err(pem(&self.certificate))?;

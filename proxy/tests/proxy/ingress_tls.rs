@@ -179,6 +179,9 @@ async fn without_its_files_a_port_serves_nobody_and_the_proxy_is_not_ready() {
     let page: serde_json::Value = serde_json::from_slice(&proxy.admin("/certs").await.body).unwrap();
     assert!(page["unusable"][0].as_str().unwrap().starts_with(&why), "{page:#}");
     assert_eq!(proxy.sum("outrigger_certificates_unusable", &[]).await, 1.0);
+    let anybody = proxy.agent("GET", "/healthz/ready").await;
+    assert_eq!(anybody.status, 503);
+    assert!(!anybody.text().contains("server.key"), "{}", anybody.text());
     assert!(asked(&proxy, certs::client(None, &[])).await.is_none());
     let mut plain = Socket::connect(inbound(&proxy)).await;
     plain.send("GET / HTTP/1.1\r\nHost: web\r\n\r\n").await;
@@ -212,5 +215,25 @@ async fn a_port_s_certificate_rotates_without_a_failed_request() {
             (shown == fresh.chain).then_some(())
         })
         .await;
+    }
+}
+
+#[tokio::test]
+async fn a_key_on_one_line_is_refused_and_shown_nowhere() {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    let origin = Origin::named("hello").await;
+    let named = files(folder.path(), &authority);
+    let key = folder.path().join("server.key");
+    let one_line = std::fs::read_to_string(&key).unwrap().replace('\n', "");
+    std::fs::write(&key, &one_line).unwrap();
+    let tls = format!("mode: SIMPLE, {named}");
+    let proxy = Mesh::new().ingress(PORT, "HTTPS", origin.address()).ingress_tls(&tls).start().await;
+    let secret = &one_line[30..60];
+    let decimal = secret.bytes().map(|byte| byte.to_string()).collect::<Vec<_>>().join(", ");
+    for path in ["/ready", "/certs"] {
+        let page = proxy.admin(path).await;
+        let shown = page.text();
+        assert!(shown.contains("server.key"), "{path}: {shown}");
+        assert!(!shown.contains(secret) && !shown.contains(&decimal), "{path}: {shown}");
     }
 }

@@ -71,7 +71,7 @@ async fn simple_tls_believes_whoever_has_the_host_of_the_request() {
 async fn names_of_the_rule_take_the_place_of_the_host() {
     let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
     let origin = Origin::named("secret").await;
-    let front = front(&authority, &["db.example"], &origin, false).await;
+    let front = front(&authority, &["db.example", "*.wild.example"], &origin, false).await;
     let roots = file(folder.path(), "ca.pem", authority.pem());
     let start = async |fields: &str| {
         let policy = tls(&format!("mode: SIMPLE, caCertificates: {roots}, {fields}"));
@@ -80,9 +80,12 @@ async fn names_of_the_rule_take_the_place_of_the_host() {
     assert_eq!(start("sni: db.example").await.get("web", "/").await.status, 200);
     assert_eq!(start("subjectAltNames: [other, db.example]").await.get("web", "/").await.status, 200);
     assert_eq!(start("subjectAltNames: [other]").await.get("web", "/").await.status, 503);
+    // A wildcard is the name of a certificate that has it, and covers nothing.
+    assert_eq!(start("subjectAltNames: ['*.wild.example']").await.get("web", "/").await.status, 200);
+    assert_eq!(start("subjectAltNames: ['*.example']").await.get("web", "/").await.status, 503);
     assert_eq!(start("sni: other.example").await.get("web", "/").await.status, 503);
     let names: Vec<_> = front.agreed().into_iter().map(|agreed| agreed.server_name.unwrap()).collect();
-    assert_eq!(names, ["db.example", "web"]);
+    assert_eq!(names, ["db.example", "web", "web"]);
 }
 
 #[tokio::test]
@@ -253,6 +256,27 @@ async fn grpc_over_mutual_tls_keeps_its_trailers() {
     assert_eq!((answer.grpc_status(), answer.body.len()), (Some("0"), 9));
     let large = vec![7; 300_000];
     assert_eq!(client.call("rpc", "/a.B/C", &large).await.body.len(), large.len() + 5);
+}
+
+#[tokio::test]
+async fn under_strict_a_proxy_is_ready_when_its_certificate_is_there() {
+    let authority = Authority::new();
+    let origin = Origin::named("hello").await;
+    let folder = tempfile::tempdir().unwrap();
+    for (mode, status) in [("PERMISSIVE", 200), ("STRICT", 503)] {
+        let policy = format!(
+            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{ name: a }}\nspec: {{ mtls: {{ mode: {mode} }} }}"
+        );
+        let mesh =
+            Mesh::new().ingress(INBOUND, "HTTP", origin.address()).identity(folder.path()).rules(policy);
+        let proxy = mesh.start().await;
+        assert_eq!(proxy.agent("GET", "/healthz/ready").await.status, status, "{mode}");
+        if status == 503 {
+            authority.write(folder.path(), SERVER);
+            let ready = async || (proxy.agent("GET", "/healthz/ready").await.status == 200).then_some(());
+            eventually("readiness", ready).await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -9,13 +9,16 @@ pub(super) struct Endpoint {
     pub(super) path: PathAndQuery,
     /// `https`
     pub(super) secure: bool,
+    /// No scheme is written.
+    pub(super) bare: bool,
 }
 
 impl Endpoint {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         const FORM: &str = "expected a URL like `http://collector:4317`; nothing is exported";
         // gRPC exporters take `host:port` as well.
-        let text = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+        let bare = !text.contains("://");
+        let text = if bare { format!("http://{text}") } else { text.to_owned() };
         let uri: Uri = text.parse().map_err(|error| format!("{error}; {FORM}"))?;
         let secure = match uri.scheme_str() {
             Some("http") => false,
@@ -35,7 +38,7 @@ impl Endpoint {
             return Err(FORM.to_owned());
         }
         let path = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-        Ok(Self { host, port, path, secure })
+        Ok(Self { host, port, path, secure, bare })
     }
 }
 

@@ -155,6 +155,16 @@ impl<G: Fn(&str) -> Option<String>> Reader<G> {
                 return None;
             }
         };
+        let asks_for_tls = ["CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY"];
+        if endpoint.bare && asks_for_tls.iter().any(|name| self.setting(signal, name).is_some()) {
+            // What is meant is not plain text.
+            self.problem(
+                &variable,
+                &text,
+                "write `https://` before it, since there are certificates for it; nothing is exported",
+            );
+            return None;
+        }
         let own = variable != "OTEL_EXPORTER_OTLP_ENDPOINT";
         let protocol = self.protocol(signal, &endpoint, own)?;
         let tls = if endpoint.secure { Some(Arc::new(self.tls(signal, &endpoint.host)?)) } else { None };

@@ -144,3 +144,15 @@ fn the_sdk_can_be_switched_off() {
     let pairs = [("OTEL_SDK_DISABLED", "true"), ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a:4317")];
     assert_eq!(read(&pairs).0.defaults, TelemetryDefaults::default());
 }
+
+#[test]
+fn certificates_for_a_receiver_without_a_scheme_export_nothing_in_plain_text() {
+    let (otel, problems) = read(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317"),
+        ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "/ca"),
+    ]);
+    assert!(otel.defaults.traces.is_none());
+    assert!(otel.defaults.logs.is_some(), "for which there is none");
+    let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    assert!(problems.len() == 1 && problems[0].contains("https://"), "{problems:?}");
+}

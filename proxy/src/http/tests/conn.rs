@@ -169,12 +169,48 @@ async fn connections_of_a_listener_that_leaves_are_told_to() {
     assert_eq!(http2.send_request(request()).await.unwrap().status(), 204);
     let mut without = direct();
     without.listeners = Arc::default();
-    bench.info.departure.leave(bench.published.load_full());
+    bench.info.departure.record(bench.published.load_full());
     bench.publish(without);
+    bench.info.departure.tell();
     eventually(|| http2.is_closed().then_some(())).await;
     http1.send(GET).await;
     let answer = http1.rest().await;
     assert!(answer.starts_with("HTTP/1.1 204") && answer.contains("connection: close"), "{answer}");
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_connection_stays_where_only_others_lose_their_routes_and_later_answers_by_its_own_last_ones() {
+    let bench = Bench::start(direct());
+    let mut early = bench.client().await;
+    early.send(GET).await;
+    early.until("\r\n\r\n").await;
+    let mut http2 = bench.http2().await;
+    let request = || http::Request::get("http://a/").body(Full::new(Bytes::new())).unwrap();
+    // The routes of another destination are lost.
+    bench.info.departure.record(bench.published.load_full());
+    bench.publish(direct());
+    bench.info.departure.tell();
+    for _ in 0..2 {
+        early.send(GET).await;
+        let answer = early.until("\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 204") && !answer.contains("connection: close"), "{answer}");
+        assert_eq!(http2.send_request(request()).await.unwrap().status(), 204);
+    }
+    // Then its own are, and then those of others again.
+    bench.info.departure.record(bench.published.load_full());
+    let without = || {
+        let mut without = direct();
+        without.listeners = Arc::default();
+        without
+    };
+    bench.publish(without());
+    bench.info.departure.record(bench.published.load_full());
+    bench.publish(without());
+    early.send(GET).await;
+    let answer = early.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 204") && answer.contains("connection: close"), "{answer}");
+    assert_eq!(http2.send_request(request()).await.unwrap().status(), 204);
+    eventually(|| http2.is_closed().then_some(())).await;
 }
 
 #[tokio::test(flavor = "local")]

@@ -1,7 +1,7 @@
 //! Certificates, keys, roots and revocations as files, in PEM. Every failure names its file; no key is ever shown.
 
 use std::{
-    fs,
+    fmt, fs,
     hash::{Hash, Hasher},
     io::Read,
     path::{Path, PathBuf},
@@ -11,7 +11,10 @@ use std::{
 use outrigger_config::snapshot;
 use rustls::{
     RootCertStore,
-    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{
+        CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
+        pem::{self, PemObject},
+    },
     sign::CertifiedKey,
 };
 use webpki::{CertRevocationList, OwnedCertRevocationList};
@@ -121,10 +124,17 @@ pub(super) struct Content {
     revoked: Option<File>,
 }
 
-#[derive(Debug, Hash)]
+#[derive(Hash)]
 struct File {
     path: PathBuf,
     bytes: Vec<u8>,
+}
+
+impl fmt::Debug for File {
+    /// The bytes may be a key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("File").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 impl Content {
@@ -132,8 +142,9 @@ impl Content {
     pub(super) fn key_pair(&self) -> Result<Option<CertifiedKey>, Arc<str>> {
         let Some((certificates, key)) = &self.key_pair else { return Ok(None) };
         let chain = certificates.certificates()?;
-        let parsed = PrivateKeyDer::from_pem_slice(&key.bytes)
-            .map_err(|error| key.unusable(&format!("there is no private key in it: {error}")))?;
+        let parsed = PrivateKeyDer::from_pem_slice(&key.bytes).map_err(|error| {
+            key.unusable(&format!("there is no private key in it: {}", pem_problem(&error)))
+        })?;
         match CertifiedKey::from_der(chain, parsed, provider()) {
             Ok(pair) => Ok(Some(pair)),
             Err(error) => Err(key.unusable(&format!("with {}: {error}", certificates.path.display()))),
@@ -158,7 +169,7 @@ impl Content {
         let Some(file) = &self.revoked else { return Ok(Vec::new()) };
         let lists: Vec<_> = CertificateRevocationListDer::pem_slice_iter(&file.bytes)
             .collect::<Result<_, _>>()
-            .map_err(|error| file.unusable(&error.to_string()))?;
+            .map_err(|error| file.unusable(pem_problem(&error)))?;
         if lists.is_empty() {
             return Err(file.unusable("there is no revocation list in it"));
         }
@@ -187,7 +198,7 @@ impl File {
     fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, Arc<str>> {
         let found: Vec<_> = CertificateDer::pem_slice_iter(&self.bytes)
             .collect::<Result<_, _>>()
-            .map_err(|error| self.unusable(&error.to_string()))?;
+            .map_err(|error| self.unusable(pem_problem(&error)))?;
         if found.is_empty() {
             return Err(self.unusable("there is no certificate in it"));
         }
@@ -196,6 +207,20 @@ impl File {
 
     fn unusable(&self, why: &str) -> Arc<str> {
         format!("cannot use {}: {why}", self.path.display()).into()
+    }
+}
+
+/// In our own words: those of the library show the line that it stumbles over, and a file of one line is the key.
+pub(crate) fn pem_problem(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "a section has no line `-----END ...-----`",
+        pem::Error::IllegalSectionStart { .. } => {
+            "a line `-----BEGIN ...-----` is broken, or has the rest behind it"
+        }
+        pem::Error::Base64Decode(_) => "a section is no base64",
+        pem::Error::NoItemsFound => "no such section",
+        pem::Error::SectionTooLarge => "a section is too large",
+        _ => "it is no PEM",
     }
 }
 

@@ -25,7 +25,7 @@ use std::{
 use rustls::crypto::CryptoProvider;
 
 pub(crate) use accept::{FIRST_WORD, Inbound, Secured, Taken, take};
-pub(crate) use files::Identity;
+pub(crate) use files::{Identity, pem_problem};
 pub(crate) use hello::{Hello, RECORD, read as read_hello};
 pub(crate) use originate::{Security, unverified};
 pub(crate) use peek::{Sniffed, hello};

@@ -8,7 +8,7 @@ use std::{
     hash::{Hash, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -44,6 +44,8 @@ struct Known {
 pub(crate) struct Secret {
     id: u64,
     wanted: Wanted,
+    /// Without them a port of ours serves nobody.
+    closes_port: AtomicBool,
     state: ArcSwap<State>,
     /// Of the content that was tried last.
     tried: Mutex<Option<u64>>,
@@ -74,9 +76,18 @@ impl Secrets {
         self.shared(Wanted::Credentials(wanted.clone()))
     }
 
+    /// The same for a port that takes nothing but mutual TLS.
+    pub(crate) fn of_port(&self, wanted: &Credentials) -> Arc<Secret> {
+        let secret = self.of(wanted);
+        secret.closes_port.store(true, Relaxed);
+        secret
+    }
+
     /// The same for a port that has TLS of its own.
     pub(crate) fn of_server(&self, wanted: &ServerTls) -> Arc<Secret> {
-        self.shared(Wanted::Server(wanted.clone()))
+        let secret = self.shared(Wanted::Server(wanted.clone()));
+        secret.closes_port.store(true, Relaxed);
+        secret
     }
 
     fn shared(&self, wanted: Wanted) -> Arc<Secret> {
@@ -88,6 +99,7 @@ impl Secrets {
         let secret = Arc::new(Secret {
             id: NEXT.fetch_add(1, Relaxed),
             wanted: wanted.clone(),
+            closes_port: AtomicBool::new(false),
             state: ArcSwap::from_pointee(Err("not loaded yet".into())),
             tried: Mutex::default(),
         });
@@ -139,7 +151,7 @@ impl Secrets {
         let secrets: Vec<_> = self.known().secrets.values().filter_map(Weak::upgrade).collect();
         let unusable = secrets.iter().filter_map(|secret| {
             let why = Arc::clone(secret.state.load().as_ref().as_ref().err()?);
-            Some(Unusable { closes_port: matches!(secret.wanted, Wanted::Server(_)), why })
+            Some(Unusable { closes_port: secret.closes_port.load(Relaxed), why })
         });
         let mut all: Vec<_> = unusable.collect();
         all.sort();

@@ -115,10 +115,13 @@ impl Vouched {
     }
 }
 
-/// Byte by byte for URIs; as TLS compares names and addresses for the rest. The subject's common name is none of them.
+/// Byte by byte for URIs; as TLS compares names and addresses for the rest, a wildcard as Envoy does, with one. The subject's common name is none of them.
 fn has_name(end: &EndEntityCert<'_>, names: &Names<'_>, expected: &str) -> bool {
     if names.uris.contains(&Some(expected)) {
         return true;
+    }
+    if expected.starts_with("*.") {
+        return end.valid_dns_names().any(|name| name.eq_ignore_ascii_case(expected));
     }
     ServerName::try_from(expected).is_ok_and(|name| end.verify_is_valid_for_subject_name(&name).is_ok())
 }
