@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     Compiler,
-    clusters::{Owner, owners},
+    inbound::{Owner, owners},
     table,
     tables::{Hosted, Scope, lone_table},
     tcp::{Apart, lone_tcp},

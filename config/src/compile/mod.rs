@@ -7,6 +7,7 @@ mod capture;
 mod clusters;
 mod delegates;
 mod hosts;
+mod inbound;
 mod locality;
 mod mirrors;
 mod names;
