@@ -13,17 +13,24 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 pub use memory::Cgroups;
 use memory::Memory;
 
-/// Between two looks at memory that is plentiful (Envoy's `refresh_interval` is 250 ms or more).
-const CALM: Duration = Duration::from_millis(250);
-/// Between two looks when it is getting short.
-const CLOSE: Duration = Duration::from_millis(20);
+/// Between two looks at memory that is plentiful. Envoy's `refresh_interval` is 250 ms or more; a small limit may be
+/// reached within that time.
+const CALM: Duration = Duration::from_millis(100);
+/// Between two looks when it is getting short, or was growing fast a moment ago.
+const CLOSE: Duration = Duration::from_millis(5);
+const MOMENT: Duration = Duration::from_secs(1);
 /// From this share of the limit on it is looked at closely.
 const GETTING_SHORT: Pressure = Pressure(600);
+/// Growth from one look to the next that is fast.
+const FAST: u32 = 20;
 const SHED: Pressure = Pressure(920);
 const REFUSE: Pressure = Pressure(950);
 
@@ -106,11 +113,30 @@ impl Overload {
             tracing::debug!("no control group accounts for memory: nothing is refused for it");
             return;
         }
+        let mut pace = Pace { last: Pressure::default(), close_until: Instant::now() };
         loop {
             let pressure = memory.pressure();
             self.set(pressure);
-            sleep(if pressure < GETTING_SHORT { CALM } else { CLOSE }).await;
+            sleep(pace.pause(pressure, Instant::now())).await;
         }
+    }
+}
+
+/// How closely memory is looked at.
+#[derive(Debug)]
+struct Pace {
+    last: Pressure,
+    close_until: Instant,
+}
+
+impl Pace {
+    /// Until the next look.
+    fn pause(&mut self, pressure: Pressure, now: Instant) -> Duration {
+        let last = std::mem::replace(&mut self.last, pressure);
+        if pressure >= GETTING_SHORT || pressure.0.saturating_sub(last.0) >= FAST {
+            self.close_until = now + MOMENT;
+        }
+        if now < self.close_until { CLOSE } else { CALM }
     }
 }
 
@@ -134,6 +160,21 @@ mod tests {
         assert_eq!(at(1000), (true, false));
         assert_eq!(at(930), (true, true));
         assert_eq!(at(0), (false, true));
+    }
+
+    #[test]
+    fn memory_that_is_short_or_grows_fast_is_looked_at_closely() {
+        let start = Instant::now();
+        let mut pace = Pace { last: Pressure(200), close_until: start };
+        let mut pause =
+            |pressure, millis| pace.pause(Pressure(pressure), start + Duration::from_millis(millis));
+        assert_eq!(pause(219, 0), CALM);
+        assert_eq!(pause(239, 100), CLOSE, "it grows");
+        assert_eq!(pause(240, 200), CLOSE, "it was growing a moment ago");
+        assert_eq!(pause(230, 1100), CALM);
+        assert_eq!(pause(600, 2000), CLOSE);
+        assert_eq!(pause(599, 2999), CLOSE);
+        assert_eq!(pause(599, 3000), CALM);
     }
 
     #[tokio::test]
