@@ -174,7 +174,9 @@ def mtls(place):
         return [volume["secret"]["secretName"] for volume in place.pod(app)["spec"]["volumes"] if "secret" in volume]
 
     page = (PAGES / "mtls.md").read_text()
-    [annotations] = [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```$", page, re.M | re.S)]
+    # The other blocks are whole resources.
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", page, re.M | re.S)
+    [annotations] = [yaml.safe_load(block) for block in blocks if "apiVersion:" not in block]
     with place.reading("mtls.md") as reader:
         reader.until("outrigger inject")
         [certificate] = place.cluster.all("Certificate", "shop")
