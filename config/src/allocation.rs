@@ -89,8 +89,7 @@ impl Family {
     fn address(self, slot: u16) -> IpAddr {
         match self {
             Self::V4 => {
-                let [third, fourth] = [slot / 254, slot % 254 + 1];
-                let [third, fourth] = [third, fourth].map(|part| u8::try_from(part).unwrap_or_default());
+                let [third, fourth] = [slot / 254, slot % 254 + 1].map(|part| part.to_be_bytes()[1]);
                 Ipv4Addr::new(240, 240, third, fourth).into()
             }
             Self::V6 => Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0xf0f0, slot + 1).into(),

@@ -72,7 +72,7 @@ impl ByEndpoint {
         Self { owners, served, headless: headless.collect() }
     }
 
-    pub(super) fn endpoints(&self, host: &str, port: u16) -> &[SocketAddr] {
+    fn endpoints(&self, host: &str, port: u16) -> &[SocketAddr] {
         let found = self.headless.iter().find(|(of, number, _)| &**of == host && *number == port);
         found.map(|(.., addresses)| &**addresses).unwrap_or_default()
     }

@@ -134,7 +134,7 @@ pub(crate) fn compile(
                 virtual_services: Arc::clone(&virtual_services),
                 listeners: listeners.into(),
                 tables: tables.into(),
-                host_names: Arc::new(names::host_names(&registry, sidecar, &by_endpoint, node)),
+                host_names: Arc::new(names::host_names(&registry, sidecar, node)),
                 clusters: compiler.clusters.len(),
                 by_endpoint,
                 findings: compiler.sink.since(before).into(),

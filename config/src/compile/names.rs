@@ -1,8 +1,8 @@
 //! The names that the proxy answers by DNS: those of all services that it can reach (Istio `BuildNameTable`).
 
-use std::net::IpAddr;
+use std::collections::HashSet;
 
-use super::{capture::ByEndpoint, hosts::names};
+use super::hosts::names;
 use crate::{
     istio::sidecar::Sidecar,
     registry::{Registry, Service},
@@ -10,12 +10,7 @@ use crate::{
 };
 
 /// Nothing, unless DNS is captured. Services without an address are left to the name servers.
-pub(super) fn host_names(
-    registry: &Registry,
-    sidecar: Option<&Sidecar>,
-    by_endpoint: &ByEndpoint,
-    node: &Node,
-) -> HostNames {
+pub(super) fn host_names(registry: &Registry, sidecar: Option<&Sidecar>, node: &Node) -> HostNames {
     let mut table = HostNames::default();
     if !node.dns_capture {
         return table;
@@ -23,13 +18,12 @@ pub(super) fn host_names(
     let imported = |service: &&Service| {
         sidecar.is_none_or(|sidecar| sidecar.imports(&service.meta.namespace, &service.host))
     };
-    let services: Vec<_> = registry.services.iter().map(|service| &**service).filter(imported).collect();
-    // A service may be named as another is in short: full names come first.
+    let services = registry.services.iter().map(|service| &**service).filter(imported);
     let described: Vec<_> = services
-        .into_iter()
-        .map(|service| (names(service, node), addresses(service, by_endpoint)))
+        .map(|service| (names(service, node), addresses(service)))
         .filter(|(_, addresses)| !addresses.is_empty())
         .collect();
+    // A service may be named as another is in short: full names come first.
     for (names, addresses) in &described {
         names.first().into_iter().for_each(|name| table.add(name, addresses));
     }
@@ -39,19 +33,11 @@ pub(super) fn host_names(
     table
 }
 
-/// Its own, or those of its endpoints where there is nothing between it and its clients.
-fn addresses(service: &Service, by_endpoint: &ByEndpoint) -> Addresses {
-    let mut found: Vec<IpAddr> = service.ips().collect();
-    if service.headless
-        && let Some(port) = service.ports.first()
-    {
-        found.extend(by_endpoint.endpoints(&service.host, port.number).iter().map(|address| address.ip()));
-    }
-    let mut seen = Vec::new();
-    found.retain(|ip| {
-        let new = !seen.contains(ip);
-        seen.push(*ip);
-        new
-    });
-    found.into()
+/// Its own, or those of its endpoints where there is nothing between it and its clients; each once.
+fn addresses(service: &Service) -> Addresses {
+    let mut seen = HashSet::new();
+    let first_port = service.ports.first().filter(|_| service.headless);
+    let endpoints = first_port.into_iter().flat_map(|port| service.serving(port));
+    let all = service.ips().chain(endpoints.map(|(address, _)| address.ip()));
+    all.filter(|ip| seen.insert(*ip)).collect()
 }

@@ -1,5 +1,5 @@
-//! `Pod` (v1): labels, addresses, the service account, and whether it is ready. The rest, which changes with every version of Kubernetes, is
-//! not looked into.
+//! `Pod` (v1): labels, addresses, the service account, and whether it is ready. The rest, which changes with every
+//! version of Kubernetes, is not looked into.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 

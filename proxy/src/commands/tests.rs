@@ -37,6 +37,10 @@ fn usage_errors_are_64_and_help_is_none() {
     assert!(is(run(&["proxy", "--config", "x", "--labels", "novalue"]), 64));
     assert!(is(run(&["proxy", "--config", "-"]), 64));
     assert!(is(run(&["init", "-b", "http"]), 64));
+    for wrong in ["novalue", "=b", "1A=b", "A-B=c"] {
+        assert!(is(run(&["webhook", "--print-manifests", "--proxy-metadata", wrong]), 64), "{wrong}");
+    }
+    assert!(is(run(&["webhook", "--print-manifests", "--proxy-metadata", "A_1=b=c,B="]), 0));
     assert!(is(run(&["--version"]), 0));
     assert!(is(run(&["proxy", "--help"]), 0));
     assert!(is(run(&["init", "-b", "*", "-i", "*", "--dry-run"]), 0));

@@ -59,12 +59,20 @@ impl Forwarder {
     /// The first good answer; one that says no more than that the server failed only if there is no better.
     pub(super) async fn ask(&self, question: &Question) -> Option<Vec<u8>> {
         self.requests.fetch_add(1, Relaxed);
+        let answer = self.in_turn(question).await;
+        if answer.is_none() {
+            self.failures.fetch_add(1, Relaxed);
+        }
+        answer
+    }
+
+    async fn in_turn(&self, question: &Question) -> Option<Vec<u8>> {
         let Ok(_place) = self.places.try_acquire() else {
-            self.fail(format_args!("{MOST} others wait for name servers"));
+            self.complain(format_args!("{MOST} others wait for name servers"));
             return None;
         };
         if self.servers.is_empty() {
-            self.fail(format_args!("there are no name servers"));
+            self.complain(format_args!("there are no name servers"));
         }
         let share = PATIENCE / u32::try_from(self.servers.len()).unwrap_or(u32::MAX).max(1);
         let mut failed = None;
@@ -82,15 +90,7 @@ impl Forwarder {
                 Err(_) => self.complain(format_args!("the name server {server} does not answer")),
             }
         }
-        if failed.is_none() && !self.servers.is_empty() {
-            self.failures.fetch_add(1, Relaxed);
-        }
         failed
-    }
-
-    fn fail(&self, why: std::fmt::Arguments<'_>) {
-        self.failures.fetch_add(1, Relaxed);
-        self.complain(why);
     }
 
     fn complain(&self, why: std::fmt::Arguments<'_>) {

@@ -242,6 +242,16 @@ async fn captured_bytes_go_by_their_address() {
 }
 
 #[tokio::test(flavor = "local")]
+async fn a_raw_connection_keeps_nothing_of_its_listener_s_past() {
+    let origin = raw_origin("hi").await;
+    let sidecar = Sidecar::start(&service("a", "10.9.0.1", 3306, "TCP", origin), "");
+    let mut client = sidecar.outbound(at("10.9.0.1", 3306)).await;
+    timeout(PATIENCE, client.read_exact(&mut [0; 2])).await.expect("a greeting").unwrap();
+    let [listener, _] = &sidecar.listeners;
+    assert_eq!(Arc::strong_count(listener), 1, "it would keep old configurations for days");
+}
+
+#[tokio::test(flavor = "local")]
 async fn what_no_service_has_passes_through_to_where_it_was_going() {
     let (web, raw) = (http_origin("web").await, raw_origin("").await);
     // A service of the same port makes it one of requests.

@@ -1,18 +1,17 @@
 //! TLS of its own at an inbound port, with clients that are not of the mesh: whom it takes, what the workload is told of
 //! them, and where its files come from.
 
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{net::SocketAddr, path::Path};
 
-use rustls::{ClientConfig, ProtocolVersion, version};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustls::{ProtocolVersion, version};
 
 use crate::support::{
     certs::{self, Authority, Pair, dns, uri, workload},
     client::{Socket, get, over_http2},
     mesh::{Mesh, Proxy},
     origin::{Origin, Reply},
-    secure::{http1, http2, shake},
-    wait::{eventually, soon},
+    secure::{asked, http1, http2, shake},
+    wait::eventually,
 };
 
 const PORT: u16 = 7070;
@@ -37,15 +36,6 @@ fn files(folder: &Path, authority: &Authority) -> String {
 
 fn roots(folder: &Path) -> String {
     format!("caCertificates: {}", folder.join("ca.pem").display())
-}
-
-/// The first bytes of an answer; `None` if the client was refused. With TLS 1.3 that shows after the handshake.
-async fn asked(proxy: &Proxy, config: Arc<ClientConfig>) -> Option<Vec<u8>> {
-    let mut stream = shake(inbound(proxy), config).await.ok()?;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n").await.ok()?;
-    let mut answer = vec![0; 12];
-    soon("an answer", stream.read_exact(&mut answer)).await.ok()?;
-    Some(answer)
 }
 
 #[tokio::test]
@@ -80,7 +70,7 @@ async fn bytes_inside_of_tls_reach_the_workload_whatever_the_client_calls_them()
     let tls = format!("mode: SIMPLE, {}", files(folder.path(), &authority));
     let proxy = Mesh::new().ingress(PORT, "TLS", origin.address()).ingress_tls(&tls).start().await;
     for protocols in [&["my-protocol"][..], &[]] {
-        let answer = asked(&proxy, certs::client(None, protocols)).await;
+        let answer = asked(inbound(&proxy), certs::client(None, protocols)).await;
         assert_eq!(answer.as_deref(), Some(&b"HTTP/1.1 200"[..]), "{protocols:?}");
     }
     assert_eq!(origin.requests()[0].header("x-request-id"), None, "nothing has read the request");
@@ -110,7 +100,7 @@ async fn mutual_takes_clients_of_its_roots_who_are_nobody_in_the_mesh() {
 
     let stranger = Authority::new().workload(CLIENT);
     for (name, shows) in [("nothing", None), ("another root", Some(&stranger))] {
-        assert!(asked(&proxy, certs::client(shows, &[])).await.is_none(), "{name}");
+        assert!(asked(inbound(&proxy), certs::client(shows, &[])).await.is_none(), "{name}");
     }
     assert_eq!(origin.hits(), 1);
     proxy.metric("envoy_listener_ssl_fail_verify_no_cert", &[], 1.0).await;
@@ -125,10 +115,10 @@ async fn optional_mutual_takes_who_shows_nothing_and_nobody_who_shows_something_
         format!("mode: OPTIONAL_MUTUAL, {}, {}", files(folder.path(), &authority), roots(folder.path()));
     let proxy = Mesh::new().ingress(PORT, "HTTPS", origin.address()).ingress_tls(&tls).start().await;
     let good = authority.workload(CLIENT);
-    assert!(asked(&proxy, certs::client(None, &[])).await.is_some());
-    assert!(asked(&proxy, certs::client(Some(&good), &[])).await.is_some());
+    assert!(asked(inbound(&proxy), certs::client(None, &[])).await.is_some());
+    assert!(asked(inbound(&proxy), certs::client(Some(&good), &[])).await.is_some());
     let stranger = Authority::new().workload(CLIENT);
-    assert!(asked(&proxy, certs::client(Some(&stranger), &[])).await.is_none());
+    assert!(asked(inbound(&proxy), certs::client(Some(&stranger), &[])).await.is_none());
     let told: Vec<_> =
         origin.requests().iter().map(|seen| seen.header("x-forwarded-client-cert").is_some()).collect();
     assert_eq!(told, [false, true]);
@@ -182,7 +172,7 @@ async fn without_its_files_a_port_serves_nobody_and_the_proxy_is_not_ready() {
     let anybody = proxy.agent("GET", "/healthz/ready").await;
     assert_eq!(anybody.status, 503);
     assert!(!anybody.text().contains("server.key"), "{}", anybody.text());
-    assert!(asked(&proxy, certs::client(None, &[])).await.is_none());
+    assert!(asked(inbound(&proxy), certs::client(None, &[])).await.is_none());
     let mut plain = Socket::connect(inbound(&proxy)).await;
     plain.send("GET / HTTP/1.1\r\nHost: web\r\n\r\n").await;
     assert_eq!(plain.rest().await, "");
@@ -190,12 +180,12 @@ async fn without_its_files_a_port_serves_nobody_and_the_proxy_is_not_ready() {
 
     std::fs::write(&key, &good).unwrap();
     eventually("readiness", async || (ready().await.status == 200).then_some(())).await;
-    assert!(asked(&proxy, certs::client(None, &[])).await.is_some());
+    assert!(asked(inbound(&proxy), certs::client(None, &[])).await.is_some());
     assert_eq!(proxy.sum("outrigger_certificates_unusable", &[]).await, 0.0);
     // What was good once stays.
     std::fs::write(&key, "no key").unwrap();
     proxy.metric("outrigger_certificates_rejected", &[], 2.0).await;
-    assert!(asked(&proxy, certs::client(None, &[])).await.is_some());
+    assert!(asked(inbound(&proxy), certs::client(None, &[])).await.is_some());
     assert_eq!(ready().await.status, 200);
 }
 

@@ -2,14 +2,12 @@
 
 use std::{net::SocketAddr, path::Path};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
 use crate::support::{
     certs::{self, Authority, Pair, Shows, dns, workload},
     mesh::{Mesh, Proxy},
     origin::Origin,
-    secure::{Front, shake},
-    wait::{eventually, soon},
+    secure::{Front, asked},
+    wait::eventually,
 };
 
 const PORT: u16 = 7070;
@@ -95,11 +93,5 @@ async fn a_client_whose_certificate_was_revoked_is_refused_from_then_on() {
 
 /// Whether a client that shows this is answered.
 async fn served(address: SocketAddr, shows: &Pair) -> bool {
-    let Ok(mut stream) = shake(address, certs::client(Some(shows), &["http/1.1"])).await else {
-        return false;
-    };
-    if stream.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n").await.is_err() {
-        return false;
-    }
-    soon("an answer", stream.read_exact(&mut [0; 12])).await.is_ok()
+    asked(address, certs::client(Some(shows), &["http/1.1"])).await.is_some()
 }

@@ -3,15 +3,14 @@
 use std::{path::Path, sync::Arc};
 
 use rustls::HandshakeKind;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{
     certs::{self, Authority, Shows, dns, workload},
     client::{Client, Socket, get, over_http2},
     mesh::{Mesh, Proxy, destination_rule},
     origin::{Origin, Reply},
-    secure::{Front, http1, http2, shake},
-    wait::{eventually, soon},
+    secure::{Front, asked, http1, http2, shake},
+    wait::eventually,
 };
 
 const CLIENT: &str = "spiffe://cluster.local/ns/shop/sa/client";
@@ -296,22 +295,13 @@ async fn strict_takes_workloads_of_the_mesh_alone() {
         ("another domain", Some(authority.workload("spiffe://evil.local/ns/shop/sa/client"))),
         ("another root", Some(Authority::new().workload(CLIENT))),
     ] {
-        assert!(asked(&server, certs::client(shows.as_ref(), &ISTIO_H1)).await.is_none(), "{name}");
+        assert!(asked(inbound(&server), certs::client(shows.as_ref(), &ISTIO_H1)).await.is_none(), "{name}");
     }
     assert_eq!(origin.hits(), 1);
     server.metric("outrigger_plaintext_refused", &[], 1.0).await;
     server.metric("envoy_listener_ssl_fail_verify_no_cert", &[], 1.0).await;
     server.metric("envoy_listener_ssl_fail_verify_san", &[], 1.0).await;
     server.metric("envoy_listener_ssl_fail_verify_error", &[], 1.0).await;
-}
-
-/// The first bytes of an answer; `None` if the client was refused. With TLS 1.3 that shows after the handshake.
-async fn asked(proxy: &Proxy, config: Arc<rustls::ClientConfig>) -> Option<Vec<u8>> {
-    let mut stream = shake(inbound(proxy), config).await.ok()?;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n").await.ok()?;
-    let mut answer = vec![0; 12];
-    soon("an answer", stream.read_exact(&mut answer)).await.ok()?;
-    Some(answer)
 }
 
 #[tokio::test]
@@ -332,7 +322,7 @@ async fn permissive_takes_both_and_believes_no_certificate_header_in_plain_text(
     let forwarded = origin.requests()[1].header("x-forwarded-client-cert").unwrap().to_owned();
     assert!(forwarded.starts_with(&format!("By=before,By={SERVER};Hash=")), "{forwarded}");
     let evil = authority.workload("spiffe://evil.local/ns/a/sa/b");
-    assert!(asked(&server, certs::client(Some(&evil), &ISTIO_H1)).await.is_none());
+    assert!(asked(inbound(&server), certs::client(Some(&evil), &ISTIO_H1)).await.is_none());
     server.metric("istio_requests", &["connection_security_policy=\"none\""], 1.0).await;
     server.metric("istio_requests", &["connection_security_policy=\"mutual_tls\""], 1.0).await;
 }
@@ -347,7 +337,7 @@ async fn permissive_is_plain_text_where_there_is_no_identity_and_strict_serves_n
     let strict = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: { name: a }\nspec: { mtls: { mode: STRICT } }";
     let strict = mesh().rules(strict).start().await;
     assert!(ask(&strict).await.is_err());
-    assert!(asked(&strict, certs::client(None, &[])).await.is_none());
+    assert!(asked(inbound(&strict), certs::client(None, &[])).await.is_none());
     assert_eq!(origin.hits(), 1);
 }
 
@@ -357,12 +347,12 @@ async fn who_agrees_to_one_protocol_may_not_speak_another() {
     let origin = Origin::named("hello").await;
     let (server, _identity) = server(&authority, &origin, "HTTP", "STRICT").await;
     let pair = authority.workload(CLIENT);
-    assert!(asked(&server, certs::client(Some(&pair), &["h2"])).await.is_none());
+    assert!(asked(inbound(&server), certs::client(Some(&pair), &["h2"])).await.is_none());
     let stream = shake(inbound(&server), certs::client(Some(&pair), &["http/1.1"])).await.unwrap();
     let request = over_http2(get("web", "/", &[]));
     assert!(http2(stream).await.open(request).await.is_err());
     assert!(shake(inbound(&server), certs::client(Some(&pair), &["spdy/3"])).await.is_err());
-    assert!(asked(&server, certs::client(Some(&pair), &[])).await.is_some());
+    assert!(asked(inbound(&server), certs::client(Some(&pair), &[])).await.is_some());
     assert_eq!(origin.hits(), 1);
 }
 

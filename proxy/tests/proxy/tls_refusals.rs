@@ -6,14 +6,12 @@ use rcgen::{
     KeyUsagePurpose, date_time_ymd,
 };
 use rustls::pki_types::CertificateDer;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{
     certs::{self, Authority, Pair, Shows, dns, named, raw_uris, uri, workload},
     mesh::{Mesh, destination_rule},
     origin::Origin,
-    secure::{Front, shake},
-    wait::soon,
+    secure::{Front, asked},
 };
 
 const GOOD: &str = "spiffe://cluster.local/ns/default/sa/web";
@@ -213,11 +211,7 @@ async fn clients_with_a_bad_certificate_reach_nobody() {
     let proxy = mesh.start().await;
     let asked = async |pair: &Pair| {
         let config = certs::client(Some(pair), &["istio-http/1.1", "istio", "http/1.1"]);
-        let mut stream = shake(proxy.address("127.0.0.1_7070"), config).await.ok()?;
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n").await.ok()?;
-        let mut answer = [0; 12];
-        soon("an answer", stream.read_exact(&mut answer)).await.ok()?;
-        Some(answer)
+        asked(proxy.address("127.0.0.1_7070"), config).await
     };
     let mut bad = 0.0;
     for (name, pair, _) in all(&authority) {
@@ -229,6 +223,6 @@ async fn clients_with_a_bad_certificate_reach_nobody() {
         proxy.sum(failed[0], &[]).await + proxy.sum(failed[1], &[]).await
     };
     assert_eq!(refused().await, bad);
-    assert_eq!(asked(&authority.workload(GOOD)).await.as_ref(), Some(b"HTTP/1.1 200"));
+    assert_eq!(asked(&authority.workload(GOOD)).await.as_deref(), Some(&b"HTTP/1.1 200"[..]));
     assert_eq!(origin.hits(), 1);
 }

@@ -8,10 +8,17 @@ use std::{
 use hyper::client::conn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{ClientConfig, ServerConfig};
-use tokio::{net::TcpListener, net::TcpStream, task::JoinHandle};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
-use super::client::{Client, connect};
+use super::{
+    client::{Client, connect},
+    wait::soon,
+};
 
 /// What a client has agreed on with a front.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +87,15 @@ pub(crate) async fn shake(
     TlsConnector::from(config)
         .connect("outbound_.7070_._.web".try_into().unwrap(), connect(address).await)
         .await
+}
+
+/// The first bytes of an answer; `None` if the client was refused. With TLS 1.3 that shows after the handshake.
+pub(crate) async fn asked(address: SocketAddr, config: Arc<ClientConfig>) -> Option<Vec<u8>> {
+    let mut stream = shake(address, config).await.ok()?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n").await.ok()?;
+    let mut answer = vec![0; 12];
+    soon("an answer", stream.read_exact(&mut answer)).await.ok()?;
+    Some(answer)
 }
 
 /// A client over TLS; which HTTP it speaks is its own business.
