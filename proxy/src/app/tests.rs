@@ -361,20 +361,29 @@ fn a_reload_can_be_asked_for() {
 
 #[test]
 fn a_drain_does_not_wait_for_a_change_of_the_configuration() {
-    let bench = Bench::with(|options| {
-        options.drain = DrainTimes { announce: Duration::from_secs(600), ..DrainTimes::default() };
-    });
     // It takes the compiler far longer than asking for the drain takes us.
     let large: String = (0..2000).map(|at| SERVICE.replace("echo", &format!("echo-{at}")) + "---").collect();
-    bench.write(&format!("{large}{SERVICE}{}", sidecar(&[8080])));
-    bench.running.reload();
-    // Answered by the thread that has begun to compile.
-    assert_eq!(bench.get("/ready").0, 200);
-    bench.running.drain();
-    eventually("unready", || bench.get("/ready").0 == 503);
-    assert_eq!(bench.json("/config_dump")["outrigger"]["config_applied"], 1, "nothing was waited for");
-    bench.running.drain();
-    bench.running.join();
+    let good = format!("{large}{SERVICE}{}", sidecar(&[8080]));
+    // One is taken after a wait for names, the other is refused as soon as it is compiled.
+    for text in [good.clone(), format!("{good}---\nkind: [")] {
+        let bench = Bench::with(|options| {
+            options.drain = DrainTimes { announce: Duration::from_secs(600), ..DrainTimes::default() };
+        });
+        bench.write(&text);
+        bench.running.reload();
+        // Answered by the thread that has begun to compile.
+        assert_eq!(bench.get("/ready").0, 200);
+        bench.running.drain();
+        eventually("unready", || bench.get("/ready").0 == 503);
+        let told = &bench.json("/config_dump")["outrigger"];
+        assert_eq!(
+            (&told["config_applied"], &told["config_rejected"]),
+            (&1.into(), &0.into()),
+            "nothing was waited for"
+        );
+        bench.running.drain();
+        bench.running.join();
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::support::{
     mesh::{Mesh, destination_rule},
     origin::Origin,
     secure::{Front, asked},
+    wait::eventually,
 };
 
 const GOOD: &str = "spiffe://cluster.local/ns/default/sa/web";
@@ -222,7 +223,8 @@ async fn clients_with_a_bad_certificate_reach_nobody() {
         let failed = ["envoy_listener_ssl_fail_verify_san", "envoy_listener_ssl_fail_verify_error"];
         proxy.sum(failed[0], &[]).await + proxy.sum(failed[1], &[]).await
     };
-    assert_eq!(refused().await, bad);
+    // The client may hear of it before it is counted.
+    eventually("each to be counted", async || (refused().await == bad).then_some(())).await;
     assert_eq!(asked(&authority.workload(GOOD)).await.as_deref(), Some(&b"HTTP/1.1 200"[..]));
     assert_eq!(origin.hits(), 1);
 }
