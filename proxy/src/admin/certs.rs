@@ -28,7 +28,7 @@ pub(super) fn page(secrets: &Secrets) -> Value {
         });
         json!({ if file.authority { "ca_cert" } else { "cert_chain" }: shown.collect::<Vec<_>>() })
     };
-    let unusable: Vec<_> = secrets.unusable().into_iter().map(|one| Value::from(&*one.why)).collect();
+    let unusable: Vec<_> = secrets.unusable().into_iter().map(|why| Value::from(&*why)).collect();
     json!({
         "certificates": secrets.certificates().iter().map(entry).collect::<Vec<_>>(),
         "unusable": unusable,

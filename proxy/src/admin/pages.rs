@@ -131,10 +131,10 @@ impl Admin {
             return text(StatusCode::SERVICE_UNAVAILABLE, "DRAINING\n");
         }
         if !self.was_ready.load(Relaxed)
-            && let Some(closed) = self.secrets.unusable().into_iter().find(|one| one.closes_port)
+            && let Some(closed) = self.published.load().closed_port()
         {
             let why = match reader {
-                Reader::Operator => &*closed.why,
+                Reader::Operator => &*closed,
                 Reader::Anybody => "its certificates are missing: `outrigger admin GET /ready` says which",
             };
             return text(

@@ -134,7 +134,7 @@ impl Upstreams {
     fn inbound(&self, tls: &InboundTls, first_word: Duration) -> Option<Inbound> {
         let mesh = |domains: &TrustDomains| Credentials::mesh(domains.clone());
         let (secret, plaintext) = match tls {
-            InboundTls::Strict(domains) => (self.secrets.of_port(&mesh(domains)), false),
+            InboundTls::Strict(domains) => (self.secrets.of(&mesh(domains)), false),
             InboundTls::Permissive(domains) if self.secrets.has_identity() => {
                 (self.secrets.of(&mesh(domains)), true)
             }
@@ -232,6 +232,15 @@ impl Published {
     /// Whether the snapshot has a listener of this name.
     pub(crate) fn has_listener(&self, listener: &str) -> bool {
         self.snapshot.listeners.iter().any(|known| &*known.name == listener)
+    }
+
+    /// Why a port serves nobody: its certificates were never loaded, and it takes no plain text.
+    pub(crate) fn closed_port(&self) -> Option<Arc<str>> {
+        let all = self.inbound.iter().flat_map(|doors| {
+            let apart = doors.apart.iter().map(|(_, inbound)| inbound);
+            apart.chain([&doors.all]).flatten()
+        });
+        all.filter(|inbound| !inbound.plaintext).find_map(|inbound| inbound.secret.unusable())
     }
 
     /// The address of the pod, if anything says it.

@@ -262,20 +262,23 @@ async fn under_strict_a_proxy_is_ready_when_its_certificate_is_there() {
     let authority = Authority::new();
     let origin = Origin::named("hello").await;
     let folder = tempfile::tempdir().unwrap();
-    for (mode, status) in [("PERMISSIVE", 200), ("STRICT", 503)] {
-        let policy = format!(
+    let policy = |mode: &str| {
+        format!(
             "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{ name: a }}\nspec: {{ mtls: {{ mode: {mode} }} }}"
-        );
-        let mesh =
-            Mesh::new().ingress(INBOUND, "HTTP", origin.address()).identity(folder.path()).rules(policy);
-        let proxy = mesh.start().await;
-        assert_eq!(proxy.agent("GET", "/healthz/ready").await.status, status, "{mode}");
-        if status == 503 {
-            authority.write(folder.path(), SERVER);
-            let ready = async || (proxy.agent("GET", "/healthz/ready").await.status == 200).then_some(());
-            eventually("readiness", ready).await;
-        }
-    }
+        )
+    };
+    let start = async |mode: &str| {
+        let mesh = Mesh::new().ingress(INBOUND, "HTTP", origin.address()).identity(folder.path());
+        mesh.rules(policy(mode)).start().await
+    };
+    let status = async |proxy: &Proxy| proxy.agent("GET", "/healthz/ready").await.status;
+    assert_eq!(status(&start("PERMISSIVE").await).await, 200);
+    let [relaxed, strict] = [start("STRICT").await, start("STRICT").await];
+    assert_eq!((status(&relaxed).await, status(&strict).await), (503, 503));
+    relaxed.reload_until(policy("PERMISSIVE"), |status| status["config_applied"] == 2).await;
+    assert_eq!(status(&relaxed).await, 200, "it takes plain text now");
+    authority.write(folder.path(), SERVER);
+    eventually("readiness", async || (status(&strict).await == 200).then_some(())).await;
 }
 
 #[tokio::test]

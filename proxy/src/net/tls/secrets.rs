@@ -8,7 +8,7 @@ use std::{
     hash::{Hash, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -44,22 +44,12 @@ struct Known {
 pub(crate) struct Secret {
     id: u64,
     wanted: Wanted,
-    /// Without them a port of ours serves nobody.
-    closes_port: AtomicBool,
     state: ArcSwap<State>,
     /// Of the content that was tried last.
     tried: Mutex<Option<u64>>,
 }
 
 type State = Result<Ready, Arc<str>>;
-
-/// Credentials that were never loaded.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Unusable {
-    /// A port of ours has them, and serves nobody.
-    pub(crate) closes_port: bool,
-    pub(crate) why: Arc<str>,
-}
 
 impl Secrets {
     /// For a proxy with this identity, or none.
@@ -76,18 +66,9 @@ impl Secrets {
         self.shared(Wanted::Credentials(wanted.clone()))
     }
 
-    /// The same for a port that takes nothing but mutual TLS.
-    pub(crate) fn of_port(&self, wanted: &Credentials) -> Arc<Secret> {
-        let secret = self.of(wanted);
-        secret.closes_port.store(true, Relaxed);
-        secret
-    }
-
     /// The same for a port that has TLS of its own.
     pub(crate) fn of_server(&self, wanted: &ServerTls) -> Arc<Secret> {
-        let secret = self.shared(Wanted::Server(wanted.clone()));
-        secret.closes_port.store(true, Relaxed);
-        secret
+        self.shared(Wanted::Server(wanted.clone()))
     }
 
     fn shared(&self, wanted: Wanted) -> Arc<Secret> {
@@ -99,7 +80,6 @@ impl Secrets {
         let secret = Arc::new(Secret {
             id: NEXT.fetch_add(1, Relaxed),
             wanted: wanted.clone(),
-            closes_port: AtomicBool::new(false),
             state: ArcSwap::from_pointee(Err("not loaded yet".into())),
             tried: Mutex::default(),
         });
@@ -146,14 +126,10 @@ impl Secrets {
         all
     }
 
-    /// What cannot be used, and why.
-    pub(crate) fn unusable(&self) -> Vec<Unusable> {
+    /// Why those cannot be used that were never loaded.
+    pub(crate) fn unusable(&self) -> Vec<Arc<str>> {
         let secrets: Vec<_> = self.known().secrets.values().filter_map(Weak::upgrade).collect();
-        let unusable = secrets.iter().filter_map(|secret| {
-            let why = Arc::clone(secret.state.load().as_ref().as_ref().err()?);
-            Some(Unusable { closes_port: secret.closes_port.load(Relaxed), why })
-        });
-        let mut all: Vec<_> = unusable.collect();
+        let mut all: Vec<_> = secrets.iter().filter_map(|secret| secret.unusable()).collect();
         all.sort();
         all
     }
@@ -201,6 +177,11 @@ impl Secret {
     /// Whether the mesh vouches for the peer.
     pub(super) fn is_of_mesh(&self) -> bool {
         matches!(self.wanted.credentials().trust, Trust::Mesh(_))
+    }
+
+    /// Why they cannot be used, if they were never loaded.
+    pub(crate) fn unusable(&self) -> Option<Arc<str>> {
+        self.state.load().as_ref().as_ref().err().cloned()
     }
 
     /// Whether they can be used now.
