@@ -1,9 +1,9 @@
 """Our collector with a file exporter, and what stands in its file."""
 
 import collections
-import json
 import os
 
+from logs import new_lines
 from processes import Program, otlp_collector
 
 COLLECTOR = """
@@ -37,10 +37,7 @@ class Collector(Program):
 
     def requests(self):
         """The OTLP/JSON requests in the file, those that are whole."""
-        if not os.path.exists(self.path):
-            return []
-        with open(self.path, encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines if line.endswith("\n")]
+        return new_lines(self.path, 0)
 
     def received(self):
         """Every id in the file, with how often it stands there."""
