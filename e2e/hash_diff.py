@@ -77,7 +77,7 @@ def memberships(folder, differences):
         keys = [random_key(chance) for _ in range(KEYS)]
         for name, members in groups.items():
             picks = same_picks(differences, f"{name} of {len(members)}", clients, name, keys)
-            check(len(set(picks)) == len(members), f"{name}: only {len(set(picks))} of {members} were picked")
+            check(expected_members(members) <= set(picks), f"{name}: only {sorted(set(picks))} of {members} were picked")
             for ejected in range(1, min(3, len(members))):
                 victim = chance.choice(picks)
                 eject(proxies, clients, name, keys[picks.index(victim)], len(members) - ejected)
@@ -90,6 +90,12 @@ def memberships(folder, differences):
     for origin in origins:
         origin.stop()
     return f"{len(groups)} memberships with {KEYS} keys each, whole and with endpoints ejected"
+
+
+def expected_members(members):
+    """Those that a share of the keys goes to; one of very little weight may own none of them."""
+    total = sum(weight for _, weight in members)
+    return {address for address, weight in members if KEYS * weight / total >= 40}
 
 
 def same_picks(differences, case, clients, name, keys):

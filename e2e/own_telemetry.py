@@ -170,12 +170,10 @@ def ours(folder, origin, receiver):
         everything = len(sent) + load
         wait_for("all spans", lambda: len(receiver.spans()) >= everything)
         wait_for("all log records", lambda: len(receiver.records()) >= everything)
-        page = get(proxy.metrics, "/stats/prometheus")
         for signal in ("traces", "logs"):
-            account = {
-                what: sum(series(page, f"outrigger_otlp_{what}", signal)) for what in ("produced_total", "exported_total", "queued", "dropped_total")
-            }
-            check(list(account.values()) == [everything, everything, 0, 0], f"{signal}: {account}")
+            # A batch is accounted for when its answer is there, which is after it was received.
+            settled = lambda: account(proxy, signal) == [everything, everything, 0, 0]
+            wait_for(f"{everything} {signal} to be accounted for, {account(proxy, signal)} at first", settled)
         check(proxy.stop() == 0, proxy.tail())
     check(receiver.requests_total() == everything, f"{receiver.requests_total()} requests by metric, {everything} sent")
     ids = {span.span_id for span, _ in receiver.spans()}
@@ -184,9 +182,15 @@ def ours(folder, origin, receiver):
     return sent, load
 
 
+def account(proxy, signal):
+    """What was produced, exported, still is queued, and was dropped."""
+    page = get(proxy.metrics, "/stats/prometheus")
+    return [series(page, f"outrigger_otlp_{what}", signal) for what in ("produced_total", "exported_total", "queued", "dropped_total")]
+
+
 def series(page, name, signal):
     pattern = re.compile(rf'^{name}{{[^}}]*signal="{signal}"[^}}]*}} (\S+)$', re.MULTILINE)
-    return [float(value) for value in pattern.findall(page)]
+    return sum(float(value) for value in pattern.findall(page))
 
 
 def keep_sending(address, count):
