@@ -1,8 +1,9 @@
-"""What differs between Envoy and Outrigger: printed, and a failure unless it is intended.
+"""What differs between Envoy and Outrigger: printed, and a failure unless it is intended; those are counted by reason.
 
 An intended difference is listed with its reason; one that is no difference any more fails too.
 """
 
+import collections
 import os
 import sys
 import tempfile
@@ -26,10 +27,12 @@ class Differences:
             self.found[(case, aspect)] = f"\n    Envoy     {envoy}\n    Outrigger {ours}"
 
     def settle(self):
-        for key, text in self.found.items():
-            label = f"intended ({self.intended[key]})" if key in self.intended else "DIFFERS"
-            print(f"{label}: {key[0]}: {key[1]}{text}")
+        reasons = collections.Counter(self.intended[key] for key in self.found if key in self.intended)
+        for reason, count in reasons.items():
+            print(f"{count} intended: {reason}")
         unknown = [key for key in self.found if key not in self.intended]
+        for case, aspect in unknown:
+            print(f"DIFFERS: {case}: {aspect}{self.found[(case, aspect)]}")
         stale = [key for key in self.intended if key not in self.found]
         for key in stale:
             print(f"STALE: {key[0]}: {key[1]} is listed as an intended difference and is none")
