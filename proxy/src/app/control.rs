@@ -156,13 +156,6 @@ impl Process {
     ) -> Result<T, Ending> {
         let mut what = pin!(what);
         loop {
-            let close_at = self.close_at;
-            let close = async {
-                match close_at {
-                    Some(at) => sleep_until(at).await,
-                    None => pending().await,
-                }
-            };
             tokio::select! {
                 biased;
                 command = commands.recv() => match command {
@@ -175,11 +168,24 @@ impl Process {
                     Some(Command::End(ending)) => return Err(ending),
                     None => return Err(Ending::Drain),
                 },
-                () = close => {
-                    self.close_at = None;
-                    self.close();
-                }
+                () = at(self.close_at) => self.close(),
                 done = what.as_mut() => return Ok(done),
+            }
+        }
+    }
+
+    /// Waits for `over` while clients leave. Nothing is asked for any more, and what was asked for is done; those who
+    /// still come are shown certificates that are valid.
+    pub(super) async fn while_draining(&mut self, over: impl Future<Output = ()>) {
+        let mut over = pin!(over);
+        let mut look = interval(POLL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = over.as_mut() => return,
+                () = at(self.close_at) => self.close(),
+                _ = look.tick() => self.secrets.poll(),
             }
         }
     }
@@ -191,7 +197,16 @@ impl Process {
     }
 
     pub(super) fn close(&mut self) {
+        self.close_at = None;
         self.drain.enter(Phase::Closing);
         self.listeners.close_all();
+    }
+}
+
+/// Waits until then, if there is such a time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
     }
 }

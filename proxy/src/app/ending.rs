@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 
 use super::{Command, control::Process};
-use crate::drain::Phase;
+use crate::{drain::Phase, net::listen::Workers};
 
 /// How long the end of the process waits for the last log lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -104,12 +104,17 @@ impl Process {
             let announced = self.announce();
             match self.times.until_idle {
                 Some(least) => {
-                    sleep_until(announced + least).await;
-                    self.idle(announced).await;
+                    let at_most = self.times.at_most;
+                    let idle = idle(
+                        self.connections.clone(),
+                        announced + least,
+                        at_most.map(|most| announced + most),
+                    );
+                    self.while_draining(idle).await;
                 }
                 None => {
                     let over = announced + self.times.announce;
-                    sleep_until(over).await;
+                    self.while_draining(sleep_until(over)).await;
                     // The grace period began with the announcement.
                     let left = (over + close).saturating_duration_since(Instant::now());
                     close = left.max(close.min(DELAYED_CLOSE));
@@ -120,16 +125,14 @@ impl Process {
         // Whether it became idle or not: what is still open is cut.
         let _ = timeout(close, self.listeners.idle()).await;
     }
+}
 
-    /// Waits until no connection is open, for as long as there is time.
-    async fn idle(&self, announced: Instant) {
-        match self.times.at_most {
-            Some(most) => {
-                let left = (announced + most).saturating_duration_since(Instant::now());
-                let _ = timeout(left, self.connections.idle()).await;
-            }
-            None => self.connections.idle().await,
-        }
+/// Waits until no connection is open: not before `least`, and not longer than until `most`.
+async fn idle(connections: Workers, least: Instant, most: Option<Instant>) {
+    sleep_until(least).await;
+    match most {
+        Some(most) => drop(timeout_at(most, connections.idle()).await),
+        None => connections.idle().await,
     }
 }
 

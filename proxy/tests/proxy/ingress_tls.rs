@@ -5,13 +5,16 @@ use std::{net::SocketAddr, path::Path};
 
 use rustls::{ProtocolVersion, version};
 
-use crate::support::{
-    certs::{self, Authority, Pair, dns, uri, workload},
-    client::{Socket, get, over_http2},
-    mesh::{Mesh, Proxy},
-    origin::{Origin, Reply},
-    secure::{asked, http1, http2, shake},
-    wait::eventually,
+use crate::{
+    drain::PATIENT,
+    support::{
+        certs::{self, Authority, Pair, dns, uri, workload},
+        client::{Socket, get, over_http2},
+        mesh::{Mesh, Proxy},
+        origin::{Origin, Reply},
+        secure::{asked, http1, http2, shake},
+        wait::eventually,
+    },
 };
 
 const PORT: u16 = 7070;
@@ -206,6 +209,27 @@ async fn a_port_s_certificate_rotates_without_a_failed_request() {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn a_port_s_certificate_rotates_while_the_last_clients_leave() {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    let origin = Origin::http1(|_| Reply::text("hello")).await;
+    let tls = format!("mode: SIMPLE, {}", files(folder.path(), &authority));
+    let mesh = Mesh::new().ingress(PORT, "HTTPS", origin.address()).ingress_tls(&tls);
+    let proxy = mesh.drain(PATIENT).start().await;
+    let shake = || shake(inbound(&proxy), certs::client(None, &["http/1.1"]));
+    let last = shake().await.unwrap();
+    proxy.shut_down();
+    let fresh = site(&authority);
+    fresh.files(folder.path(), "server");
+    eventually("the new certificate", async || {
+        let stream = shake().await.unwrap();
+        (stream.get_ref().1.peer_certificates().unwrap() == fresh.chain).then_some(())
+    })
+    .await;
+    drop(last);
+    proxy.ended().await;
 }
 
 #[tokio::test]
