@@ -11,7 +11,7 @@ from client import request
 from life import MIB, Sidecar, first_answer, mesh, run, skipped
 from memory_group import MemoryGroup
 from origins import Origin
-from processes import check, wait_for
+from processes import Failed, check, wait_for
 
 
 def descriptors(folder):
@@ -61,7 +61,7 @@ def memory(folder):
         began, peak = time.monotonic(), 0
         with contextlib.ExitStack() as flood:
             sent = 0
-            while program.metric("envoy_http_downstream_rq_overload_close") < 20:
+            while refused(program, group) < 20:
                 check(time.monotonic() - began < 90, f"nothing refused after {sent} uploads with {peak / MIB:.0f} MiB")
                 for _ in range(25):
                     client = flood.enter_context(connected(program.address))
@@ -74,13 +74,21 @@ def memory(folder):
             check(program.is_ready(), "the pages answer")
         origin.held.let_go("uploads")
         relieved = time.monotonic()
-        wait_for("requests to be answered again", program.works, 10)
+        wait_for("requests to be answered again", program.works)
         recovered = time.monotonic() - relieved
         check(group.oom_kills() == 0 and program.child.poll() is None, "nothing was killed")
-        refused = program.metric("envoy_http_downstream_rq_overload_close")
+        told = refused(program, group)
         check(program.stop() == 0, "SIGTERM ends it with 0")
     origin.stop()
-    return f"{sent} uploads into {limit // MIB} MiB: {refused:.0f} refused, 0 killed, recovered in {recovered:.1f} s"
+    return f"{sent} uploads into {limit // MIB} MiB: {told:.0f} refused, 0 killed, recovered in {recovered:.1f} s"
+
+
+def refused(program, group):
+    """How many requests were, if the program lives."""
+    try:
+        return program.metric("envoy_http_downstream_rq_overload_close")
+    except OSError as error:
+        raise Failed(f"no metrics, {group.oom_kills()} were killed: {error!r}") from error
 
 
 def connected(address):

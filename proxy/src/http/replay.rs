@@ -1,14 +1,18 @@
-//! What is kept of a request body so that a retry can send it again, or a mirror can send it too: bounded by request and by worker, and given back
-//! at once when it is forgotten.
+//! What is kept of a request body so that a retry can send it again, or a mirror can send it too: bounded by request, by
+//! worker and by the memory there is, and given back at once when it is forgotten.
 
-use std::{cell::Cell, collections::VecDeque, rc::Rc};
+use std::{cell::Cell, collections::VecDeque, rc::Rc, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
+
+use crate::overload::Overload;
 
 /// A larger body is sent once and never again (Envoy `per_connection_buffer_limit_bytes`).
 const MAX_KEPT: usize = 1 << 20;
 /// Bodies that one worker keeps for retries, together.
 const MAX_KEPT_PER_WORKER: usize = 64 << 20;
+/// Memory is claimed in such pieces, so that workers seldom meet.
+const CLAIM: i64 = 256 << 10;
 /// The first frames are kept as they are: a short body is never copied.
 const SHARED: usize = 8;
 /// Later frames below this size are copied together: each one alone costs a handle and holds a read buffer, which is not
@@ -17,32 +21,47 @@ const SMALL: usize = 4096;
 /// Size to which they are gathered.
 const BLOCK: usize = 16 * 1024;
 
-/// Bytes that the worker may still keep for retries.
-#[derive(Debug)]
-pub(crate) struct ReplayBudget(Cell<usize>);
-
-impl Default for ReplayBudget {
-    fn default() -> Self {
-        Self(Cell::new(MAX_KEPT_PER_WORKER))
-    }
+/// What the worker may keep for retries. Where memory is short that is nothing: a request can do without.
+#[derive(Debug, Default)]
+pub(crate) struct ReplayBudget {
+    in_use: Cell<usize>,
+    /// Memory that was claimed and is not filled.
+    claimed: Cell<i64>,
+    overload: Arc<Overload>,
 }
 
 impl ReplayBudget {
+    pub(crate) fn new(overload: Arc<Overload>) -> Self {
+        Self { overload, ..Self::default() }
+    }
+
     fn take(&self, bytes: usize) -> bool {
-        let left = self.0.get().checked_sub(bytes);
-        if let Some(left) = left {
-            self.0.set(left);
+        let in_use = self.in_use.get() + bytes;
+        let fits = in_use <= MAX_KEPT_PER_WORKER && self.has_memory(bytes);
+        if fits {
+            self.in_use.set(in_use);
         }
-        left.is_some()
+        fits
+    }
+
+    fn has_memory(&self, bytes: usize) -> bool {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let mut left = if self.overload.is_shedding() { 0 } else { self.claimed.get() };
+        if left < bytes {
+            left += self.overload.claim(CLAIM.max(bytes - left));
+        }
+        let fits = left >= bytes;
+        self.claimed.set(if fits { left - bytes } else { left });
+        fits
     }
 
     fn give_back(&self, bytes: usize) {
-        self.0.set(self.0.get() + bytes);
+        self.in_use.set(self.in_use.get() - bytes);
     }
 
     #[cfg(test)]
     pub(super) fn in_use(&self) -> usize {
-        MAX_KEPT_PER_WORKER - self.0.get()
+        self.in_use.get()
     }
 }
 
@@ -170,6 +189,22 @@ mod tests {
         assert_eq!(budget.in_use(), sent.len());
         drop(kept);
         assert_eq!(budget.in_use(), 0);
+    }
+
+    #[test]
+    fn nothing_is_kept_while_there_is_no_memory_for_it() {
+        let overload = Arc::<Overload>::default();
+        let budget = Rc::new(ReplayBudget::new(Arc::clone(&overload)));
+        let mut kept = Kept::new(Rc::clone(&budget));
+        let data = Bytes::from(vec![0; 128 << 10]);
+        overload.set_room(256 << 10);
+        assert!(kept.keep(&data) && kept.keep(&data));
+        assert!(!kept.keep(&data), "all of it is claimed");
+        overload.set_room(256 << 10);
+        assert!(kept.keep(&data), "memory came free");
+        overload.set_room(0);
+        assert!(!kept.keep(&data), "a claim ends with the shortage");
+        assert_eq!(budget.in_use(), 3 * data.len());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::Pressure;
+use super::{Level, Pressure, REFUSE, SHED};
 
 /// Where the kernel tells about control groups.
 #[derive(Debug, Clone)]
@@ -23,6 +23,39 @@ impl Default for Cgroups {
     /// `/proc/self/cgroup` and `/sys/fs/cgroup`.
     fn default() -> Self {
         Self { of_process: "/proc/self/cgroup".into(), mounted: "/sys/fs/cgroup".into() }
+    }
+}
+
+/// Bytes in use, and how many there may be; without a limit that is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Usage {
+    pub(super) used: u64,
+    pub(super) limit: u64,
+}
+
+impl Usage {
+    pub(super) fn pressure(self) -> Pressure {
+        let thousandths = (u128::from(self.used) * 1000).checked_div(self.limit.into()).unwrap_or_default();
+        Pressure(u32::try_from(thousandths).unwrap_or(u32::MAX))
+    }
+
+    pub(super) fn level(self) -> Level {
+        let left = self.limit.saturating_sub(self.used);
+        match self.limit {
+            0 => Level::Normal,
+            limit if left <= REFUSE.of(limit) => Level::Refusing,
+            limit if left <= SHED.of(limit) => Level::Shedding,
+            _ => Level::Normal,
+        }
+    }
+
+    /// What may come into use before requests are refused; negative if they are.
+    pub(super) fn room(self) -> i64 {
+        let bytes = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        match self.limit {
+            0 => i64::MAX,
+            limit => bytes(limit - SHED.of(limit)) - bytes(self.used),
+        }
     }
 }
 
@@ -79,22 +112,21 @@ impl Memory {
     }
 
     /// That of the group that is nearest to its limit. Limits may change while the process runs.
-    pub(super) fn pressure(&self) -> Pressure {
-        self.0.iter().filter_map(Group::pressure).max().unwrap_or_default()
+    pub(super) fn usage(&self) -> Usage {
+        self.0.iter().filter_map(Group::usage).max_by_key(|usage| usage.pressure()).unwrap_or_default()
     }
 }
 
 impl Group {
     /// `None` without a limit.
-    fn pressure(&self) -> Option<Pressure> {
+    fn usage(&self) -> Option<Usage> {
         let limit = number(&self.folder.join(self.files.limit))?;
         // Version 1 has the largest number of pages for "none".
         if limit == 0 || limit >= 1 << 60 {
             return None;
         }
         let usage = number(&self.folder.join(self.files.usage))?;
-        let used = usage.saturating_sub(self.reclaimable());
-        Some(Pressure(u32::try_from(u128::from(used) * 1000 / u128::from(limit)).unwrap_or(u32::MAX)))
+        Some(Usage { used: usage.saturating_sub(self.reclaimable()), limit })
     }
 
     fn reclaimable(&self) -> u64 {
@@ -135,7 +167,7 @@ mod tests {
         }
 
         fn pressure(&self) -> u32 {
-            self.memory().pressure().0
+            self.memory().usage().pressure().0
         }
     }
 

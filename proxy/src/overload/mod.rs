@@ -1,15 +1,16 @@
 //! Refusing work before the kernel ends the process for its memory: Envoy's overload manager with one resource, the
 //! memory of the control group, and three actions.
 //!
-//! From 92 % on new requests are answered with 503 and their connections end (`stop_accepting_requests`,
-//! `disable_http_keepalive`); from 95 % on nothing is accepted (`stop_accepting_connections`), so that clients wait in
-//! the system's queue. The control thread looks; a request reads one atomic. Descriptors are not the business of this
-//! module: `net::listen` bounds the connections and waits out what fails.
+//! Where 8 % of the limit are left, or 12 MiB, new requests are answered with 503 and their connections end
+//! (`stop_accepting_requests`, `disable_http_keepalive`); where it is 5 %, or 8 MiB, nothing is accepted
+//! (`stop_accepting_connections`), so that clients wait in the system's queue. The control thread looks; a request reads one atomic. What a request can do without has to
+//! [claim](Overload::claim) its memory, since a flood of requests may fill it before the next look. Descriptors are not
+//! the business of this module: `net::listen` bounds the connections and waits out what fails.
 
 mod memory;
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -19,7 +20,7 @@ use tokio::{
 };
 
 pub use memory::Cgroups;
-use memory::Memory;
+use memory::{Memory, Usage};
 
 /// Between two looks at memory that is plentiful. Envoy's `refresh_interval` is 250 ms or more; a small limit may be
 /// reached within that time.
@@ -31,8 +32,22 @@ const MOMENT: Duration = Duration::from_secs(1);
 const GETTING_SHORT: Pressure = Pressure(600);
 /// Growth from one look to the next that is fast.
 const FAST: u32 = 20;
-const SHED: Pressure = Pressure(920);
-const REFUSE: Pressure = Pressure(950);
+const SHED: Margin = Margin { thousandths: 80, bytes: 12 << 20 };
+const REFUSE: Margin = Margin { thousandths: 50, bytes: 8 << 20 };
+
+/// What has to be left: a part of the limit, and so many bytes at least, since what was accepted goes on to take memory.
+/// Of a tiny limit it is a quarter.
+#[derive(Debug, Clone, Copy)]
+struct Margin {
+    thousandths: u64,
+    bytes: u64,
+}
+
+impl Margin {
+    fn of(self, limit: u64) -> u64 {
+        (limit / 1000 * self.thousandths).max(self.bytes).min(limit / 4)
+    }
+}
 
 /// Used memory in thousandths of its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -50,29 +65,38 @@ pub(crate) enum Level {
     Refusing,
 }
 
-impl From<Pressure> for Level {
-    fn from(pressure: Pressure) -> Self {
-        match pressure {
-            pressure if pressure >= REFUSE => Self::Refusing,
-            pressure if pressure >= SHED => Self::Shedding,
-            _ => Self::Normal,
-        }
-    }
-}
-
 /// What is refused now; one per process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Overload {
     /// Whether requests are, readable for each of them without the lock of the watch channel.
     shedding: AtomicBool,
     pressure: AtomicU32,
+    /// Bytes that may be filled before requests are refused, as of the last look, less what was claimed since.
+    room: AtomicI64,
     level: watch::Sender<Level>,
+}
+
+impl Default for Overload {
+    /// Without a limit.
+    fn default() -> Self {
+        Self {
+            shedding: AtomicBool::default(),
+            pressure: AtomicU32::default(),
+            room: AtomicI64::new(Usage::default().room()),
+            level: watch::Sender::default(),
+        }
+    }
 }
 
 impl Overload {
     /// Whether new requests are refused.
     pub(crate) fn is_shedding(&self) -> bool {
         self.shedding.load(Relaxed)
+    }
+
+    /// Bytes that the caller may fill, `wanted` at most; what it asks for counts as filled until the next look.
+    pub(crate) fn claim(&self, wanted: i64) -> i64 {
+        self.room.fetch_sub(wanted, Relaxed).clamp(0, wanted)
     }
 
     /// Waits until connections are accepted.
@@ -91,9 +115,18 @@ impl Overload {
         self.pressure.load(Relaxed) / 10
     }
 
-    fn set(&self, pressure: Pressure) {
+    /// As a look would that finds so much room.
+    #[cfg(test)]
+    pub(crate) fn set_room(&self, bytes: u64) {
+        let limit = 1 << 30;
+        self.set(Usage { used: limit - SHED.of(limit) - bytes, limit });
+    }
+
+    fn set(&self, usage: Usage) {
+        let pressure = usage.pressure();
+        self.room.store(usage.room(), Relaxed);
         self.pressure.store(pressure.0, Relaxed);
-        let level = Level::from(pressure);
+        let level = usage.level();
         self.shedding.store(level >= Level::Shedding, Relaxed);
         let changed = self.level.send_if_modified(|now| std::mem::replace(now, level) != level);
         if changed {
@@ -115,9 +148,9 @@ impl Overload {
         }
         let mut pace = Pace { last: Pressure::default(), close_until: Instant::now() };
         loop {
-            let pressure = memory.pressure();
-            self.set(pressure);
-            sleep(pace.pause(pressure, Instant::now())).await;
+            let usage = memory.usage();
+            self.set(usage);
+            sleep(pace.pause(usage.pressure(), Instant::now())).await;
         }
     }
 }
@@ -146,20 +179,45 @@ mod tests {
 
     use super::*;
 
+    const MIB: u64 = 1 << 20;
+
     #[tokio::test]
     async fn requests_are_refused_before_connections_and_both_recover() {
         let overload = Overload::default();
-        let at = |pressure| {
-            overload.set(Pressure(pressure));
+        let at = |used| {
+            overload.set(Usage { used: used * MIB, limit: 1000 * MIB });
             (overload.is_shedding(), overload.accepts().now_or_never().is_some())
         };
         assert_eq!(at(919), (false, true));
-        assert_eq!(at(920), (true, true));
+        assert_eq!(at(921), (true, true));
         assert_eq!(at(949), (true, true));
-        assert_eq!(at(950), (true, false));
-        assert_eq!(at(1000), (true, false));
+        assert_eq!(at(951), (true, false));
+        assert_eq!(at(1001), (true, false));
         assert_eq!(at(930), (true, true));
         assert_eq!(at(0), (false, true));
+    }
+
+    #[test]
+    fn some_mebibytes_are_left_of_a_small_limit() {
+        let levels = |used, limit| Usage { used: used * MIB, limit: limit * MIB }.level();
+        assert_eq!(levels(51, 64), Level::Normal);
+        assert_eq!(levels(53, 64), Level::Shedding);
+        assert_eq!(levels(57, 64), Level::Refusing);
+        assert_eq!(levels(14, 20), Level::Normal, "a quarter of a tiny one");
+        assert_eq!(levels(16, 20), Level::Refusing);
+        assert_eq!(levels(1000, 0), Level::Normal, "no limit");
+    }
+
+    #[test]
+    fn no_more_is_claimed_between_two_looks_than_there_is_room_for() {
+        let overload = Overload::default();
+        assert_eq!(overload.claim(1 << 40), 1 << 40, "no limit");
+        for _ in 0..2 {
+            overload.set_room(20);
+            assert_eq!([15, 15, 15].map(|wanted| overload.claim(wanted)), [15, 5, 0]);
+        }
+        overload.set(Usage { used: 1000 * MIB, limit: 1000 * MIB });
+        assert_eq!(overload.claim(1), 0);
     }
 
     #[test]
@@ -180,10 +238,10 @@ mod tests {
     #[tokio::test]
     async fn who_waits_to_accept_is_woken() {
         let overload = Overload::default();
-        overload.set(REFUSE);
+        overload.set(Usage { used: 951 * MIB, limit: 1000 * MIB });
         let mut waiting = std::pin::pin!(overload.accepts());
         assert!(waiting.as_mut().now_or_never().is_none());
-        overload.set(SHED);
+        overload.set(Usage { used: 921 * MIB, limit: 1000 * MIB });
         assert!(waiting.now_or_never().is_some());
     }
 }

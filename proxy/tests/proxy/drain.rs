@@ -17,7 +17,7 @@ use crate::support::{
 };
 
 /// Goes on announcing until the last client has left.
-pub const PATIENT: DrainTimes = DrainTimes {
+pub(crate) const PATIENT: DrainTimes = DrainTimes {
     announce: Duration::ZERO,
     until_idle: Some(Duration::ZERO),
     at_most: None,

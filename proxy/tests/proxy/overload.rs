@@ -6,7 +6,10 @@ use std::{path::PathBuf, time::Duration};
 use outrigger::overload::Cgroups;
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
 
 use crate::support::{
     client::{self, Client, ask, connect, over_http2},
@@ -17,7 +20,10 @@ use crate::support::{
 
 const PRESSURE: &str = "envoy_overload_envoy_resource_monitors_cgroup_memory_pressure";
 
-/// A control group with a limit of 1000 bytes.
+/// Bytes.
+const LIMIT: u32 = 1_000_000_000;
+
+/// A control group with that limit.
 struct Group {
     folder: TempDir,
 }
@@ -26,7 +32,7 @@ impl Group {
     fn new() -> Self {
         let group = Self { folder: tempfile::tempdir().unwrap() };
         std::fs::write(group.path("of_process"), "0::/\n").unwrap();
-        std::fs::write(group.path("memory.max"), "1000\n").unwrap();
+        std::fs::write(group.path("memory.max"), format!("{LIMIT}\n")).unwrap();
         group.write(100);
         group
     }
@@ -35,8 +41,8 @@ impl Group {
         self.folder.path().join(name)
     }
 
-    fn write(&self, used: u32) {
-        std::fs::write(self.path("next"), format!("{used}\n")).unwrap();
+    fn write(&self, thousandths: u32) {
+        std::fs::write(self.path("next"), format!("{}\n", LIMIT / 1000 * thousandths)).unwrap();
         std::fs::rename(self.path("next"), self.path("memory.current")).unwrap();
     }
 
@@ -101,6 +107,28 @@ async fn a_busy_http2_connection_is_told_to_go_and_what_it_has_under_way_ends_we
     assert_eq!(under_way.await.unwrap().text(), "held");
     until("the connection to end", || busy.is_closed().then_some(())).await;
     assert!(!idle.is_closed(), "one that asks for nothing stays");
+}
+
+#[tokio::test]
+async fn a_body_is_kept_for_no_retry_when_memory_is_short() {
+    const WEB: &str = "outbound|8080||web.default.svc.cluster.local";
+    for (thousandths, tries) in [(900, 2), (930, 1)] {
+        let (origin, group) = (Origin::http1(|_| Reply::status(503)).await, Group::new());
+        let routes = "- route: [{ destination: { host: web } }]\n  retries: { attempts: 1, retryOn: 5xx, backoff: 1ms }";
+        let proxy = Mesh::web(&origin).routes(routes).cgroups(group.cgroups()).start().await;
+        let mut client = connect(proxy.http()).await;
+        client.write_all(b"POST / HTTP/1.1\r\nhost: web\r\ncontent-length: 8\r\n\r\nhalf").await.unwrap();
+        proxy.metric("envoy_cluster_upstream_rq_active", &[WEB], 1.0).await;
+        group.used(&proxy, thousandths).await;
+        client.write_all(b"rest").await.unwrap();
+        let mut answer = [0; 12];
+        soon("an answer", client.read_exact(&mut answer)).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 503");
+        until("the tries", || (origin.hits() == tries).then_some(())).await;
+        assert!(origin.requests().iter().all(|seen| seen.body == b"halfrest"));
+        let lost = if tries == 1 { 1.0 } else { 0.0 };
+        proxy.metric("envoy_cluster_retry_or_shadow_abandoned", &[WEB], lost).await;
+    }
 }
 
 #[tokio::test]
