@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::support::{Backend, Received, Sender, TRACES, Verdict, spans, start, until, yaml};
 
 /// Sends one request to a destination that answers `first` once and then takes everything. Returns the attempts.
@@ -150,17 +152,17 @@ async fn a_stop_delivers_what_is_queued() {
 async fn a_stop_finishes_requests_in_flight_and_says_so_on_the_health_port() {
     let backend = Backend::start().await;
     backend.stop();
-    let queue = "sending_queue: { queue_size: 1, block_for: 1s }";
-    let text =
-        yaml(&[("otlp_http", &backend.http(queue))]).replace("flush_timeout: 10s", "flush_timeout: 100ms");
+    let queue = "sending_queue: { queue_size: 1, block_for: 5s }";
+    let text = yaml(&[("otlp_http", &backend.http(queue))])
+        .replace("in_flight_timeout: 2s, flush_timeout: 10s", "in_flight_timeout: 15s, flush_timeout: 100ms");
     let running = start(&text).await;
     let sender = Sender::grpc(&running);
     let health = Sender::new(running.address("health").unwrap(), false);
     assert_eq!(health.send("GET", "/health/ready", &[], b"").await.status.as_u16(), 200);
     assert_eq!(sender.call(TRACES, &spans("a", 1)).await.grpc(), 0);
-    let waiting = tokio::spawn(async move { sender.call(TRACES, &spans("b", 1)).await.grpc() });
+    let sent = Instant::now();
+    let waiting = sender.call_that_waits(spans("b", 1)).await;
     let metrics = Sender::new(running.address("metrics").unwrap(), false);
-    until("the request is in", || running.left().requests == 1).await;
     let stopping = tokio::spawn(running.stop());
     let unready = async {
         loop {
@@ -175,9 +177,10 @@ async fn a_stop_finishes_requests_in_flight_and_says_so_on_the_health_port() {
     assert_eq!(health.send("GET", "/health/live", &[], b"").await.status.as_u16(), 200);
     assert_eq!(metrics.send("GET", "/metrics", &[], b"").await.status.as_u16(), 200);
     let left = stopping.await.unwrap();
-    // It was in flight when the drain began; the stop has waited for its answer.
-    let answer = tokio::time::timeout(Duration::from_millis(300), waiting).await.unwrap();
-    assert_eq!(answer.unwrap(), 14);
+    // It was in flight when the drain began; the stop has waited for its answer, which has come only now.
+    assert!(sent.elapsed() >= Duration::from_secs(5), "{:?}", sent.elapsed());
+    until("the answer", || waiting.is_finished()).await;
+    assert_eq!(waiting.await.unwrap(), 14);
     assert_eq!((left.requests, left.items), (1, 1));
 }
 

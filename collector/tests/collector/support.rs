@@ -21,6 +21,7 @@ use otlp_collector::config::{Environment, Loaded, from_text};
 use otlp_collector::{Collector, Running};
 use prost::Message;
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -173,6 +174,19 @@ impl Sender {
     pub(crate) async fn call_with(&self, path: &str, extra: &[(&str, &str)], body: &[u8]) -> Answer {
         let headers = [&[("content-type", "application/grpc"), ("te", "trailers")], extra].concat();
         self.send("POST", path, &headers, body).await
+    }
+
+    /// Makes a call that finds no room, and returns when the collector has it: a later call on the same
+    /// connection, which needs no room, has been answered.
+    pub(crate) async fn call_that_waits(&self, message: Vec<u8>) -> JoinHandle<u32> {
+        let sender = self.clone();
+        let mut waiting = Box::pin(async move { sender.call(TRACES, &message).await.grpc() });
+        tokio::select! {
+            biased;
+            code = &mut waiting => panic!("answered at once: {code}"),
+            later = self.call(TRACES, b"") => assert_eq!(later.grpc(), 0),
+        }
+        tokio::spawn(waiting)
     }
 }
 
