@@ -139,14 +139,16 @@ async fn the_batch_processor_is_mapped_and_its_timeout_flushes() {
     let backend = Backend::start().await;
     let text = yaml(&[("otlp_http", &backend.http(""))])
         .replace("receivers: [otlp], exporters", "receivers: [otlp], processors: [batch], exporters")
-        + "processors: { batch: { send_batch_size: 1000, timeout: 300ms } }\n";
+        + "processors: { batch: { send_batch_size: 1000, timeout: 2s } }\n";
     let running = start(&text).await;
     let sender = Sender::http(&running);
+    let sent = Instant::now();
     for request in 0..3 {
         sender.traces(&spans(&format!("r{request}"), 1)).await;
     }
     until("delivery", || backend.ledger().len() == 3).await;
-    assert_eq!(backend.attempts().len(), 1, "one batch");
+    let [batch] = &backend.attempts()[..] else { panic!("not one batch") };
+    assert!(batch.at - sent >= Duration::from_secs(2), "{:?}", batch.at - sent);
     running.stop().await;
 }
 
