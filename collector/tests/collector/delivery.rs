@@ -3,20 +3,33 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use otlp_collector::Running;
+use tokio::time::Instant;
+
 use crate::support::{Backend, Received, Sender, TRACES, Verdict, spans, start, until, yaml};
 
 /// Sends one request to a destination that answers `first` once and then takes everything. Returns the attempts.
 async fn attempts(grpc: bool, first: Verdict) -> Vec<Received> {
     let backend = Backend::start().await;
-    let count = AtomicUsize::new(0);
-    backend.answer(
-        move |_| if count.fetch_add(1, Ordering::Relaxed) == 0 { first.clone() } else { Verdict::Take },
-    );
+    backend.answer(once(first));
     let exporter = if grpc { ("otlp_grpc", backend.grpc("")) } else { ("otlp_http", backend.http("")) };
     let running = start(&yaml(&[(exporter.0, &exporter.1)])).await;
     assert_eq!(Sender::grpc(&running).call(TRACES, &spans("a", 10)).await.grpc(), 0);
     assert_eq!(running.stop().await.requests, 0);
     backend.attempts()
+}
+
+/// Answers `first` once, and then takes everything.
+fn once(first: Verdict) -> impl Fn(&Received) -> Verdict {
+    let count = AtomicUsize::new(0);
+    move |_| if count.fetch_add(1, Ordering::Relaxed) == 0 { first.clone() } else { Verdict::Take }
+}
+
+/// How often an exporter has begun a pause before another attempt.
+fn retries(running: &Running, exporter: &str) -> u64 {
+    let metrics = running.metrics().render().unwrap();
+    let name = format!("outrigger_exporter_retries{{exporter=\"{exporter}\"}} ");
+    metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
 }
 
 #[tokio::test]
@@ -51,26 +64,31 @@ async fn a_requested_delay_is_kept() {
     let overloaded = otlp_collector::status::Refusal::overloaded("busy");
     let details = base64::engine::general_purpose::STANDARD.encode(overloaded.protobuf());
     // RESOURCE_EXHAUSTED with RetryInfo passes, too.
-    let grpc = attempts(true, Verdict::Grpc(8, vec![("grpc-status-details-bin", details)])).await;
-    let http = attempts(false, Verdict::Http(503, vec![("retry-after", "1".to_owned())], Vec::new())).await;
-    for attempts in [grpc, http] {
-        assert_eq!(attempts.len(), 2);
-        let pause = attempts[1].at - attempts[0].at;
-        // The stop cuts the pause short; the next one is ours. So it is measured without a stop below.
-        assert!(pause < Duration::from_secs(2), "{pause:?}");
+    let grpc = Verdict::Grpc(8, vec![("grpc-status-details-bin", details)]);
+    let http = Verdict::Http(503, vec![("retry-after", "1".to_owned())], Vec::new());
+    for (name, first) in [("otlp_grpc", grpc), ("otlp_http", http)] {
+        let backend = Backend::start().await;
+        backend.answer(once(first));
+        let exporter = if name == "otlp_grpc" { backend.grpc("") } else { backend.http("") };
+        let running = start(&yaml(&[(name, &exporter)])).await;
+        Sender::http(&running).traces(&spans("a", 1)).await;
+        // No stop before it: a stop cuts the pause short.
+        until("the second attempt", || backend.attempts().len() == 2).await;
+        let pause = backend.attempts()[1].at - backend.attempts()[0].at;
+        assert!(pause >= Duration::from_secs(1), "{name}: {pause:?}");
+        assert_eq!(running.stop().await.requests, 0);
     }
+}
+
+#[tokio::test]
+async fn a_stop_cuts_a_requested_delay_short() {
     let backend = Backend::start().await;
-    let count = AtomicUsize::new(0);
-    backend.answer(move |_| match count.fetch_add(1, Ordering::Relaxed) {
-        0 => Verdict::Http(503, vec![("retry-after", "1".to_owned())], Vec::new()),
-        _ => Verdict::Take,
-    });
+    backend.answer(once(Verdict::Http(503, vec![("retry-after", "300".to_owned())], Vec::new())));
     let running = start(&yaml(&[("otlp_http", &backend.http(""))])).await;
     Sender::http(&running).traces(&spans("a", 1)).await;
-    until("the second attempt", || backend.attempts().len() == 2).await;
-    let pause = backend.attempts()[1].at - backend.attempts()[0].at;
-    assert!(pause >= Duration::from_secs(1) && pause < Duration::from_secs(3), "{pause:?}");
-    running.stop().await;
+    until("the pause", || retries(&running, "otlp_http") == 1).await;
+    assert_eq!(running.stop().await.requests, 0);
+    assert_eq!(backend.ledger().len(), 1);
 }
 
 #[tokio::test]
@@ -121,14 +139,16 @@ async fn the_batch_processor_is_mapped_and_its_timeout_flushes() {
     let backend = Backend::start().await;
     let text = yaml(&[("otlp_http", &backend.http(""))])
         .replace("receivers: [otlp], exporters", "receivers: [otlp], processors: [batch], exporters")
-        + "processors: { batch: { send_batch_size: 1000, timeout: 300ms } }\n";
+        + "processors: { batch: { send_batch_size: 1000, timeout: 2s } }\n";
     let running = start(&text).await;
     let sender = Sender::http(&running);
+    let sent = Instant::now();
     for request in 0..3 {
         sender.traces(&spans(&format!("r{request}"), 1)).await;
     }
     until("delivery", || backend.ledger().len() == 3).await;
-    assert_eq!(backend.attempts().len(), 1, "one batch");
+    let [batch] = &backend.attempts()[..] else { panic!("not one batch") };
+    assert!(batch.at - sent >= Duration::from_secs(2), "{:?}", batch.at - sent);
     running.stop().await;
 }
 
@@ -150,17 +170,17 @@ async fn a_stop_delivers_what_is_queued() {
 async fn a_stop_finishes_requests_in_flight_and_says_so_on_the_health_port() {
     let backend = Backend::start().await;
     backend.stop();
-    let queue = "sending_queue: { queue_size: 1, block_for: 1s }";
-    let text =
-        yaml(&[("otlp_http", &backend.http(queue))]).replace("flush_timeout: 10s", "flush_timeout: 100ms");
+    let queue = "sending_queue: { queue_size: 1, block_for: 5s }";
+    let text = yaml(&[("otlp_http", &backend.http(queue))])
+        .replace("in_flight_timeout: 2s, flush_timeout: 10s", "in_flight_timeout: 15s, flush_timeout: 100ms");
     let running = start(&text).await;
     let sender = Sender::grpc(&running);
     let health = Sender::new(running.address("health").unwrap(), false);
     assert_eq!(health.send("GET", "/health/ready", &[], b"").await.status.as_u16(), 200);
     assert_eq!(sender.call(TRACES, &spans("a", 1)).await.grpc(), 0);
-    let waiting = tokio::spawn(async move { sender.call(TRACES, &spans("b", 1)).await.grpc() });
+    let sent = Instant::now();
+    let waiting = sender.call_that_waits(spans("b", 1)).await;
     let metrics = Sender::new(running.address("metrics").unwrap(), false);
-    until("the request is in", || running.left().requests == 1).await;
     let stopping = tokio::spawn(running.stop());
     let unready = async {
         loop {
@@ -175,9 +195,10 @@ async fn a_stop_finishes_requests_in_flight_and_says_so_on_the_health_port() {
     assert_eq!(health.send("GET", "/health/live", &[], b"").await.status.as_u16(), 200);
     assert_eq!(metrics.send("GET", "/metrics", &[], b"").await.status.as_u16(), 200);
     let left = stopping.await.unwrap();
-    // It was in flight when the drain began; the stop has waited for its answer.
-    let answer = tokio::time::timeout(Duration::from_millis(300), waiting).await.unwrap();
-    assert_eq!(answer.unwrap(), 14);
+    // It was in flight when the drain began; the stop has waited for its answer, which has come only now.
+    assert!(sent.elapsed() >= Duration::from_secs(5), "{:?}", sent.elapsed());
+    until("the answer", || waiting.is_finished()).await;
+    assert_eq!(waiting.await.unwrap(), 14);
     assert_eq!((left.requests, left.items), (1, 1));
 }
 
@@ -192,13 +213,7 @@ async fn the_file_has_one_request_a_line_and_errors_are_retried() {
     let running = start(&yaml(&[("file", &exporter)])).await;
     let sender = Sender::http(&running);
     assert_eq!(sender.traces(&spans("a", 2)).await.status.as_u16(), 200);
-    let retries = || {
-        running.metrics().render().unwrap().lines().any(|line| {
-            line.strip_prefix("outrigger_exporter_retries{exporter=\"file\"} ")
-                .is_some_and(|count| count != "0")
-        })
-    };
-    until("a failed attempt", retries).await;
+    until("a failed attempt", || retries(&running, "file") > 0).await;
     std::fs::create_dir(path.parent().unwrap()).unwrap();
     sender.traces(&spans("b", 1)).await;
     assert_eq!(running.stop().await.requests, 0);
@@ -241,14 +256,7 @@ async fn a_destination_that_never_answers_is_given_up_and_tried_again() {
     let text = yaml(&[("otlp_grpc", &exporter)]).replace("flush_timeout: 10s", "flush_timeout: 0s");
     let running = start(&text).await;
     Sender::http(&running).traces(&spans("a", 1)).await;
-    let retries = || {
-        let metrics = running.metrics().render().unwrap();
-        let count = metrics
-            .lines()
-            .find_map(|line| line.strip_prefix("outrigger_exporter_retries{exporter=\"otlp_grpc\"} "));
-        count.unwrap().parse::<u64>().unwrap()
-    };
-    until("three attempts", || retries() >= 3).await;
+    until("three attempts", || retries(&running, "otlp_grpc") >= 3).await;
     assert_eq!(running.stop().await.items, 1);
 }
 

@@ -137,11 +137,10 @@ async fn an_old_connection_is_replaced_without_a_failed_call() {
     let sender = Sender::grpc(&running);
     let until = tokio::time::Instant::now() + Duration::from_millis(400);
     let mut calls = 0;
-    while tokio::time::Instant::now() < until {
+    while tokio::time::Instant::now() < until || calls <= 5 {
         // A GOAWAY between two calls is the client's to see; it must never cost a call that was sent.
         assert_eq!(sender.call(TRACES, &spans("a", 1)).await.grpc(), 0);
         calls += 1;
     }
-    assert!(calls > 5, "{calls}");
     running.stop().await;
 }

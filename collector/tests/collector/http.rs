@@ -113,7 +113,7 @@ async fn paths_are_configurable_and_a_signal_without_a_pipeline_is_not_found() {
 #[tokio::test]
 async fn slow_senders_do_not_keep_their_places() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let limits = "read_header_timeout: 100ms, read_timeout: 100ms, max_connections: 1";
+    let limits = "read_header_timeout: 1s, read_timeout: 100ms, max_connections: 1";
     let text = yaml(&[("nop", "{}")]).replace("max_request_body_size: 1048576", limits);
     let running = start(&text).await;
     let address = running.address("otlp_http").unwrap();

@@ -20,7 +20,8 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use otlp_collector::config::{Environment, Loaded, from_text};
 use otlp_collector::{Collector, Running};
 use prost::Message;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -174,6 +175,19 @@ impl Sender {
         let headers = [&[("content-type", "application/grpc"), ("te", "trailers")], extra].concat();
         self.send("POST", path, &headers, body).await
     }
+
+    /// Makes a call that finds no room, and returns when the collector has it: a later call on the same
+    /// connection, which needs no room, has been answered.
+    pub(crate) async fn call_that_waits(&self, message: Vec<u8>) -> JoinHandle<u32> {
+        let sender = self.clone();
+        let mut waiting = Box::pin(async move { sender.call(TRACES, &message).await.grpc() });
+        tokio::select! {
+            biased;
+            code = &mut waiting => panic!("answered at once: {code}"),
+            later = self.call(TRACES, b"") => assert_eq!(later.grpc(), 0),
+        }
+        tokio::spawn(waiting)
+    }
 }
 
 pub(crate) fn frame(flag: u8, message: &[u8]) -> Vec<u8> {
@@ -236,9 +250,20 @@ struct State {
     taken: Arc<Mutex<Vec<Received>>>,
 }
 
+/// A port that is not given to anybody else while this lives. It refuses connections, but whoever names it can
+/// bind beside this and listen, as often as he likes.
+pub(crate) fn reserved_port() -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    socket
+}
+
 /// A destination for OTLP/HTTP and OTLP/gRPC that can be stopped and started again on the same port.
 pub(crate) struct Backend {
     pub(crate) address: SocketAddr,
+    /// Or a parallel test would get the port of a stopped destination, and answer in its place.
+    _port: TcpSocket,
     state: State,
     stop: CancellationToken,
 }
@@ -248,10 +273,10 @@ impl Backend {
         let rule: Rule = Arc::new(|_| Verdict::Take);
         let state =
             State { rule: Arc::new(Mutex::new(rule)), attempts: Arc::default(), taken: Arc::default() };
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut backend = Self { address, state, stop: CancellationToken::new() };
-        backend.serve(listener);
+        let port = reserved_port();
+        let address = port.local_addr().unwrap();
+        let mut backend = Self { address, _port: port, state, stop: CancellationToken::new() };
+        backend.restart().await;
         backend
     }
 
@@ -260,6 +285,7 @@ impl Backend {
         self.stop.cancel();
     }
 
+    /// Listens on the port again.
     pub(crate) async fn restart(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         let listener = loop {
