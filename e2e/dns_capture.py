@@ -232,7 +232,7 @@ def main():
         server.asked.clear()
         install(pod, "REDIRECT", "--redirect-dns")
         with Sidecar(pod, folder, documents=DOCUMENTS, more=["--dns-capture"]) as proxy:
-            proxy.listening("dns", "dns_tcp")
+            proxy.listening("dns", "dns_tcp", "health")
             told = [json.loads(line) for line in proxy.lines if line.startswith("{")]
             where = {one["address"] for one in told if one["name"] in ("dns", "dns_tcp")}
             cases.equal("it listens on loopback alone", {"127.0.0.1:15053", "[::1]:15053"}, where)

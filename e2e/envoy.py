@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import urllib.error
 
 from processes import Program, get, wait_for
 
@@ -193,10 +194,17 @@ class Envoy(Program):
             return os.path.exists(admin) and open(admin, encoding="utf-8").read().strip()
 
         self.admin = wait_for("Envoy's admin address", started)
-        wait_for("Envoy to be live", lambda: get(self.admin, "/ready").startswith("LIVE"))
+        wait_for("Envoy to be live", self._is_live)
         statuses = json.loads(get(self.admin, "/listeners?format=json"))["listener_statuses"]
         self.listens = {}
         for status in statuses:
             bound = status["local_address"]["socket_address"]
             self.listens[status["name"]] = f"{bound['address']}:{bound['port_value']}"
         self.address = self.listens["outbound"]
+
+    def _is_live(self):
+        try:
+            return get(self.admin, "/ready").startswith("LIVE")
+        except urllib.error.HTTPError:
+            # 503 until it is.
+            return False

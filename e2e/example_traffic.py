@@ -47,10 +47,20 @@ def sent_by_the_sidecar():
     return [stat(ADMIN, name.format(version), "upstream_rq_total") for version in ("v1", "v2")]
 
 
+COLLECTORS = [f"127.0.0.1:{number}888" for number in (14, 15, 24)]
+
+
 def taken():
     """By version, as the collectors counted."""
-    first, second, canary = (collected(f"127.0.0.1:{n}888") for n in (14, 15, 24))
+    first, second, canary = map(collected, COLLECTORS)
     return [first + second, canary]
+
+
+def all_serve():
+    try:
+        return all(get(collector, "/metrics") for collector in COLLECTORS)
+    except OSError:
+        return False
 
 
 def canary(folder):
@@ -59,6 +69,7 @@ def canary(folder):
         collector = Collectors(copy)
         reader.until("outrigger proxy")
         wait_for("the sidecar", ready)
+        wait_for("the collectors", all_serve)
         reader.until("send 100")
         reader.until("count")
         check(taken() == [100, 0], f"{taken()}: the base has v1 alone")

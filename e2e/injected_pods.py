@@ -96,12 +96,17 @@ def follows_its_config_map(cluster, pods):
         return run(client, "wget", "-q", "-O", "-", "--header", "Host: web", f"http://{VIP}/cgi-bin/who").split()[0]
 
     check([version() for _ in range(10)] == ["v1"] * 10, "not all requests went to v1")
+    def applied():
+        _, _, page = ask(f"{client.address}:15020", "/metrics")
+        return [line for line in page.splitlines() if line.startswith("outrigger_config_applied_total")]
+
     files = {"mesh.yaml": mesh(pods[0].address, pods[1].address, 0)}
-    changed = time.monotonic()
+    before, changed = applied(), time.monotonic()
     client.update_config_map("outrigger-mesh", files)
-    wait_for("the changed weights", lambda: version() == "v2")
+    wait_for("the changed weights", lambda: applied() != before)
     live = time.monotonic() - changed
     check(live < 2, f"a changed ConfigMap was live after {live:.1f} s")
+    check([version() for _ in range(10)] == ["v2"] * 10, "not all requests went to v2 after the change")
     return client, live
 
 
@@ -113,6 +118,7 @@ def ends_without_a_failure(pods, client):
       wget -q -O - --header 'Host: web' http://{VIP}/cgi-bin/who >> /answers 2>&1 || echo " failed $(date)" >> /answers
       echo >> /answers
     done"""
+    run(client, "touch", "/answers")
     podman("exec", "--detach", client.container("app").id, "sh", "-c", loop)
 
     def answers():

@@ -1,6 +1,8 @@
 """A sidecar as a process that comes and goes, and the frame of the tests of its life."""
 
+import contextlib
 import os
+import random
 import socket
 import sys
 import tempfile
@@ -10,10 +12,12 @@ from processes import Failed, Program, check, get, outrigger
 from sidecar import PORT, sidecar
 
 # The announcement of a drain is short here, so that twenty of them are; but longer than clients need to hear of it.
-MOMENT = "1s"
+MOMENT = "2s"
 PAGES = ("--admin", "--metrics", "--health")
 MIB = 1 << 20
 SKIPS = []
+# Below the range of ports for connections; from where is chance, so that two runs beside each other do not meet.
+PORTS = iter(range(random.SystemRandom().randrange(20000, 30000), 32000))
 
 
 class Sidecar(Program):
@@ -90,9 +94,12 @@ def first_answer(address):
 
 
 def free_address():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return "127.0.0.1:%d" % probe.getsockname()[1]
+    """A port that the system gives to nobody by itself, since it is bound later; each time another."""
+    while True:
+        port = next(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return f"127.0.0.1:{port}"
 
 
 def skipped(what, why):

@@ -12,7 +12,7 @@ from envoy import Envoy, cluster, forward, http1, http2
 from h2_origin import H2Origin
 from logs import new_line, normal_log, position
 from origins import Origin
-from processes import Failed, wait_for
+from processes import wait_for
 from sidecar import Outrigger, cluster_name, rule, service, virtual_service
 from stats import stats
 
@@ -196,7 +196,7 @@ def failures(folder, differences):
             for proxy in (envoy, ours):
                 logged = position(proxy.log)
                 answers.append(client(proxy.address, raw, [web, h2]))
-                lines.append(line_or_none(proxy.log, logged))
+                lines.append(normal_log(new_line(proxy.log, logged, f"{proxy.name}'s log line of {case}")))
                 web.held.forget()
                 h2.held.forget()
             differences.compare(case, "answer", *answers)
@@ -205,13 +205,6 @@ def failures(folder, differences):
     for origin in (web, h2, deaf):
         origin.stop()
     return f"{len(exchanges())} failures and their log lines"
-
-
-def line_or_none(log, since):
-    try:
-        return normal_log(new_line(log, since, "a line", deadline=3))
-    except Failed:
-        return None
 
 
 def pools(differences, envoy, ours):

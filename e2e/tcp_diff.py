@@ -13,7 +13,7 @@ import threading
 from differences import run
 from envoy import FILE_LOG, LOG, Envoy, cluster
 from log_diff import Deaf
-from logs import new_line, normal_log, position
+from logs import new_line, new_lines, normal_log, position
 from origins import Raw
 from processes import DEADLINE, wait_for
 from sidecar import SUFFIX, Outrigger, cluster_name, rule, service
@@ -269,11 +269,13 @@ def hashes(differences, envoy, ours):
     sources = [f"127.0.0.{number}" for number in range(1, 41)]
     picks = []
     for proxy in (envoy, ours):
-        found = []
+        logged, found = position(proxy.log), []
         for source in sources:
             with connect(proxy.listens[HASH_PORT], source) as connection:
                 found.append(rest(connection)[0].decode())
         picks.append(found)
+        # Or the next test would take one of them for its own.
+        wait_for("their lines", lambda: len(new_lines(proxy.log, logged)) == len(sources))
     differences.compare("hash", "picks", *picks)
     differences.compare("hash", "all are picked", ["0", "1", "2"], sorted(set(picks[1])))
     return len(sources)

@@ -232,10 +232,12 @@ def from_envoy(folder, identities, origin, echo):
 
             def clusters(identity):
                 sni = f"outbound_.{PORT}_._.web.{SUFFIX}"
+                # Handshakes included.
+                patient = {"connect_timeout": "10s"}
                 return [
-                    envoy.cluster("h1", [http], **client_socket(identity, sni, h1)),
-                    envoy.cluster("h2", [http], **client_socket(identity, sni, h2), **envoy.http2()),
-                    envoy.cluster("grpc", [rpc], **client_socket(identity, sni, h2), **envoy.http2()),
+                    envoy.cluster("h1", [http], **client_socket(identity, sni, h1), **patient),
+                    envoy.cluster("h2", [http], **client_socket(identity, sni, h2), **envoy.http2(), **patient),
+                    envoy.cluster("grpc", [rpc], **client_socket(identity, sni, h2), **envoy.http2(), **patient),
                 ]
 
             hosts = [
