@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::support::{
     client::{self, ask},
     mesh::virtual_service,
+    ports::reserved_address,
     wait::until,
 };
 
@@ -309,7 +310,7 @@ async fn readiness_does_not_come_before_the_configuration() {
     let origin = crate::support::origin::Origin::named("web").await;
     let folder = tempfile::tempdir().unwrap();
     let path = endless(folder.path());
-    let health = TcpListener::bind(ANY).unwrap().local_addr().unwrap();
+    let health = reserved_address();
     let address = health.to_string();
     let mut program = Program::spawn(&with_health(&path, &address));
     // It has come as far as its configuration.

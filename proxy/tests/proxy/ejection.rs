@@ -12,6 +12,7 @@ use crate::support::{
     client::{self, Client},
     mesh::{Mesh, Proxy},
     origin::{Origin, Reply, Step},
+    ports::reserved_address,
     wait::eventually,
 };
 
@@ -146,7 +147,7 @@ async fn in_panic_all_hosts_are_used() {
 
 #[tokio::test]
 async fn refused_connections_and_timeouts_count() {
-    let refused = Origin::refused().await;
+    let refused = reserved_address();
     let outlier = "consecutive5xxErrors: 2, interval: 100s, baseEjectionTime: 100s, maxEjectionPercent: 100";
     let proxy = mesh(&[(refused, "v1")], outlier).await;
     for _ in 0..2 {

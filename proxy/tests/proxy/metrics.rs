@@ -4,6 +4,7 @@ use crate::support::{
     client::{self, Client, Socket, ask},
     mesh::{Mesh, Proxy},
     origin::{Origin, Reply},
+    ports::reserved_address,
     wait::until,
 };
 
@@ -105,7 +106,7 @@ async fn a_grpc_call_counts_with_its_status() {
 
 #[tokio::test]
 async fn local_failures_count_with_their_flags() {
-    let refused = Origin::refused().await;
+    let refused = reserved_address();
     let proxy = Mesh::new().http("web", &[(refused, "v1")]).start().await;
     proxy.get("web", "/").await;
     proxy.metric("istio_requests_total", &["response_code=\"503\"", "response_flags=\"URX,UF\""], 1.0).await;

@@ -10,6 +10,7 @@ use crate::support::{
     client::{self, Client, Payload, Socket, ask, over_http2},
     mesh::{Mesh, Proxy, destination_rule, virtual_service},
     origin::{Gate, Origin, Reply, Seen},
+    ports::reserved_address,
     wait::{soon, until},
 };
 
@@ -87,7 +88,7 @@ async fn the_caller_never_notices_a_mirror_that_is_silent_or_broken() {
         assert_eq!(client.send(client::post("web", "/", "body")).await.text(), "web");
     }
     arrived(&silent, 3).await;
-    for shadow in [Origin::refused().await, Origin::hangs_up().await.address()] {
+    for shadow in [reserved_address(), Origin::hangs_up().await.address()] {
         let rule = format!("- route: [{{ destination: {{ host: web }} }}]\n  {MIRROR}");
         let proxy = Mesh::web(&web).http("shadow", &[(shadow, "v1")]).routes(&rule).start().await;
         assert_eq!(ask(proxy.http(), client::post("web", "/", "body")).await.text(), "web");
@@ -113,7 +114,7 @@ async fn a_request_is_copied_once_however_often_it_is_tried() {
 
 /// A proxy whose origin refuses every connection, and the mirror of its requests.
 async fn before_nobody() -> (Proxy, Origin) {
-    let (refused, shadow) = (Origin::refused().await, Origin::named("shadow").await);
+    let (refused, shadow) = (reserved_address(), Origin::named("shadow").await);
     let mesh = Mesh::new().http("web", &[(refused, "v1")]).http("shadow", &[(shadow.address(), "v1")]);
     let routes = format!("- route: [{{ destination: {{ host: web }} }}]\n  {MIRROR}");
     (mesh.routes(&routes).start().await, shadow)

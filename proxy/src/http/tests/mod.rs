@@ -41,6 +41,7 @@ use crate::{
     net::listen::{ListenerInfo, Open, Workers, accept, bind},
     serve::serve,
     telemetry::{Bounds, LogQueue, Outbox, Queues, Requests, Shard},
+    testing::reserved_address,
     upstream::{ClusterState, Published, Upstreams},
     worker::{Settings, Worker, WorkerStats},
 };

@@ -97,7 +97,7 @@ async fn a_body_too_large_to_keep_is_sent_once() {
 
 #[tokio::test(flavor = "local")]
 async fn exhausted_connect_failures_say_so() {
-    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let port = reserved_address();
     let plan = Forward { retry: Some(default_retry()), ..forward() };
     let bench = Bench::start(to(&[port], plan));
     let answer = bench.get("/", "").await;
