@@ -198,7 +198,7 @@ async fn connections_count_with_istios_labels() {
 
 #[tokio::test]
 async fn a_connection_on_which_nothing_passes_is_closed() {
-    let policy = "connectionPool: { tcp: { idleTimeout: 0.2s } }";
+    let policy = "connectionPool: { tcp: { idleTimeout: 1s } }";
     let mesh = Mesh::new().tcp("raw", "TCP", &[(origin(echo).await, "v1")]);
     let proxy = mesh.rules(destination_rule("raw", policy)).start().await;
     assert_eq!(ask(proxy.tcp(), b"x").await, ("x".to_owned(), false));
@@ -207,7 +207,7 @@ async fn a_connection_on_which_nothing_passes_is_closed() {
 
 #[tokio::test]
 async fn a_connection_that_is_too_old_is_closed() {
-    let policy = "connectionPool: { tcp: { maxConnectionDuration: 0.2s } }";
+    let policy = "connectionPool: { tcp: { maxConnectionDuration: 1s } }";
     let chatters = origin(async |mut stream: TcpStream| {
         while stream.write_all(b"x").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(5)).await;

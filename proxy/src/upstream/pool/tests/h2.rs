@@ -396,8 +396,7 @@ async fn pinged(answers: usize) -> (Origin, Rc<Cell<usize>>) {
 }
 
 fn pings(c: ClusterBuilder) -> ClusterBuilder {
-    let keepalive =
-        Http2Keepalive { interval: Duration::from_millis(20), timeout: Duration::from_millis(50) };
+    let keepalive = Http2Keepalive { interval: Duration::from_millis(20), timeout: Duration::from_secs(1) };
     c.with(|c| c.http2_keepalive = Some(keepalive))
 }
 
