@@ -13,7 +13,7 @@ pub(crate) fn rule() -> impl Strategy<Value = String> {
         one_of([
             "{ attempts: 0 }",
             "{ attempts: 1, retryOn: '5xx,409' }",
-            "{ attempts: 3, perTryTimeout: 2s, retryOn: 'connect-failure,reset', retryIgnorePreviousHosts: false }",
+            "{ attempts: 3, perTryTimeout: 20s, retryOn: 'connect-failure,reset', retryIgnorePreviousHosts: false }",
         ]),
     );
     let headers = sometimes(
@@ -24,7 +24,7 @@ pub(crate) fn rule() -> impl Strategy<Value = String> {
             "{ request: { add: { x: b } } }",
         ]),
     );
-    (name, blocks, route(), sometimes(30, one_of(["5s", "30s"])), retries, headers).prop_map(
+    (name, blocks, route(), sometimes(30, one_of(["20s", "30s"])), retries, headers).prop_map(
         |(name, blocks, route, timeout, retries, headers)| {
             let mut text = format!("  - route: [{route}]\n");
             let mut field = |name: &str, value: Option<&str>| {

@@ -18,6 +18,8 @@ pub mod reload;
 pub mod serve;
 mod tcp;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod upstream;
 pub mod webhook;
 pub mod worker;

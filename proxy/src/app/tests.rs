@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 use super::{App, DrainTimes, Options, Ports, Running, StartError};
+use crate::testing::reserved_address;
 
 const SERVICE: &str = r#"
 apiVersion: networking.istio.io/v1
@@ -58,12 +59,13 @@ impl Bench {
         Self { running: App::start(options).unwrap(), folder }
     }
 
-    /// Listens where the configuration says.
-    fn configured(ports: &[u16]) -> Self {
+    /// Listens at this very port.
+    fn listening(port: u16, change: impl FnOnce(&mut Options)) -> Self {
         Self::with(|options| {
             let file = options.config[0].join("a.yaml");
-            fs::write(file, format!("{SERVICE}{}", sidecar(ports))).unwrap();
+            fs::write(file, format!("{SERVICE}{}", sidecar(&[port]))).unwrap();
             options.ports = Ports::Configured;
+            change(options);
         })
     }
 
@@ -109,10 +111,6 @@ fn exchange(address: SocketAddr, request: &str) -> (u16, String) {
     stream.read_to_string(&mut answer).unwrap();
     let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
     (status, answer)
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn eventually(what: &str, condition: impl Fn() -> bool) {
@@ -317,9 +315,9 @@ fn a_connection_of_a_listener_that_carries_no_requests_any_more_has_a_last_answe
 
 #[test]
 fn a_configuration_is_tried_again_when_its_address_was_in_use() {
-    let (first, taken) = (free_port(), TcpListener::bind("127.0.0.1:0").unwrap());
-    let second = taken.local_addr().unwrap().port();
-    let bench = Bench::configured(&[first]);
+    let [first, second] = [reserved_address(), reserved_address()].map(|address| address.port());
+    let taken = TcpListener::bind(("127.0.0.1", second)).unwrap();
+    let bench = Bench::listening(first, |_| {});
     bench.write(&format!("{SERVICE}{}", sidecar(&[first, second])));
     eventually("rejected", || bench.json("/config_dump")["outrigger"]["config_rejected"] == 1);
     drop(taken);
@@ -342,8 +340,8 @@ fn a_file_that_comes_back_unchanged_is_in_force_again() {
 
 #[test]
 fn an_address_that_overlaps_an_open_listener_asks_for_a_restart() {
-    let port = free_port();
-    let bench = Bench::configured(&[port]);
+    let port = reserved_address().port();
+    let bench = Bench::listening(port, |_| {});
     bench.write(&format!("{SERVICE}{}", sidecar(&[port]).replace("bind: 127.0.0.1", "bind: 0.0.0.0")));
     eventually("rejected", || bench.json("/config_dump")["outrigger"]["config_rejected"] == 1);
     let why = bench.json("/config_dump")["outrigger"]["last_rejection"].clone();
@@ -388,10 +386,10 @@ fn a_drain_does_not_wait_for_a_change_of_the_configuration() {
 
 #[test]
 fn a_drain_is_unready_at_once_keeps_accepting_and_ends() {
-    let bench = Bench::with(|options| {
+    let listener = reserved_address();
+    let bench = Bench::listening(listener.port(), |options| {
         options.drain = DrainTimes { announce: Duration::from_secs(600), ..DrainTimes::default() };
     });
-    let listener = bench.running.address("127.0.0.1_8080").unwrap();
     bench.running.drain();
     eventually("unready", || bench.get("/ready").0 == 503);
     assert_eq!(bench.json("/server_info")["state"], "DRAINING");
@@ -451,8 +449,11 @@ fn quitquitquit_skips_the_drain() {
 
 #[test]
 fn dropping_it_ends_it_whatever_else_was_asked_for() {
-    let bench = Bench::with(|options| options.drain.announce = Duration::from_secs(600));
-    let admin = bench.running.address("admin").unwrap();
+    let admin = reserved_address();
+    let bench = Bench::with(|options| {
+        options.admin = admin;
+        options.drain.announce = Duration::from_secs(600);
+    });
     for _ in 0..100 {
         bench.running.reload();
     }

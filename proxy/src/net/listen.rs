@@ -347,6 +347,7 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::testing::reserved_address;
 
     fn info(listener: &TcpListener) -> Arc<ArcSwap<ListenerInfo>> {
         Arc::new(ArcSwap::from_pointee(ListenerInfo {
@@ -405,7 +406,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_the_system_has_connected_is_taken_before_the_listener_closes() {
-        let listener = bind("127.0.0.1:0".parse().unwrap(), Interception::None).unwrap();
+        let listener = bind(reserved_address(), Interception::None).unwrap();
         let info = info(&listener);
         let address = info.load().address;
         let clients: Vec<_> = (0..20).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();

@@ -288,7 +288,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_ends_after_its_life() {
-        let limits = Limits { connections: 1, patience: LONG, life: Duration::from_millis(50) };
+        let limits = Limits { connections: 1, patience: LONG, life: Duration::from_secs(1) };
         let mut client = TcpStream::connect(start(limits).await).await.unwrap();
         client.write_all(GET_AND_STAY).await.unwrap();
         assert!(rest(&mut client).await.ends_with("\r\n\r\nhere"));

@@ -7,6 +7,7 @@ use crate::support::{
     client::{self, Payload, ask},
     mesh::{Mesh, Proxy},
     origin::{Gate, Origin, Reply, Step},
+    ports::reserved_address,
     secure::Front,
     wait::soon,
 };
@@ -46,8 +47,9 @@ async fn a_probe_is_asked_with_the_callers_headers_and_its_answer_given_back() {
 
 #[tokio::test]
 async fn a_probe_comes_from_the_address_that_capture_lets_pass() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let probe = format!(r#"{{"tcpSocket": {{"port": {}}}}}"#, listener.local_addr().unwrap().port());
+    let application = reserved_address();
+    let listener = tokio::net::TcpListener::bind(application).await.unwrap();
+    let probe = format!(r#"{{"tcpSocket": {{"port": {}}}}}"#, application.port());
     let proxy = probed(&probe).await;
     assert_eq!(proxy.agent("GET", READY).await.status, 200);
     let (_, peer) = soon("the probe", listener.accept()).await.unwrap();

@@ -4,6 +4,7 @@ use crate::support::{
     client::{self, ask},
     mesh::{Mesh, Proxy},
     origin::{Origin, Reply},
+    ports::reserved_address,
 };
 
 const ORIGIN: (&str, &str) = ("origin", "https://a");
@@ -96,7 +97,7 @@ async fn an_answer_tells_an_allowed_origin_so_whatever_the_upstream_says() {
 
 #[tokio::test]
 async fn a_failure_tells_an_allowed_origin_so_and_an_abort_does_not() {
-    let refused = Origin::refused().await;
+    let refused = reserved_address();
     let cors = "corsPolicy: { allowOrigins: [{ exact: 'https://a' }] }";
     let rules = format!(
         "- match: [{{ uri: {{ prefix: /abort }} }}]\n  route: [{{ destination: {{ host: web }} }}]\n  {cors}\n  \

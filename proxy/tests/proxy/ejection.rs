@@ -12,6 +12,7 @@ use crate::support::{
     client::{self, Client},
     mesh::{Mesh, Proxy},
     origin::{Origin, Reply, Step},
+    ports::reserved_address,
     wait::eventually,
 };
 
@@ -45,8 +46,11 @@ async fn mesh(endpoints: &[(SocketAddr, &str)], outlier: &str) -> Proxy {
 async fn five_consecutive_5xx_eject_and_the_sweep_brings_back() {
     let (bad, broken) = fickle().await;
     let good = Origin::named("good").await;
-    let outlier = "consecutive5xxErrors: 5, interval: 100ms, baseEjectionTime: 300ms, maxEjectionPercent: 50";
-    let proxy = mesh(&[(bad.address(), "v1"), (good.address(), "v1")], outlier).await;
+    let endpoints = [(bad.address(), "v1"), (good.address(), "v1")];
+    let outlier = |base: &str| {
+        format!("consecutive5xxErrors: 5, interval: 100ms, baseEjectionTime: {base}, maxEjectionPercent: 50")
+    };
+    let proxy = mesh(&endpoints, &outlier("100s")).await;
     broken.store(true, Ordering::SeqCst);
     let mut client = Client::http1(proxy.http()).await;
     let mut failures = 0;
@@ -63,15 +67,22 @@ async fn five_consecutive_5xx_eject_and_the_sweep_brings_back() {
     assert_eq!(bad.hits(), 5, "ejected hosts get nothing");
     proxy.metric("envoy_cluster_outlier_detection_ejections_enforced_total", &[WEB], 1.0).await;
 
+    // A short ejection, of which nothing is looked at but its end.
+    let proxy = mesh(&endpoints, &outlier("300ms")).await;
+    let mut client = Client::http1(proxy.http()).await;
+    while bad.hits() < 10 {
+        client.send(client::get("web", "/", &[])).await;
+    }
     broken.store(false, Ordering::SeqCst);
     eventually("the host to return", async || {
         (flags(&proxy, bad.address()).await == "healthy").then_some(())
     })
     .await;
+    proxy.metric("envoy_cluster_outlier_detection_ejections_enforced_total", &[WEB], 1.0).await;
     for _ in 0..4 {
         assert_eq!(client.send(client::get("web", "/", &[])).await.status, 200);
     }
-    assert_eq!(bad.hits(), 7, "it gets its share again");
+    assert_eq!(bad.hits(), 12, "it gets its share again");
     proxy.metric("envoy_cluster_outlier_detection_ejections_active", &[WEB], 0.0).await;
 }
 
@@ -146,7 +157,7 @@ async fn in_panic_all_hosts_are_used() {
 
 #[tokio::test]
 async fn refused_connections_and_timeouts_count() {
-    let refused = Origin::refused().await;
+    let refused = reserved_address();
     let outlier = "consecutive5xxErrors: 2, interval: 100s, baseEjectionTime: 100s, maxEjectionPercent: 100";
     let proxy = mesh(&[(refused, "v1")], outlier).await;
     for _ in 0..2 {
@@ -207,13 +218,15 @@ async fn ejection_survives_a_reload() {
 async fn another_priority_takes_over_from_one_that_is_ejected() {
     let (near, broken) = fickle().await;
     let far = Origin::named("far").await;
-    let outlier = "consecutive5xxErrors: 1, interval: 100ms, baseEjectionTime: 1s, maxEjectionPercent: 100";
-    let policy = format!(
-        "loadBalancer: {{ localityLbSetting: {{ failoverPriority: ['version=v2'] }} }}\n\
-         outlierDetection: {{ {outlier} }}"
-    );
     let endpoints = [(far.address(), "v1"), (near.address(), "v2")];
-    let proxy = Mesh::new().http("web", &endpoints).policy(&policy).routes(NO_RETRY).start().await;
+    let mesh = |base: &str| {
+        let policy = format!(
+            "loadBalancer: {{ localityLbSetting: {{ failoverPriority: ['version=v2'] }} }}\n\
+             outlierDetection: {{ consecutive5xxErrors: 1, interval: 100ms, baseEjectionTime: {base}, maxEjectionPercent: 100 }}"
+        );
+        Mesh::new().http("web", &endpoints).policy(&policy).routes(NO_RETRY)
+    };
+    let proxy = mesh("100s").start().await;
     for (host, priority) in [(&near, "0"), (&far, "1")] {
         let shown = proxy.cluster(WEB, Some(host.address()), "priority").await;
         assert_eq!(shown.as_deref(), Some(priority));
@@ -228,11 +241,18 @@ async fn another_priority_takes_over_from_one_that_is_ejected() {
     broken.store(false, Ordering::SeqCst);
     assert_eq!(client.send(client::get("web", "/", &[])).await.status, 200);
     assert_eq!((near.hits(), far.hits()), (11, 1), "at once");
+
+    // A short ejection, of which nothing is looked at but its end.
+    let proxy = mesh("300ms").start().await;
+    let mut client = Client::http1(proxy.http()).await;
+    broken.store(true, Ordering::SeqCst);
+    assert_eq!(client.send(client::get("web", "/", &[])).await.status, 500);
+    broken.store(false, Ordering::SeqCst);
     eventually("the first priority takes all again", async || {
         (flags(&proxy, near.address()).await == "healthy").then_some(())
     })
     .await;
-    let before = far.hits();
+    proxy.metric("envoy_cluster_outlier_detection_ejections_enforced_total", &[WEB], 1.0).await;
     client.send(client::get("web", "/", &[])).await;
-    assert_eq!((near.hits(), far.hits()), (12, before));
+    assert_eq!((near.hits(), far.hits()), (13, 1));
 }

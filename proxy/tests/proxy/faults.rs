@@ -72,12 +72,13 @@ async fn grpc_clients_are_told_by_grpc_status() {
 async fn a_delay_comes_before_the_abort_and_before_the_routes_timeout() {
     let origin = Origin::named("v1").await;
     let delay = "delay: { percentage: { value: 100 }, fixedDelay: 0.2s }";
-    let slow = route(&format!("timeout: 0.05s\n  fault: {{ {delay} }}"));
+    let longer = delay.replace("0.2s", "2.2s");
+    let slow = route(&format!("timeout: 2s\n  fault: {{ {longer} }}"));
     let proxy = Mesh::web(&origin).routes(&slow).start().await;
     let began = Instant::now();
     let answer = proxy.get("web", "/").await;
     assert_eq!((answer.status, answer.text()), (200, "v1"), "the timeout starts behind the delay");
-    assert!(began.elapsed() >= Duration::from_millis(200), "{:?}", began.elapsed());
+    assert!(began.elapsed() >= Duration::from_millis(2200), "{:?}", began.elapsed());
     assert_eq!(proxy.logged_one().await["response_flags"], "DI");
     proxy.metric("envoy_http_fault_delays_injected", &[], 1.0).await;
 

@@ -44,8 +44,8 @@ impl Files {
     }
 }
 
-/// As the environment names it: every span, and soon.
-fn spans_to(front: SocketAddr, protocol: OtlpProtocol, tls: ClientTls) -> Otel {
+/// As the environment names it: every span, and soon. What is not believed is tried for the whole `timeout`.
+fn spans_to(front: SocketAddr, protocol: OtlpProtocol, tls: ClientTls, timeout: Duration) -> Otel {
     let traces = Destination {
         name: "OTEL_EXPORTER_OTLP_ENDPOINT".into(),
         host: front.ip().to_string().into(),
@@ -54,7 +54,7 @@ fn spans_to(front: SocketAddr, protocol: OtlpProtocol, tls: ClientTls) -> Otel {
         cluster: None,
         protocol,
         headers: http::HeaderMap::new(),
-        timeout: Duration::from_secs(1),
+        timeout,
         gzip: false,
         semantic_service_name: false,
     };
@@ -86,7 +86,7 @@ async fn a_receiver_of_https_is_verified_and_shown_a_certificate() {
     let [chain, key] = pair.files(files.folder.path(), "client");
     let [certificates, key] = [chain, key].map(|path| path.display().to_string().into());
     let tls = files.tls(Identity::Files(KeyFiles { certificates, key }));
-    let otel = spans_to(front.address(), OtlpProtocol::Grpc, tls);
+    let otel = spans_to(front.address(), OtlpProtocol::Grpc, tls, Duration::from_secs(10));
     let proxy = Mesh::web(&web).otel(otel).start().await;
     assert_eq!(exported(&proxy).await, (3.0, 0.0));
     let agreed = front.agreed();
@@ -102,7 +102,8 @@ async fn protobuf_over_http_leaves_by_https_too() {
     let front = front(&authority, &receiver, false, "http/1.1").await;
     let files = Files::of(&authority);
     let protocol = OtlpProtocol::Http { path: http::uri::PathAndQuery::from_static("/v1/traces") };
-    let otel = spans_to(front.address(), protocol, files.tls(Identity::Anonymous));
+    let tls = files.tls(Identity::Anonymous);
+    let otel = spans_to(front.address(), protocol, tls, Duration::from_secs(10));
     let proxy = Mesh::web(&web).otel(otel).start().await;
     assert_eq!(exported(&proxy).await, (3.0, 0.0));
     assert_eq!(receiver.requests()[0].target, "/v1/traces");
@@ -115,14 +116,16 @@ async fn a_receiver_that_is_not_believed_gets_nothing_and_requests_go_on() {
     let (web, receiver) = (Origin::named("web").await, Origin::h2c(|_| Reply::grpc_status(0)).await);
     let front = front(&authority, &receiver, false, "h2").await;
     let other = Files::of(&Authority::new());
-    let otel = spans_to(front.address(), OtlpProtocol::Grpc, other.tls(Identity::Anonymous));
-    let proxy = Mesh::web(&web).otel(otel).start().await;
+    let spans = || {
+        let tls = other.tls(Identity::Anonymous);
+        spans_to(front.address(), OtlpProtocol::Grpc, tls, Duration::from_secs(1))
+    };
+    let proxy = Mesh::web(&web).otel(spans()).start().await;
     assert_eq!(exported(&proxy).await, (0.0, 3.0));
     assert_eq!((receiver.hits(), front.agreed().len()), (0, 0));
     // Nor is one by the roots that are not there.
     std::fs::remove_file(&other.roots).unwrap();
-    let otel = spans_to(front.address(), OtlpProtocol::Grpc, other.tls(Identity::Anonymous));
-    let proxy = Mesh::web(&web).otel(otel).start().await;
+    let proxy = Mesh::web(&web).otel(spans()).start().await;
     assert_eq!(exported(&proxy).await, (0.0, 3.0));
     assert_eq!((receiver.hits(), front.agreed().len()), (0, 0));
 }

@@ -230,7 +230,7 @@ async fn idle_connections_are_used_again_newest_first() {
 #[tokio::test]
 async fn an_idle_connection_closes_at_its_time() {
     let origin = Origin::named("web").await;
-    let proxy = Mesh::web(&origin).policy("connectionPool: { http: { idleTimeout: 50ms } }").start().await;
+    let proxy = Mesh::web(&origin).policy("connectionPool: { http: { idleTimeout: 1s } }").start().await;
     assert_eq!(proxy.get("web", "/").await.status, 200);
     until("the idle connection to close", || (origin.open() == 0).then_some(())).await;
     assert_eq!(proxy.get("web", "/").await.status, 200);

@@ -9,6 +9,7 @@ use crate::support::{
     client::{self, Client, ask},
     mesh::{Mesh, virtual_service},
     origin::{Origin, Reply, Step},
+    ports::reserved_address,
 };
 
 /// Fails with the given reply so many times, then answers `done`.
@@ -28,7 +29,7 @@ fn retrying(on: &str, more: &str) -> String {
 
 #[tokio::test]
 async fn a_refused_connection_is_tried_on_another_endpoint_by_default() {
-    let (refused, good) = (Origin::refused().await, Origin::named("good").await);
+    let (refused, good) = (reserved_address(), Origin::named("good").await);
     let proxy = Mesh::new()
         .http("web", &[(refused, "v1"), (good.address(), "v1")])
         .policy("loadBalancer: { simple: ROUND_ROBIN }")
@@ -47,7 +48,7 @@ async fn a_refused_connection_is_tried_on_another_endpoint_by_default() {
 
 #[tokio::test]
 async fn two_retries_that_fail_are_503_urx_uf() {
-    let refused = Origin::refused().await;
+    let refused = reserved_address();
     let proxy = Mesh::new().http("web", &[(refused, "v1")]).start().await;
     let answer = proxy.get("web", "/").await;
     assert_eq!(answer.status, 503);
@@ -71,7 +72,7 @@ async fn two_retries_that_fail_are_503_urx_uf() {
 
 #[tokio::test]
 async fn without_retries_a_refused_connection_is_503_uf() {
-    let refused = Origin::refused().await;
+    let refused = reserved_address();
     let proxy = Mesh::new()
         .http("web", &[(refused, "v1")])
         .routes("- route: [{ destination: { host: web } }]\n  retries: { attempts: 0 }")
@@ -211,22 +212,22 @@ async fn another_reset_is_503_ur_and_not_retried() {
 #[tokio::test]
 async fn a_try_that_takes_too_long_is_followed_by_another() {
     let origin = flaky(1, Reply::never()).await;
-    let proxy = Mesh::web(&origin).routes(&retrying("5xx", ", perTryTimeout: 60ms")).start().await;
+    let proxy = Mesh::web(&origin).routes(&retrying("5xx", ", perTryTimeout: 500ms")).start().await;
     let answer = proxy.get("web", "/").await;
     assert_eq!((answer.status, answer.text()), (200, "done"));
-    assert_eq!(origin.requests()[0].header("x-envoy-expected-rq-timeout-ms"), Some("60"));
+    assert_eq!(origin.requests()[0].header("x-envoy-expected-rq-timeout-ms"), Some("500"));
 }
 
 #[tokio::test]
 async fn tries_that_all_take_too_long_are_504_urx_ut() {
     let origin = Origin::http1(|_| Reply::never()).await;
-    let proxy = Mesh::web(&origin).routes(&retrying("5xx", ", perTryTimeout: 30ms")).start().await;
+    let proxy = Mesh::web(&origin).routes(&retrying("5xx", ", perTryTimeout: 300ms")).start().await;
     let answer = proxy.get("web", "/").await;
     assert_eq!((answer.status, answer.text()), (504, "upstream request timeout"));
     let line = proxy.logged_one().await;
     assert_eq!(line["response_flags"], "URX,UT");
     assert_eq!(line["response_code_details"], "upstream_per_try_timeout");
-    assert_eq!(origin.hits(), 3);
+    crate::support::wait::until("three tries", || (origin.hits() == 3).then_some(())).await;
 }
 
 #[tokio::test]
@@ -302,7 +303,7 @@ async fn max_retries_bounds_the_retries_under_way() {
 
 #[tokio::test]
 async fn an_empty_retries_block_switches_them_off() {
-    let refused = Origin::refused().await;
+    let refused = reserved_address();
     let proxy = Mesh::new()
         .http("web", &[(refused, "v1")])
         .rules(virtual_service("web", "- route: [{ destination: { host: web } }]\n  retries: {}"))

@@ -18,6 +18,7 @@ use crate::{
     support::{
         mesh::{Mesh, Proxy},
         origin::{Origin, Reply},
+        ports::reserved_address,
         wait::{eventually, soon, until},
     },
 };
@@ -162,7 +163,7 @@ async fn a_signal_before_the_sidecar_is_ready_ends_the_wait() {
 
 #[tokio::test]
 async fn without_a_sidecar_the_flag_decides() {
-    let nobody = Origin::refused().await;
+    let nobody = reserved_address();
     let refused = output(job(nobody, nobody, &["--wait", "0"], "exit 3")).await;
     assert_eq!(refused.status.code(), Some(69), "{}", all(&refused));
     assert!(all(&refused).contains("--without-sidecar run"), "{}", all(&refused));
@@ -181,19 +182,19 @@ async fn without_a_sidecar_the_flag_decides() {
 async fn healthcheck_tells_readiness_by_its_exit_code() {
     let proxy = sidecar().await;
     let address = proxy.address("health").to_string();
-    let check = async |more: &[&str]| {
-        output(outrigger(&[&["healthcheck", "--address", &address], more].concat())).await
+    let check = async |address: &str, more: &[&str]| {
+        output(outrigger(&[&["healthcheck", "--address", address], more].concat())).await
     };
-    let ready = check(&[]).await;
+    let ready = check(&address, &["--wait", "10"]).await;
     assert_eq!((ready.status.code(), &*all(&ready)), (Some(0), ""));
     assert_eq!(proxy.admin_as("POST", "/healthcheck/fail").await.status, 200);
-    let unready = check(&[]).await;
+    let unready = check(&address, &[]).await;
     let reason = format!("not ready: {address} says 503 DRAINING\n");
     assert_eq!((unready.status.code(), all(&unready)), (Some(1), reason));
-    drop(proxy);
-    let gone = check(&[]).await;
-    assert_eq!(gone.status.code(), Some(1));
-    assert!(all(&gone).starts_with(&format!("cannot connect to {address}: ")), "{}", all(&gone));
+    let nobody = reserved_address().to_string();
+    let absent = check(&nobody, &[]).await;
+    assert_eq!(absent.status.code(), Some(1));
+    assert!(all(&absent).starts_with(&format!("cannot connect to {nobody}: ")), "{}", all(&absent));
 }
 
 #[tokio::test]
@@ -226,7 +227,7 @@ async fn admin_asks_for_a_page() {
     assert!(ask("metrics", &["POST", "/drain"]).await.status.success());
     let ready = async || (proxy.agent("GET", "/healthz/ready").await.status == 503).then_some(());
     eventually("readiness to go off", ready).await;
-    let nobody = Origin::refused().await.to_string();
+    let nobody = reserved_address().to_string();
     let absent = output(outrigger(&["admin", "--address", &nobody, "GET", "/ready"])).await;
     assert_eq!(absent.status.code(), Some(69), "{}", all(&absent));
 }

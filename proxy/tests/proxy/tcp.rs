@@ -10,7 +10,7 @@ use tokio::{
 use crate::support::{
     client::connect,
     mesh::{Mesh, Proxy, destination_rule},
-    origin::Origin,
+    ports::reserved_address,
     wait::{soon, until},
 };
 
@@ -95,7 +95,7 @@ async fn an_endpoint_that_speaks_first_is_heard() {
 #[tokio::test]
 async fn the_log_line_of_a_connection_is_envoys() {
     let endpoint = origin(echo).await;
-    let refused = Origin::refused().await;
+    let refused = reserved_address();
     let proxy = Mesh::new().tcp("raw", "TCP", &[(endpoint, "v1")]).text_log().start().await;
     let mut stream = connect(proxy.tcp()).await;
     stream.write_all(b"abcd").await.unwrap();
@@ -118,7 +118,7 @@ async fn the_log_line_of_a_connection_is_envoys() {
 
 #[tokio::test]
 async fn who_cannot_be_served_is_closed_with_its_flag() {
-    let (endpoint, refused) = (origin(echo).await, Origin::refused().await);
+    let (endpoint, refused) = (origin(echo).await, reserved_address());
     let limit = destination_rule("raw", "connectionPool: { tcp: { maxConnections: 1 } }");
     for (mesh, held, flags) in [
         (Mesh::new().tcp("raw", "TCP", &[(refused, "v1")]), 0, "UF,URX"),
@@ -198,7 +198,7 @@ async fn connections_count_with_istios_labels() {
 
 #[tokio::test]
 async fn a_connection_on_which_nothing_passes_is_closed() {
-    let policy = "connectionPool: { tcp: { idleTimeout: 0.2s } }";
+    let policy = "connectionPool: { tcp: { idleTimeout: 1s } }";
     let mesh = Mesh::new().tcp("raw", "TCP", &[(origin(echo).await, "v1")]);
     let proxy = mesh.rules(destination_rule("raw", policy)).start().await;
     assert_eq!(ask(proxy.tcp(), b"x").await, ("x".to_owned(), false));
@@ -207,7 +207,7 @@ async fn a_connection_on_which_nothing_passes_is_closed() {
 
 #[tokio::test]
 async fn a_connection_that_is_too_old_is_closed() {
-    let policy = "connectionPool: { tcp: { maxConnectionDuration: 0.2s } }";
+    let policy = "connectionPool: { tcp: { maxConnectionDuration: 1s } }";
     let chatters = origin(async |mut stream: TcpStream| {
         while stream.write_all(b"x").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -249,7 +249,7 @@ async fn a_slow_reader_gets_every_byte_in_order() {
 
 #[tokio::test]
 async fn an_endpoint_that_refuses_is_ejected() {
-    let (good, refused) = (origin(echo).await, Origin::refused().await);
+    let (good, refused) = (origin(echo).await, reserved_address());
     let policy = "loadBalancer: { simple: ROUND_ROBIN }\noutlierDetection: { consecutive5xxErrors: 1, maxEjectionPercent: 100 }";
     let mesh = Mesh::new().tcp("raw", "TCP", &[(refused, "v1"), (good, "v1")]);
     let proxy = mesh.rules(destination_rule("raw", policy)).start().await;

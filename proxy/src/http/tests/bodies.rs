@@ -99,7 +99,7 @@ async fn a_complete_answer_by_its_length_is_no_cancellation_of_an_http2_upstream
 #[tokio::test(flavor = "local")]
 async fn the_route_timeout_goes_on_through_the_body() {
     let origin = raw_origin(|_, _| "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc~".to_owned()).await;
-    let plan = Forward { timeout: Some(Duration::from_millis(100)), ..forward() };
+    let plan = Forward { timeout: Some(Duration::from_secs(1)), ..forward() };
     let bench = Bench::start(to(&[origin], plan));
     let answer = bench.get("/", "").await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("abc"), "{answer}");
@@ -112,12 +112,12 @@ async fn a_slow_upload_does_not_use_up_the_timeout() {
         http::Response::new(text(std::str::from_utf8(request.body()).unwrap()))
     })
     .await;
-    let plan = Forward { timeout: Some(Duration::from_millis(200)), ..forward() };
+    let plan = Forward { timeout: Some(Duration::from_secs(1)), ..forward() };
     let bench = Bench::start(to(&[origin], plan));
     let mut client = bench.client().await;
     client.send("POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 6\r\n\r\nabc").await;
     // The input of this test is a slow client: nothing is waited for.
-    tokio::time::sleep(Duration::from_millis(400)).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
     client.send("def").await;
     assert!(client.rest().await.ends_with("abcdef"));
 }

@@ -33,7 +33,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::oneshot,
     task::spawn_local,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use crate::{
@@ -41,6 +41,7 @@ use crate::{
     net::listen::{ListenerInfo, Open, Workers, accept, bind},
     serve::serve,
     telemetry::{Bounds, LogQueue, Outbox, Queues, Requests, Shard},
+    testing::reserved_address,
     upstream::{ClusterState, Published, Upstreams},
     worker::{Settings, Worker, WorkerStats},
 };
@@ -187,14 +188,20 @@ impl Client {
 }
 
 async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    try_read_until(stream, end).await.unwrap_or_else(|text| panic!("closed after {text:?}"))
+}
+
+/// What came is an error if the peer closes before the text holds `end`.
+async fn try_read_until(stream: &mut TcpStream, end: &str) -> Result<String, String> {
     let mut text = String::new();
     while !text.contains(end) {
         let mut buffer = [0; 4096];
-        let count = timeout(PATIENCE, stream.read(&mut buffer)).await.expect("bytes come").unwrap();
-        assert!(count > 0, "closed after {text:?}");
-        text.push_str(&String::from_utf8_lossy(&buffer[..count]));
+        match timeout(PATIENCE, stream.read(&mut buffer)).await.expect("bytes come") {
+            Ok(0) | Err(_) => return Err(text),
+            Ok(count) => text.push_str(&String::from_utf8_lossy(&buffer[..count])),
+        }
     }
-    text
+    Ok(text)
 }
 
 async fn eventually<T>(mut check: impl FnMut() -> Option<T>) -> T {
@@ -219,11 +226,11 @@ async fn raw_origin(mut answer: impl FnMut(usize, String) -> String + 'static) -
         let mut open = Vec::new();
         for n in 0.. {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let head = read_until(&mut stream, "\r\n\r\n").await;
+            // A try may be over before its head was sent, or before its answer is.
+            let Ok(head) = try_read_until(&mut stream, "\r\n\r\n").await else { continue };
             let text = answer(n, head);
-            let stays = text.ends_with('~');
-            stream.write_all(text.trim_end_matches('~').as_bytes()).await.unwrap();
-            if stays {
+            let sent = stream.write_all(text.trim_end_matches('~').as_bytes()).await;
+            if sent.is_ok() && text.ends_with('~') {
                 open.push(stream);
             }
         }

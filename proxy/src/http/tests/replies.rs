@@ -6,11 +6,6 @@ use outrigger_config::snapshot::{Action, ClusterRef, Protocol};
 
 use super::*;
 
-/// An address that refuses connections.
-async fn closed_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
-}
-
 async fn never_asked() -> SocketAddr {
     raw_origin(|_, head| panic!("reached the upstream: {head}")).await
 }
@@ -129,7 +124,7 @@ async fn routing_failures_have_their_flags() {
 
 #[tokio::test(flavor = "local")]
 async fn a_refused_connection_is_told_with_its_reason() {
-    let port = closed_port().await;
+    let port = reserved_address();
     let bench = Bench::start(to(&[port], forward()));
     let answer = bench.get("/", "").await;
     assert!(answer.starts_with("HTTP/1.1 503"));

@@ -97,7 +97,7 @@ async fn a_body_too_large_to_keep_is_sent_once() {
 
 #[tokio::test(flavor = "local")]
 async fn exhausted_connect_failures_say_so() {
-    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let port = reserved_address();
     let plan = Forward { retry: Some(default_retry()), ..forward() };
     let bench = Bench::start(to(&[port], plan));
     let answer = bench.get("/", "").await;
@@ -148,13 +148,13 @@ async fn retries_above_the_limit_of_the_cluster_are_not_made() {
 async fn timeouts_end_a_try_and_a_request() {
     let origin = raw_origin(|_, _| "~".to_owned()).await;
     let mut plan = retrying(1, RetryOn { reset: true, ..RetryOn::default() });
-    plan.retry.as_mut().unwrap().per_try_timeout = Some(Duration::from_millis(30));
+    plan.retry.as_mut().unwrap().per_try_timeout = Some(Duration::from_millis(300));
     let bench = Bench::start(to(&[origin], plan));
     let answer = bench.get("/", "").await;
     assert!(answer.starts_with("HTTP/1.1 504") && answer.ends_with("upstream request timeout"), "{answer}");
     assert_eq!(bench.log(1).await, [format!("504 URX,UT upstream_per_try_timeout {origin} c 0 24 2")]);
     let bench =
-        Bench::start(to(&[origin], Forward { timeout: Some(Duration::from_millis(30)), ..forward() }));
+        Bench::start(to(&[origin], Forward { timeout: Some(Duration::from_millis(300)), ..forward() }));
     assert!(bench.get("/", "").await.starts_with("HTTP/1.1 504"));
     assert_eq!(bench.log(1).await, [format!("504 UT response_timeout {origin} c 0 24 1")]);
     assert_eq!(bench.cluster(0).stats.upstream_rq_timeout.get(), 1);

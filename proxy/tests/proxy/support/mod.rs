@@ -4,5 +4,6 @@ pub(crate) mod certs;
 pub(crate) mod client;
 pub(crate) mod mesh;
 pub(crate) mod origin;
+pub(crate) mod ports;
 pub(crate) mod secure;
 pub(crate) mod wait;

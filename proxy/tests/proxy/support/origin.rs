@@ -190,16 +190,6 @@ impl Origin {
         Self::start(Wire::Echo, Arc::new(|_| Reply::default())).await
     }
 
-    /// An address that refuses connections.
-    pub(crate) async fn refused() -> SocketAddr {
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = socket.local_addr().unwrap();
-        // Bound but never listening, and kept, so that nobody else takes the port.
-        std::mem::forget(socket);
-        address
-    }
-
     /// Accepts every connection and closes it before it has read anything.
     pub(crate) async fn hangs_up() -> Self {
         Self::start(Wire::None, Arc::new(|_| Reply::default())).await

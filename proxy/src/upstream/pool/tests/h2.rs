@@ -395,17 +395,17 @@ async fn pinged(answers: usize) -> (Origin, Rc<Cell<usize>>) {
     (origin, pings)
 }
 
-fn pings(c: ClusterBuilder) -> ClusterBuilder {
-    let keepalive =
-        Http2Keepalive { interval: Duration::from_millis(20), timeout: Duration::from_millis(50) };
-    c.with(|c| c.http2_keepalive = Some(keepalive))
+/// Asks every 20 ms, and waits so long for each answer.
+fn pings(timeout: Duration) -> impl FnOnce(ClusterBuilder) -> ClusterBuilder {
+    let keepalive = Http2Keepalive { interval: Duration::from_millis(20), timeout };
+    move |c| c.with(|c| c.http2_keepalive = Some(keepalive))
 }
 
 /// As Envoy: termination for the request, ended here, and counted.
 #[tokio::test(flavor = "local")]
 async fn a_shared_connection_is_pinged_and_given_up_when_nothing_comes_back() {
     let (origin, came) = pinged(3).await;
-    let cluster = origin.cluster(pings);
+    let cluster = origin.cluster(pings(Duration::from_secs(2)));
     let pools = Pools::new();
     // Busy.
     let Err(SendError::Reset(reason)) = send(&pools, &cluster).await else { panic!("no reset") };
@@ -423,7 +423,7 @@ async fn a_shared_connection_is_pinged_and_given_up_when_nothing_comes_back() {
 #[tokio::test(flavor = "local")]
 async fn an_idle_shared_connection_that_answers_its_pings_stays() {
     let (origin, came) = pinged(usize::MAX).await;
-    let cluster = origin.cluster(pings);
+    let cluster = origin.cluster(pings(Duration::from_secs(60)));
     let pools = Pools::<Plain>::new();
     drop(lease(&pools, &cluster, H2).await);
     until("six pings", || came.get() >= 6).await;

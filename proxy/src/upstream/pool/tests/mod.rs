@@ -16,7 +16,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::upstream::testing::{ClusterBuilder, state};
+use crate::{
+    testing::reserved_address,
+    upstream::testing::{ClusterBuilder, state},
+};
 
 type Plain = Full<Bytes>;
 
@@ -135,7 +138,7 @@ async fn all_given_back(cluster: &ClusterState, open: u32) {
 
 #[tokio::test(flavor = "local")]
 async fn a_refused_connection_fails_all_that_wait() {
-    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let address = reserved_address();
     for wire in [Wire::Http1, Wire::Http2] {
         let cluster = state(ClusterBuilder::new(0).to(address));
         let pools = Pools::<Plain>::new();
