@@ -95,11 +95,11 @@ def follows_its_config_map(cluster, pods):
     def version():
         return run(client, "wget", "-q", "-O", "-", "--header", "Host: web", f"http://{VIP}/cgi-bin/who").split()[0]
 
-    check([version() for _ in range(10)] == ["v1"] * 10, "not all requests went to v1")
     def applied():
         _, _, page = ask(f"{client.address}:15020", "/metrics")
         return [line for line in page.splitlines() if line.startswith("outrigger_config_applied_total")]
 
+    check([version() for _ in range(10)] == ["v1"] * 10, "not all requests went to v1")
     files = {"mesh.yaml": mesh(pods[0].address, pods[1].address, 0)}
     before, changed = applied(), time.monotonic()
     client.update_config_map("outrigger-mesh", files)

@@ -16,7 +16,7 @@ MOMENT = "2s"
 PAGES = ("--admin", "--metrics", "--health")
 MIB = 1 << 20
 SKIPS = []
-# Below the range of ports for connections; from where is chance, so that two runs beside each other do not meet.
+# Below the range of ports for connections. It begins anywhere, so that two runs beside each other do not meet.
 PORTS = iter(range(random.SystemRandom().randrange(20000, 30000), 32000))
 
 

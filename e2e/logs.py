@@ -3,7 +3,7 @@
 import json
 import os
 
-from processes import DEADLINE, wait_for
+from processes import wait_for
 
 # What both can be held to: no addresses of their own, no ids, no times.
 KEYS = (
@@ -29,14 +29,14 @@ def new_lines(path, since):
         return []
     with open(path, "rb") as file:
         file.seek(since)
-        # One look: the beginning of a line that is being written must not be taken for a line, nor its end.
+        # One look: of a line that is being written, a second one might take the rest for a line.
         *whole, _ = file.read().split(b"\n")
     return [json.loads(line) for line in whole]
 
 
-def new_line(path, since, what, deadline=DEADLINE):
+def new_line(path, since, what):
     """The first one, as soon as it is there."""
-    return wait_for(what, lambda: new_lines(path, since), deadline)[0]
+    return wait_for(what, lambda: new_lines(path, since))[0]
 
 
 def normal_log(line):

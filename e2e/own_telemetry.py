@@ -171,9 +171,10 @@ def ours(folder, origin, receiver):
         wait_for("all spans", lambda: len(receiver.spans()) >= everything)
         wait_for("all log records", lambda: len(receiver.records()) >= everything)
         for signal in ("traces", "logs"):
-            # A batch is accounted for when its answer is there, which is after it was received.
-            settled = lambda: account(proxy, signal) == [everything, everything, 0, 0]
-            wait_for(f"{everything} {signal} to be accounted for, {account(proxy, signal)} at first", settled)
+            # A batch is exported when its answer is there, which is after it was received.
+            wait_for(f"{signal} to leave the queue", lambda: account(proxy, signal)[2] == 0)
+            found = account(proxy, signal)
+            check(found == [everything, everything, 0, 0], f"{signal}: {found}")
         check(proxy.stop() == 0, proxy.tail())
     check(receiver.requests_total() == everything, f"{receiver.requests_total()} requests by metric, {everything} sent")
     ids = {span.span_id for span, _ in receiver.spans()}

@@ -13,7 +13,7 @@ from client import KeepAlive
 from differences import run
 from envoy import Envoy, cluster, ejects
 from origins import Origin
-from processes import wait_for
+from processes import check, wait_for
 from sidecar import PORT, Outrigger, cluster_name, rule, service, sidecar
 from stats import stat
 
@@ -137,6 +137,8 @@ class Timeline:
         if not case[1].startswith("age"):
             return TOLERANCE
         apart = abs(self.ages[case] - other.ages[case]) + self.doubt + other.doubt
+        # More would not tell a warm-up from none.
+        check(apart < 1, f"the machine is too slow: both were asked at ages that are {apart:.1f} s apart")
         return TOLERANCE + STEEPEST * max(0.0, apart - 0.1)
 
 

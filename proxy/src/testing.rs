@@ -1,4 +1,4 @@
-//! What tests in all modules share.
+//! Ports that stay closed, for the tests of all modules and those in `tests`.
 
 use std::net::SocketAddr;
 

@@ -251,7 +251,7 @@ struct State {
 }
 
 /// A port that is not given to anybody else while this lives. It refuses connections, but whoever names it can
-/// bind beside this and listen, as often as he likes.
+/// bind beside this and listen, as often as they like.
 pub(crate) fn reserved_port() -> TcpSocket {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_reuseaddr(true).unwrap();

@@ -168,24 +168,8 @@ impl Process {
                     Some(Command::End(ending)) => return Err(ending),
                     None => return Err(Ending::Drain),
                 },
-                () = at(self.close_at) => self.close(),
+                () = passed(self.close_at) => self.close(),
                 done = what.as_mut() => return Ok(done),
-            }
-        }
-    }
-
-    /// Waits for `over` while clients leave. Nothing is asked for any more, and what was asked for is done; those who
-    /// still come are shown certificates that are valid.
-    pub(super) async fn while_draining(&mut self, over: impl Future<Output = ()>) {
-        let mut over = pin!(over);
-        let mut look = interval(POLL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                biased;
-                () = over.as_mut() => return,
-                () = at(self.close_at) => self.close(),
-                _ = look.tick() => self.secrets.poll(),
             }
         }
     }
@@ -204,7 +188,7 @@ impl Process {
 }
 
 /// Waits until then, if there is such a time.
-async fn at(time: Option<Instant>) {
+async fn passed(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
         None => pending().await,

@@ -2,15 +2,15 @@
 //!
 //! One setting, the grace period between SIGTERM and SIGKILL, bounds all of it (see [`DrainTimes::within`]).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until, timeout, timeout_at},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout, timeout_at},
 };
 
 use super::{Command, control::Process};
-use crate::{drain::Phase, net::listen::Workers};
+use crate::{drain::Phase, net::listen::Workers, reload::POLL};
 
 /// How long the end of the process waits for the last log lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -73,11 +73,10 @@ impl Process {
         let mut ending = Wish { ending, repeated: false };
         while ending.ending != Ending::Now {
             tracing::info!(ending = ?ending.ending, "draining");
-            let again = tokio::select! {
-                () = self.drain_connections(ending.ending) => break,
-                again = wish_to_end(commands) => again,
-            };
-            ending = ending.and(again.unwrap_or(Ending::Now));
+            match self.drain_connections(ending.ending, commands).await {
+                Ok(()) => break,
+                Err(again) => ending = ending.and(again),
+            }
         }
         let at_once = ending.ending == Ending::Now;
         self.drain.enter(Phase::Forced);
@@ -98,7 +97,12 @@ impl Process {
         tracing::info!("stopped");
     }
 
-    async fn drain_connections(&mut self, ending: Ending) {
+    /// An error is another wish to end.
+    async fn drain_connections(
+        &mut self,
+        ending: Ending,
+        commands: &mut mpsc::Receiver<Command>,
+    ) -> Result<(), Ending> {
         let mut close = self.times.close;
         if ending == Ending::Drain {
             let announced = self.announce();
@@ -110,11 +114,11 @@ impl Process {
                         announced + least,
                         at_most.map(|most| announced + most),
                     );
-                    self.while_draining(idle).await;
+                    self.while_leaving(commands, idle).await?;
                 }
                 None => {
                     let over = announced + self.times.announce;
-                    self.while_draining(sleep_until(over)).await;
+                    self.while_leaving(commands, sleep_until(over)).await?;
                     // The grace period began with the announcement.
                     let left = (over + close).saturating_duration_since(Instant::now());
                     close = left.max(close.min(DELAYED_CLOSE));
@@ -122,8 +126,35 @@ impl Process {
             }
         }
         self.close();
-        // Whether it became idle or not: what is still open is cut.
-        let _ = timeout(close, self.listeners.idle()).await;
+        tokio::select! {
+            // Whether it became idle or not: what is still open is cut.
+            _ = timeout(close, self.listeners.idle()) => Ok(()),
+            again = wish_to_end(commands) => Err(again.unwrap_or(Ending::Now)),
+        }
+    }
+
+    /// Waits for `over`. What is asked for meanwhile is done, and who still comes is shown certificates that are valid.
+    async fn while_leaving(
+        &mut self,
+        commands: &mut mpsc::Receiver<Command>,
+        over: impl Future<Output = ()>,
+    ) -> Result<(), Ending> {
+        let secrets = Arc::clone(&self.secrets);
+        let rotate = async move {
+            let mut look = interval(POLL);
+            look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                look.tick().await;
+                secrets.poll();
+            }
+        };
+        let over = async {
+            tokio::select! {
+                () = over => {}
+                never = rotate => never,
+            }
+        };
+        self.meanwhile(commands, over).await
     }
 }
 
@@ -131,7 +162,9 @@ impl Process {
 async fn idle(connections: Workers, least: Instant, most: Option<Instant>) {
     sleep_until(least).await;
     match most {
-        Some(most) => drop(timeout_at(most, connections.idle()).await),
+        Some(most) => {
+            let _ = timeout_at(most, connections.idle()).await;
+        }
         None => connections.idle().await,
     }
 }

@@ -417,20 +417,29 @@ fn a_drain_until_idle_without_a_least_time_ends_with_the_last_connection() {
 }
 
 #[test]
-fn listeners_that_were_to_close_do_so_during_a_drain() {
+fn listeners_close_during_a_drain_if_that_was_asked_for() {
     let patient = DrainTimes {
         announce: Duration::from_secs(1),
         until_idle: Some(Duration::from_secs(600)),
         ..DrainTimes::default()
     };
-    let bench = Bench::with(|options| options.drain = patient);
-    let listener = bench.running.address("127.0.0.1_8080").unwrap();
-    assert_eq!(bench.post("/drain_listeners?graceful").0, 200);
-    bench.running.drain();
-    eventually("closed", || TcpStream::connect(listener).is_err());
-    assert!(!bench.running.is_finished());
-    bench.running.drain();
-    bench.running.join();
+    for before in [true, false] {
+        let listener = reserved_address();
+        let bench = Bench::listening(listener.port(), |options| options.drain = patient);
+        let close = || assert_eq!(bench.post("/drain_listeners?graceful").0, 200);
+        if before {
+            close();
+        }
+        bench.running.drain();
+        if !before {
+            eventually("unready", || bench.get("/ready").0 == 503);
+            close();
+        }
+        eventually("closed", || TcpStream::connect(listener).is_err());
+        assert!(!bench.running.is_finished());
+        bench.running.drain();
+        bench.running.join();
+    }
 }
 
 #[test]

@@ -25,8 +25,10 @@ const BLOCK: usize = 16 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct ReplayBudget {
     in_use: Cell<usize>,
-    /// Memory that was claimed and is not filled.
-    claimed: Cell<i64>,
+    /// Memory that may be filled since the last look: claimed and not filled, or not any more.
+    left: Cell<i64>,
+    /// That look.
+    look: Cell<u32>,
     overload: Arc<Overload>,
 }
 
@@ -45,18 +47,30 @@ impl ReplayBudget {
     }
 
     fn has_memory(&self, bytes: usize) -> bool {
+        if self.overload.is_shedding() {
+            return false;
+        }
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        let mut left = if self.overload.is_shedding() { 0 } else { self.claimed.get() };
+        let mut left = self.left();
         if left < bytes {
             left += self.overload.claim(CLAIM.max(bytes - left));
         }
         let fits = left >= bytes;
-        self.claimed.set(if fits { left - bytes } else { left });
+        self.left.set(if fits { left - bytes } else { left });
         fits
     }
 
     fn give_back(&self, bytes: usize) {
         self.in_use.set(self.in_use.get() - bytes);
+        self.left.set(self.left().saturating_add_unsigned(bytes as u64));
+    }
+
+    fn left(&self) -> i64 {
+        let look = self.overload.looks();
+        if self.look.replace(look) != look {
+            self.left.set(0);
+        }
+        self.left.get()
     }
 
     #[cfg(test)]
@@ -196,15 +210,27 @@ mod tests {
         let overload = Arc::<Overload>::default();
         let budget = Rc::new(ReplayBudget::new(Arc::clone(&overload)));
         let mut kept = Kept::new(Rc::clone(&budget));
-        let data = Bytes::from(vec![0; 128 << 10]);
-        overload.set_room(256 << 10);
+        let data = Bytes::from(vec![0; 100_000]);
+        overload.set_room(250_000);
         assert!(kept.keep(&data) && kept.keep(&data));
-        assert!(!kept.keep(&data), "all of it is claimed");
-        overload.set_room(256 << 10);
+        assert!(!kept.keep(&data), "that is all the room");
+        overload.set_room(250_000);
         assert!(kept.keep(&data), "memory came free");
         overload.set_room(0);
         assert!(!kept.keep(&data), "a claim ends with the shortage");
         assert_eq!(budget.in_use(), 3 * data.len());
+    }
+
+    #[test]
+    fn bodies_that_follow_each_other_share_one_claim() {
+        let overload = Arc::<Overload>::default();
+        let budget = Rc::new(ReplayBudget::new(Arc::clone(&overload)));
+        overload.set_room(100_000);
+        for _ in 0..1000 {
+            assert!(Kept::new(Rc::clone(&budget)).keep(&Bytes::from_static(&[0; 50_000])));
+        }
+        overload.set_room(0);
+        assert!(!Kept::new(budget).keep(&Bytes::from_static(b"x")), "a look ends it");
     }
 
     #[test]

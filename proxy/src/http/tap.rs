@@ -40,7 +40,7 @@ enum End {
     Whole(Option<HeaderMap>),
     /// The client's body ended early, or nobody reads it any more.
     Broken,
-    /// The mirror was too slow.
+    /// The mirror was too slow, or memory is short.
     Overflown,
 }
 
@@ -141,11 +141,12 @@ impl Tap {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, pin::pin};
+    use std::{future::poll_fn, pin::pin, sync::Arc};
 
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::overload::Overload;
 
     fn frame(tap: &mut Tap) -> Option<Option<Result<Bytes, BodyFailure>>> {
         let frame = pin!(poll_fn(|cx| tap.poll_frame(cx))).now_or_never()?;
@@ -181,6 +182,21 @@ mod tests {
             assert!(feed.push(&data));
             assert_eq!(frame(&mut tap).unwrap().unwrap().unwrap().len(), 1 << 19);
         }
+    }
+
+    #[test]
+    fn where_memory_is_short_a_reader_that_keeps_up_goes_on_until_nothing_is_left() {
+        let overload = Arc::<Overload>::default();
+        let (feed, mut tap) = tap(Rc::new(ReplayBudget::new(Arc::clone(&overload))));
+        overload.set_room(1 << 20);
+        let data = Bytes::from(vec![0; 1 << 19]);
+        for _ in 0..10 {
+            assert!(feed.push(&data));
+            assert_eq!(frame(&mut tap).unwrap().unwrap().unwrap().len(), 1 << 19);
+        }
+        overload.set_room(0);
+        assert!(!feed.push(&data));
+        assert_eq!(poll_fn(|cx| tap.poll_cut(cx)).now_or_never(), Some(true));
     }
 
     #[test]

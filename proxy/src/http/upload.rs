@@ -177,7 +177,7 @@ impl Upload {
         Some(RequestBody { upload: Rc::clone(self), turn: state.turn, sent: 0, trailers_sent: false })
     }
 
-    /// Of a copy: waits until its end will never come; `true` if it was taken too slowly.
+    /// Of a copy: waits until its end will never come; `true` if it was taken too slowly, or memory is short.
     pub(crate) fn poll_cut(&self, cx: &mut Context<'_>) -> Poll<bool> {
         match &self.state.borrow().source {
             Source::Client(_) => Poll::Pending,
@@ -223,7 +223,7 @@ impl Upload {
         self.failure.get()
     }
 
-    /// It grew too large to be kept (Envoy `retry_or_shadow_abandoned`).
+    /// It grew too large to be kept, or memory is short (Envoy `retry_or_shadow_abandoned`).
     pub(crate) fn was_abandoned(&self) -> bool {
         self.abandoned.get()
     }

@@ -4,11 +4,12 @@
 //! that were read and not used since, is no pressure (kubelet's "working set").
 
 use std::{
+    cmp::Reverse,
     fs,
     path::{Path, PathBuf},
 };
 
-use super::{Level, Pressure, REFUSE, SHED};
+use super::usage::Usage;
 
 /// Where the kernel tells about control groups.
 #[derive(Debug, Clone)]
@@ -23,39 +24,6 @@ impl Default for Cgroups {
     /// `/proc/self/cgroup` and `/sys/fs/cgroup`.
     fn default() -> Self {
         Self { of_process: "/proc/self/cgroup".into(), mounted: "/sys/fs/cgroup".into() }
-    }
-}
-
-/// Bytes in use, and how many there may be; without a limit that is 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Usage {
-    pub(super) used: u64,
-    pub(super) limit: u64,
-}
-
-impl Usage {
-    pub(super) fn pressure(self) -> Pressure {
-        let thousandths = (u128::from(self.used) * 1000).checked_div(self.limit.into()).unwrap_or_default();
-        Pressure(u32::try_from(thousandths).unwrap_or(u32::MAX))
-    }
-
-    pub(super) fn level(self) -> Level {
-        let left = self.limit.saturating_sub(self.used);
-        match self.limit {
-            0 => Level::Normal,
-            limit if left <= REFUSE.of(limit) => Level::Refusing,
-            limit if left <= SHED.of(limit) => Level::Shedding,
-            _ => Level::Normal,
-        }
-    }
-
-    /// What may come into use before requests are refused; negative if they are.
-    pub(super) fn room(self) -> i64 {
-        let bytes = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        match self.limit {
-            0 => i64::MAX,
-            limit => bytes(limit - SHED.of(limit)) - bytes(self.used),
-        }
     }
 }
 
@@ -111,9 +79,13 @@ impl Memory {
         self.0.is_empty()
     }
 
-    /// That of the group that is nearest to its limit. Limits may change while the process runs.
+    /// That of the group with the least room for more. Limits may change while the process runs.
     pub(super) fn usage(&self) -> Usage {
-        self.0.iter().filter_map(Group::usage).max_by_key(|usage| usage.pressure()).unwrap_or_default()
+        self.0
+            .iter()
+            .filter_map(Group::usage)
+            .max_by_key(|usage| (usage.level(), Reverse(usage.room())))
+            .unwrap_or_default()
     }
 }
 
@@ -202,6 +174,17 @@ mod tests {
             kernel.write(&format!("mounted/{folder}/memory.current"), current);
         }
         assert_eq!(kernel.pressure(), 960);
+    }
+
+    #[test]
+    fn a_small_group_without_room_counts_before_a_fuller_large_one() {
+        const MIB: u64 = 1 << 20;
+        let kernel = Kernel::new("0::/pod/web\n");
+        for (folder, limit, current) in [("pod/web", 64, 54), ("pod", 2048, 1792)] {
+            kernel.write(&format!("mounted/{folder}/memory.max"), &(limit * MIB).to_string());
+            kernel.write(&format!("mounted/{folder}/memory.current"), &(current * MIB).to_string());
+        }
+        assert_eq!(kernel.memory().usage(), Usage { used: 54 * MIB, limit: 64 * MIB });
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! Refusing work before the kernel ends the process for its memory: Envoy's overload manager with one resource, the
 //! memory of the control group, and three actions.
 //!
-//! Where 8 % of the limit are left, or 12 MiB, new requests are answered with 503 and their connections end
-//! (`stop_accepting_requests`, `disable_http_keepalive`); where it is 5 %, or 8 MiB, nothing is accepted
-//! (`stop_accepting_connections`), so that clients wait in the system's queue. The control thread looks; a request reads one atomic. What a request can do without has to
-//! [claim](Overload::claim) its memory, since a flood of requests may fill it before the next look. Descriptors are not
-//! the business of this module: `net::listen` bounds the connections and waits out what fails.
+//! Where little of the limit is left, new requests are answered with 503 and their connections end
+//! (`stop_accepting_requests`, `disable_http_keepalive`); where it is less, nothing is accepted
+//! (`stop_accepting_connections`), so that clients wait in the system's queue. The control thread looks; a request reads
+//! one atomic. What a request can do without has to claim its memory, since a flood of requests may fill it before the
+//! next look. Descriptors are not the business of this module: `net::listen` bounds the connections and waits out what
+//! fails.
 
 mod memory;
+mod usage;
 
 use std::{
     sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering::Relaxed},
@@ -20,7 +22,9 @@ use tokio::{
 };
 
 pub use memory::Cgroups;
-use memory::{Memory, Usage};
+use memory::Memory;
+pub(crate) use usage::Level;
+use usage::{Pressure, Usage};
 
 /// Between two looks at memory that is plentiful. Envoy's `refresh_interval` is 250 ms or more; a small limit may be
 /// reached within that time.
@@ -32,40 +36,8 @@ const MOMENT: Duration = Duration::from_secs(1);
 const GETTING_SHORT: Pressure = Pressure(600);
 /// Growth from one look to the next that is fast.
 const FAST: u32 = 20;
-const SHED: Margin = Margin { thousandths: 80, bytes: 12 << 20 };
-const REFUSE: Margin = Margin { thousandths: 50, bytes: 8 << 20 };
 
-/// What has to be left: a part of the limit, and so many bytes at least, since what was accepted goes on to take memory.
-/// Of a tiny limit it is a quarter.
-#[derive(Debug, Clone, Copy)]
-struct Margin {
-    thousandths: u64,
-    bytes: u64,
-}
-
-impl Margin {
-    fn of(self, limit: u64) -> u64 {
-        (limit / 1000 * self.thousandths).max(self.bytes).min(limit / 4)
-    }
-}
-
-/// Used memory in thousandths of its limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(crate) struct Pressure(u32);
-
-/// How much is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(crate) enum Level {
-    /// Nothing.
-    #[default]
-    Normal,
-    /// New requests.
-    Shedding,
-    /// New connections too.
-    Refusing,
-}
-
-/// What is refused now; one per process.
+/// What is refused now, and what may be claimed; one per process.
 #[derive(Debug)]
 pub struct Overload {
     /// Whether requests are, readable for each of them without the lock of the watch channel.
@@ -73,6 +45,7 @@ pub struct Overload {
     pressure: AtomicU32,
     /// Bytes that may be filled before requests are refused, as of the last look, less what was claimed since.
     room: AtomicI64,
+    looks: AtomicU32,
     level: watch::Sender<Level>,
 }
 
@@ -83,6 +56,7 @@ impl Default for Overload {
             shedding: AtomicBool::default(),
             pressure: AtomicU32::default(),
             room: AtomicI64::new(Usage::default().room()),
+            looks: AtomicU32::default(),
             level: watch::Sender::default(),
         }
     }
@@ -94,9 +68,15 @@ impl Overload {
         self.shedding.load(Relaxed)
     }
 
-    /// Bytes that the caller may fill, `wanted` at most; what it asks for counts as filled until the next look.
+    /// Bytes that the caller may fill, `wanted` at most. It may do so until the next [look](Self::looks), which finds what
+    /// is filled then and has all the rest to give.
     pub(crate) fn claim(&self, wanted: i64) -> i64 {
         self.room.fetch_sub(wanted, Relaxed).clamp(0, wanted)
+    }
+
+    /// Changes with each look.
+    pub(crate) fn looks(&self) -> u32 {
+        self.looks.load(Relaxed)
     }
 
     /// Waits until connections are accepted.
@@ -118,12 +98,12 @@ impl Overload {
     /// As a look would that finds so much room.
     #[cfg(test)]
     pub(crate) fn set_room(&self, bytes: u64) {
-        let limit = 1 << 30;
-        self.set(Usage { used: limit - SHED.of(limit) - bytes, limit });
+        self.set(Usage::with_room(bytes));
     }
 
     fn set(&self, usage: Usage) {
         let pressure = usage.pressure();
+        self.looks.fetch_add(1, Relaxed);
         self.room.store(usage.room(), Relaxed);
         self.pressure.store(pressure.0, Relaxed);
         let level = usage.level();
@@ -179,33 +159,19 @@ mod tests {
 
     use super::*;
 
-    const MIB: u64 = 1 << 20;
+    fn used(percent: u64) -> Usage {
+        Usage { used: percent << 20, limit: 100 << 20 }
+    }
 
     #[tokio::test]
     async fn requests_are_refused_before_connections_and_both_recover() {
         let overload = Overload::default();
-        let at = |used| {
-            overload.set(Usage { used: used * MIB, limit: 1000 * MIB });
+        let at = |percent| {
+            overload.set(used(percent));
             (overload.is_shedding(), overload.accepts().now_or_never().is_some())
         };
-        assert_eq!(at(919), (false, true));
-        assert_eq!(at(921), (true, true));
-        assert_eq!(at(949), (true, true));
-        assert_eq!(at(951), (true, false));
-        assert_eq!(at(1001), (true, false));
-        assert_eq!(at(930), (true, true));
-        assert_eq!(at(0), (false, true));
-    }
-
-    #[test]
-    fn some_mebibytes_are_left_of_a_small_limit() {
-        let levels = |used, limit| Usage { used: used * MIB, limit: limit * MIB }.level();
-        assert_eq!(levels(51, 64), Level::Normal);
-        assert_eq!(levels(53, 64), Level::Shedding);
-        assert_eq!(levels(57, 64), Level::Refusing);
-        assert_eq!(levels(14, 20), Level::Normal, "a quarter of a tiny one");
-        assert_eq!(levels(16, 20), Level::Refusing);
-        assert_eq!(levels(1000, 0), Level::Normal, "no limit");
+        let (normal, shedding, refusing) = ((false, true), (true, true), (true, false));
+        assert_eq!([80, 90, 95, 90, 0].map(at), [normal, shedding, refusing, shedding, normal]);
     }
 
     #[test]
@@ -216,7 +182,7 @@ mod tests {
             overload.set_room(20);
             assert_eq!([15, 15, 15].map(|wanted| overload.claim(wanted)), [15, 5, 0]);
         }
-        overload.set(Usage { used: 1000 * MIB, limit: 1000 * MIB });
+        overload.set(used(100));
         assert_eq!(overload.claim(1), 0);
     }
 
@@ -238,10 +204,10 @@ mod tests {
     #[tokio::test]
     async fn who_waits_to_accept_is_woken() {
         let overload = Overload::default();
-        overload.set(Usage { used: 951 * MIB, limit: 1000 * MIB });
+        overload.set(used(95));
         let mut waiting = std::pin::pin!(overload.accepts());
         assert!(waiting.as_mut().now_or_never().is_none());
-        overload.set(Usage { used: 921 * MIB, limit: 1000 * MIB });
+        overload.set(used(90));
         assert!(waiting.now_or_never().is_some());
     }
 }

@@ -70,9 +70,10 @@ async fn five_consecutive_5xx_eject_and_the_sweep_brings_back() {
     // A short ejection, of which nothing is looked at but its end.
     let proxy = mesh(&endpoints, &outlier("300ms")).await;
     let mut client = Client::http1(proxy.http()).await;
-    while bad.hits() < 10 {
+    for _ in 0..10 {
         client.send(client::get("web", "/", &[])).await;
     }
+    assert_eq!(bad.hits(), 10);
     broken.store(false, Ordering::SeqCst);
     eventually("the host to return", async || {
         (flags(&proxy, bad.address()).await == "healthy").then_some(())

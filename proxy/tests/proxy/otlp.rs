@@ -268,7 +268,7 @@ async fn what_a_receiver_refuses_for_good_is_lost_and_said_so() {
 #[tokio::test]
 async fn a_receiver_that_is_not_there_costs_spans_and_no_request() {
     let web = Origin::named("web").await;
-    // A name with so long a part is in no zone: nobody is asked.
+    // A name with so long a part is refused before any name server is asked, which may take longer than this test.
     let unknown = format!("{}.invalid", "a".repeat(64));
     for (host, address) in [("127.0.0.1", reserved_address()), (&*unknown, "127.0.0.1:4317".parse().unwrap())]
     {

@@ -224,11 +224,12 @@ async fn raw_origin(mut answer: impl FnMut(usize, String) -> String + 'static) -
     let address = listener.local_addr().unwrap();
     spawn_local(async move {
         let mut open = Vec::new();
-        for n in 0.. {
+        let mut numbers = 0..;
+        loop {
             let (mut stream, _) = listener.accept().await.unwrap();
             // A try may be over before its head was sent, or before its answer is.
             let Ok(head) = try_read_until(&mut stream, "\r\n\r\n").await else { continue };
-            let text = answer(n, head);
+            let text = answer(numbers.next().unwrap(), head);
             let sent = stream.write_all(text.trim_end_matches('~').as_bytes()).await;
             if sent.is_ok() && text.ends_with('~') {
                 open.push(stream);

@@ -4,6 +4,7 @@ pub(crate) mod certs;
 pub(crate) mod client;
 pub(crate) mod mesh;
 pub(crate) mod origin;
+#[path = "../../../src/testing.rs"]
 pub(crate) mod ports;
 pub(crate) mod secure;
 pub(crate) mod wait;
