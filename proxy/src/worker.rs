@@ -26,7 +26,7 @@ use crate::{
         listen::ListenerInfo,
         tls::{self, Inbound, Taken, TlsFailure},
     },
-    overload::Overload,
+    overload::{Allowance, Overload},
     tcp::relay,
     telemetry::Shard,
     upstream::{
@@ -91,6 +91,7 @@ pub struct Worker {
     stats: Arc<WorkerStats>,
     settings: Settings,
     replay: Rc<ReplayBudget>,
+    allowance: Rc<Allowance>,
     date: RefCell<(u64, HeaderValue)>,
     relay_buffer: RefCell<Vec<u8>>,
     /// The second in which a refusal was told last.
@@ -119,6 +120,7 @@ impl Worker {
             shard,
             drain,
             replay: Rc::new(ReplayBudget::new(Arc::clone(&overload))),
+            allowance: Rc::new(Allowance::new(Arc::clone(&overload))),
             overload,
             stats,
             settings,
@@ -186,6 +188,11 @@ impl Worker {
 
     pub(crate) fn replay(&self) -> &Rc<ReplayBudget> {
         &self.replay
+    }
+
+    /// What bodies of requests may fill.
+    pub(crate) fn allowance(&self) -> &Rc<Allowance> {
+        &self.allowance
     }
 
     /// Where raw connections are read into, by one at a time: not to be held across an await. Made when the first one

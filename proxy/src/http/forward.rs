@@ -7,10 +7,11 @@ use outrigger_config::snapshot::Protocol;
 use tokio::time::Instant;
 
 use super::{
+    client_body::BodyFailure,
     headers::{GRPC_STATUS, is_grpc, with_host, without_host},
     reply::Failure,
     timeout::Deadline,
-    upload::{BodyFailure, RequestBody, Upload},
+    upload::{RequestBody, Upload},
 };
 use crate::{
     telemetry::Record,
@@ -155,6 +156,7 @@ impl Outbound {
         self.upload.failure().map(|failure| match failure {
             BodyFailure::Left => Failure::ClientLeft,
             BodyFailure::Malformed => Failure::RequestBody,
+            BodyFailure::Starved => Failure::Starved,
         })
     }
 

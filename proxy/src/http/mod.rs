@@ -6,6 +6,7 @@
 
 mod body;
 mod client;
+mod client_body;
 pub(crate) mod conn;
 mod context;
 mod cors;
@@ -52,6 +53,7 @@ use crate::{
 };
 use body::{ResponseBody, Source};
 use client::ConnInfo;
+use client_body::ClientBody;
 use context::RequestContext;
 use cors::{Leave, Verdict};
 use format::Facts;
@@ -86,7 +88,11 @@ pub(crate) async fn handle(
         Err(Failure::ClientLeft) => Err(Aborted),
         Err(failure) => {
             let reply = Reply::to(&failure, context.record().attempts > 1);
-            if failure == Failure::ResetStream {
+            if matches!(failure, Failure::Overloaded | Failure::Starved) {
+                worker.stats().filters.downstream_rq_overload_close.inc();
+            }
+            // An answer would have the rest of the body read, for which there is no memory.
+            if matches!(failure, Failure::ResetStream | Failure::Starved) {
                 context.refuse(&reply);
                 return Err(Aborted);
             }
@@ -139,7 +145,6 @@ async fn outcome<'p>(
     let target = accept(conn, context, &mut parts, published.snapshot.paths)?;
     if worker.is_shedding() {
         context.sending(&parts.headers);
-        worker.stats().filters.downstream_rq_overload_close.inc();
         return Err(Failure::Overloaded);
     }
     let tracing = &published.snapshot.observation(conn.direction()).tracing;
@@ -215,7 +220,8 @@ async fn outcome<'p>(
     context.sending(&parts.headers);
 
     let retry = forward.retry.as_ref();
-    let upload = Upload::new(incoming, retry.is_some(), Rc::clone(worker.replay()));
+    let body = ClientBody::new(incoming, Rc::clone(worker.allowance()));
+    let upload = Upload::new(body, retry.is_some(), Rc::clone(worker.replay()));
     context.receive(&upload);
     // As the rewrites left them.
     let (authority, path) = (context.record().authority.clone(), context.record().path.clone());

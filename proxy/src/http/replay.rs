@@ -11,8 +11,6 @@ use crate::overload::Overload;
 const MAX_KEPT: usize = 1 << 20;
 /// Bodies that one worker keeps for retries, together.
 const MAX_KEPT_PER_WORKER: usize = 64 << 20;
-/// Memory is claimed in such pieces, so that workers seldom meet.
-const CLAIM: i64 = 256 << 10;
 /// The first frames are kept as they are: a short body is never copied.
 const SHARED: usize = 8;
 /// Later frames below this size are copied together: each one alone costs a handle and holds a read buffer, which is not
@@ -21,14 +19,10 @@ const SMALL: usize = 4096;
 /// Size to which they are gathered.
 const BLOCK: usize = 16 * 1024;
 
-/// What the worker may keep for retries. Where memory is short that is nothing: a request can do without.
+/// What the worker keeps for retries. Where memory is short nothing more is kept: a request can do without.
 #[derive(Debug, Default)]
 pub(crate) struct ReplayBudget {
     in_use: Cell<usize>,
-    /// Memory that may be filled since the last look: claimed and not filled, or not any more.
-    left: Cell<i64>,
-    /// That look.
-    look: Cell<u32>,
     overload: Arc<Overload>,
 }
 
@@ -39,38 +33,15 @@ impl ReplayBudget {
 
     fn take(&self, bytes: usize) -> bool {
         let in_use = self.in_use.get() + bytes;
-        let fits = in_use <= MAX_KEPT_PER_WORKER && self.has_memory(bytes);
+        let fits = in_use <= MAX_KEPT_PER_WORKER && !self.overload.is_shedding();
         if fits {
             self.in_use.set(in_use);
         }
         fits
     }
 
-    fn has_memory(&self, bytes: usize) -> bool {
-        if self.overload.is_shedding() {
-            return false;
-        }
-        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        let mut left = self.left();
-        if left < bytes {
-            left += self.overload.claim(CLAIM.max(bytes - left));
-        }
-        let fits = left >= bytes;
-        self.left.set(if fits { left - bytes } else { left });
-        fits
-    }
-
     fn give_back(&self, bytes: usize) {
         self.in_use.set(self.in_use.get() - bytes);
-        self.left.set(self.left().saturating_add_unsigned(bytes as u64));
-    }
-
-    fn left(&self) -> i64 {
-        let look = self.overload.looks();
-        if self.look.replace(look) != look {
-            self.left.set(0);
-        }
-        self.left.get()
     }
 
     #[cfg(test)]
@@ -203,34 +174,6 @@ mod tests {
         assert_eq!(budget.in_use(), sent.len());
         drop(kept);
         assert_eq!(budget.in_use(), 0);
-    }
-
-    #[test]
-    fn nothing_is_kept_while_there_is_no_memory_for_it() {
-        let overload = Arc::<Overload>::default();
-        let budget = Rc::new(ReplayBudget::new(Arc::clone(&overload)));
-        let mut kept = Kept::new(Rc::clone(&budget));
-        let data = Bytes::from(vec![0; 100_000]);
-        overload.set_room(250_000);
-        assert!(kept.keep(&data) && kept.keep(&data));
-        assert!(!kept.keep(&data), "that is all the room");
-        overload.set_room(250_000);
-        assert!(kept.keep(&data), "memory came free");
-        overload.set_room(0);
-        assert!(!kept.keep(&data), "a claim ends with the shortage");
-        assert_eq!(budget.in_use(), 3 * data.len());
-    }
-
-    #[test]
-    fn bodies_that_follow_each_other_share_one_claim() {
-        let overload = Arc::<Overload>::default();
-        let budget = Rc::new(ReplayBudget::new(Arc::clone(&overload)));
-        overload.set_room(100_000);
-        for _ in 0..1000 {
-            assert!(Kept::new(Rc::clone(&budget)).keep(&Bytes::from_static(&[0; 50_000])));
-        }
-        overload.set_room(0);
-        assert!(!Kept::new(budget).keep(&Bytes::from_static(b"x")), "a look ends it");
     }
 
     #[test]

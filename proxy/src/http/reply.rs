@@ -36,6 +36,8 @@ pub(crate) enum Failure {
     ResetStream,
     /// There is no memory for it.
     Overloaded,
+    /// There was no memory for the rest of the request.
+    Starved,
     /// The route injects it.
     Fault(AbortStatus),
     /// No route takes it.
@@ -121,9 +123,11 @@ impl Reply {
             Failure::ResetStream => Self::new(S::BAD_REQUEST, "", "http2.too_many_headers")
                 .flag(Flag::DownstreamProtocolError)
                 .closing(),
-            Failure::Overloaded => Self::new(S::SERVICE_UNAVAILABLE, "envoy overloaded", "overload")
-                .flag(Flag::OverloadManager)
-                .closing(),
+            Failure::Overloaded | Failure::Starved => {
+                Self::new(S::SERVICE_UNAVAILABLE, "envoy overloaded", "overload")
+                    .flag(Flag::OverloadManager)
+                    .closing()
+            }
             Failure::Fault(status) => {
                 let (status, grpc_status) = match *status {
                     AbortStatus::Http(status) => (status, None),

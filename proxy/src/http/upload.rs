@@ -6,7 +6,7 @@
 use std::{
     cell::{Cell, RefCell},
     error::Error,
-    fmt, io,
+    fmt,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker, ready},
@@ -15,41 +15,14 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::{
+    client_body::{BodyFailure, ClientBody},
     headers::clean_trailers,
     replay::{Kept, ReplayBudget},
     tap::{Feed, Tap, tap},
 };
-
-/// Why a client's body broke off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BodyFailure {
-    /// The client left, or reset its stream.
-    Left,
-    /// Its framing is broken.
-    Malformed,
-}
-
-impl BodyFailure {
-    fn of(error: &hyper::Error) -> Self {
-        let mut next: Option<&(dyn Error + 'static)> = Some(error);
-        while let Some(error) = next {
-            // hyper's chunk decoder knows no better words for what it cannot read.
-            let kind = error.downcast_ref().map(io::Error::kind);
-            if matches!(kind, Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput)) {
-                return Self::Malformed;
-            }
-            if error.downcast_ref::<h2::Error>().is_some_and(h2::Error::is_library) {
-                return Self::Malformed;
-            }
-            next = error.source();
-        }
-        Self::Left
-    }
-}
 
 /// The client's body, shared by the tries of one request.
 #[derive(Debug)]
@@ -79,7 +52,7 @@ struct State {
 /// Who sends it.
 #[derive(Debug)]
 enum Source {
-    Client(Incoming),
+    Client(ClientBody),
     /// The upload of the request that is mirrored.
     Copy(Tap),
 }
@@ -87,17 +60,14 @@ enum Source {
 impl Source {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
         match self {
-            Self::Client(incoming) => {
-                let frame = ready!(Pin::new(incoming).poll_frame(cx));
-                Poll::Ready(frame.map(|frame| frame.map_err(|error| BodyFailure::of(&error))))
-            }
+            Self::Client(body) => body.poll_frame(cx),
             Self::Copy(tap) => tap.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Client(incoming) => incoming.is_end_stream(),
+            Self::Client(body) => body.is_end_stream(),
             Self::Copy(tap) => tap.is_end_stream(),
         }
     }
@@ -117,9 +87,9 @@ impl State {
 
 impl Upload {
     /// `keeps`: a retry may follow, so what is sent is kept.
-    pub(crate) fn new(incoming: Incoming, keeps: bool, budget: Rc<ReplayBudget>) -> Rc<Self> {
-        let length = incoming.size_hint().exact();
-        Self::of(Source::Client(incoming), length, keeps, budget)
+    pub(crate) fn new(body: ClientBody, keeps: bool, budget: Rc<ReplayBudget>) -> Rc<Self> {
+        let length = body.length();
+        Self::of(Source::Client(body), length, keeps, budget)
     }
 
     fn of(source: Source, length: Option<u64>, keeps: bool, budget: Rc<ReplayBudget>) -> Rc<Self> {
@@ -362,14 +332,14 @@ impl Body for RequestBody {
 mod tests {
     use std::{convert::Infallible, future::poll_fn};
 
-    use hyper::{Response, server::conn::http1, service::service_fn};
+    use hyper::{Response, body::Incoming, server::conn::http1, service::service_fn};
     use hyper_util::rt::TokioIo;
     use tokio::{io::AsyncWriteExt, sync::mpsc, task::spawn_local};
 
     use super::*;
 
     /// The body of a request that hyper has read.
-    async fn incoming(chunks: &str) -> Incoming {
+    async fn incoming(chunks: &str) -> ClientBody {
         let (mut client, server) = tokio::io::duplex(64 * 1024);
         let (found, mut bodies) = mpsc::channel(1);
         let service = service_fn(move |request: http::Request<Incoming>| {
@@ -383,7 +353,7 @@ mod tests {
         spawn_local(http1::Builder::new().serve_connection(TokioIo::new(server), service));
         let head = "POST / HTTP/1.1\r\nhost: web\r\ntransfer-encoding: chunked\r\n\r\n";
         client.write_all(format!("{head}{chunks}").as_bytes()).await.unwrap();
-        bodies.recv().await.unwrap()
+        ClientBody::new(bodies.recv().await.unwrap(), Rc::default())
     }
 
     async fn frame(body: &mut RequestBody) -> Option<Bytes> {

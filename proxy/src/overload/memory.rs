@@ -79,7 +79,8 @@ impl Memory {
         self.0.is_empty()
     }
 
-    /// That of the group with the least room for more. Limits may change while the process runs.
+    /// That of the group for which most is refused, and of such groups the one with the least room. Limits may change
+    /// while the process runs.
     pub(super) fn usage(&self) -> Usage {
         self.0
             .iter()
@@ -177,14 +178,15 @@ mod tests {
     }
 
     #[test]
-    fn a_small_group_without_room_counts_before_a_fuller_large_one() {
-        const MIB: u64 = 1 << 20;
+    fn of_groups_that_refuse_alike_the_one_with_the_least_room_counts() {
         let kernel = Kernel::new("0::/pod/web\n");
-        for (folder, limit, current) in [("pod/web", 64, 54), ("pod", 2048, 1792)] {
-            kernel.write(&format!("mounted/{folder}/memory.max"), &(limit * MIB).to_string());
-            kernel.write(&format!("mounted/{folder}/memory.current"), &(current * MIB).to_string());
+        for (folder, limit, current) in [("pod/web", "100", "80"), ("pod", "10000", "9000")] {
+            kernel.write(&format!("mounted/{folder}/memory.max"), limit);
+            kernel.write(&format!("mounted/{folder}/memory.current"), current);
         }
-        assert_eq!(kernel.memory().usage(), Usage { used: 54 * MIB, limit: 64 * MIB });
+        assert_eq!(kernel.memory().usage(), Usage { used: 80, limit: 100 });
+        kernel.write("mounted/pod/memory.current", "9300");
+        assert_eq!(kernel.memory().usage(), Usage { used: 9300, limit: 10_000 });
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Refusing work before the kernel ends the process for its memory: Envoy's overload manager with one resource, the
 //! memory of the control group, and three actions.
 //!
-//! Where little of the limit is left, new requests are answered with 503 and their connections end
-//! (`stop_accepting_requests`, `disable_http_keepalive`); where it is less, nothing is accepted
-//! (`stop_accepting_connections`), so that clients wait in the system's queue. The control thread looks; a request reads
-//! one atomic. What a request can do without has to claim its memory, since a flood of requests may fill it before the
-//! next look. Descriptors are not the business of this module: `net::listen` bounds the connections and waits out what
-//! fails.
+//! From 92 % on new requests are answered with 503 and their connections end (`stop_accepting_requests`,
+//! `disable_http_keepalive`); from 95 % on nothing is accepted (`stop_accepting_connections`), so that clients wait in
+//! the system's queue. The control thread looks; a request reads one atomic. Bodies of requests that were accepted are read as far as there is memory below that, since a flood of them
+//! may fill it before the next look. Descriptors are not the business of this module: `net::listen` bounds the
+//! connections and waits out what fails.
 
+mod allowance;
 mod memory;
 mod usage;
 
@@ -17,10 +17,11 @@ use std::{
 };
 
 use tokio::{
-    sync::watch,
-    time::{Instant, sleep},
+    sync::{Notify, watch},
+    time::{Instant, sleep, timeout},
 };
 
+pub(crate) use allowance::Allowance;
 pub use memory::Cgroups;
 use memory::Memory;
 pub(crate) use usage::Level;
@@ -32,6 +33,10 @@ const CALM: Duration = Duration::from_millis(100);
 /// Between two looks when it is getting short, or was growing fast a moment ago.
 const CLOSE: Duration = Duration::from_millis(5);
 const MOMENT: Duration = Duration::from_secs(1);
+/// Bytes that a connection fills with its first request, about.
+const CONNECTION: i64 = 32 << 10;
+/// Between two looks when what the last one found is claimed.
+const AT_ONCE: Duration = Duration::from_millis(1);
 /// From this share of the limit on it is looked at closely.
 const GETTING_SHORT: Pressure = Pressure(600);
 /// Growth from one look to the next that is fast.
@@ -43,9 +48,11 @@ pub struct Overload {
     /// Whether requests are, readable for each of them without the lock of the watch channel.
     shedding: AtomicBool,
     pressure: AtomicU32,
-    /// Bytes that may be filled before requests are refused, as of the last look, less what was claimed since.
+    /// Bytes that bodies may fill, as of the last look, less what was claimed since.
     room: AtomicI64,
     looks: AtomicU32,
+    looked: Notify,
+    asked: Notify,
     level: watch::Sender<Level>,
 }
 
@@ -57,6 +64,8 @@ impl Default for Overload {
             pressure: AtomicU32::default(),
             room: AtomicI64::new(Usage::default().room()),
             looks: AtomicU32::default(),
+            looked: Notify::default(),
+            asked: Notify::default(),
             level: watch::Sender::default(),
         }
     }
@@ -70,19 +79,35 @@ impl Overload {
 
     /// Bytes that the caller may fill, `wanted` at most. It may do so until the next [look](Self::looks), which finds what
     /// is filled then and has all the rest to give.
-    pub(crate) fn claim(&self, wanted: i64) -> i64 {
+    fn claim(&self, wanted: i64) -> i64 {
         self.room.fetch_sub(wanted, Relaxed).clamp(0, wanted)
     }
 
     /// Changes with each look.
-    pub(crate) fn looks(&self) -> u32 {
+    fn looks(&self) -> u32 {
         self.looks.load(Relaxed)
     }
 
-    /// Waits until connections are accepted.
+    /// Waits for a look that finds room, which is soon if the last one did. Of those who wait, one wakes with each look
+    /// that finds none.
+    async fn next_look(&self) {
+        let looked = self.looked.notified();
+        if self.level() < Level::Refusing {
+            self.asked.notify_one();
+        }
+        looked.await;
+    }
+
+    /// Waits until there is memory for a connection: after a shortage thousands may be waiting.
     pub(crate) async fn accepts(&self) {
-        // It fails only without a sender, which is this.
-        let _ = self.level.subscribe().wait_for(|level| *level < Level::Refusing).await;
+        loop {
+            // It fails only without a sender, which is this.
+            let _ = self.level.subscribe().wait_for(|level| *level < Level::Refusing).await;
+            if self.claim(CONNECTION) > 0 {
+                return;
+            }
+            self.next_look().await;
+        }
     }
 
     /// How much is refused now.
@@ -95,16 +120,23 @@ impl Overload {
         self.pressure.load(Relaxed) / 10
     }
 
+    /// As a look would that finds memory short.
+    #[cfg(test)]
+    pub(crate) fn shed(&self) {
+        self.set_room(1);
+    }
+
     /// As a look would that finds so much room.
     #[cfg(test)]
-    pub(crate) fn set_room(&self, bytes: u64) {
+    fn set_room(&self, bytes: u64) {
         self.set(Usage::with_room(bytes));
     }
 
     fn set(&self, usage: Usage) {
         let pressure = usage.pressure();
+        let room = usage.room();
         self.looks.fetch_add(1, Relaxed);
-        self.room.store(usage.room(), Relaxed);
+        self.room.store(room, Relaxed);
         self.pressure.store(pressure.0, Relaxed);
         let level = usage.level();
         self.shedding.store(level >= Level::Shedding, Relaxed);
@@ -116,6 +148,11 @@ impl Overload {
                 Level::Shedding => tracing::warn!(percent, "memory is short: new requests are refused"),
                 Level::Refusing => tracing::warn!(percent, "memory is short: nothing is accepted"),
             }
+        }
+        if room > 0 {
+            self.looked.notify_waiters();
+        } else {
+            self.looked.notify_one();
         }
     }
 
@@ -130,7 +167,9 @@ impl Overload {
         loop {
             let usage = memory.usage();
             self.set(usage);
-            sleep(pace.pause(usage.pressure(), Instant::now())).await;
+            let pause = pace.pause(usage.pressure(), Instant::now());
+            sleep(AT_ONCE).await;
+            let _ = timeout(pause.saturating_sub(AT_ONCE), self.asked.notified()).await;
         }
     }
 }
@@ -171,7 +210,7 @@ mod tests {
             (overload.is_shedding(), overload.accepts().now_or_never().is_some())
         };
         let (normal, shedding, refusing) = ((false, true), (true, true), (true, false));
-        assert_eq!([80, 90, 95, 90, 0].map(at), [normal, shedding, refusing, shedding, normal]);
+        assert_eq!([91, 92, 95, 92, 0].map(at), [normal, shedding, refusing, shedding, normal]);
     }
 
     #[test]
@@ -184,6 +223,17 @@ mod tests {
         }
         overload.set(used(100));
         assert_eq!(overload.claim(1), 0);
+    }
+
+    #[tokio::test]
+    async fn no_more_connections_are_accepted_between_two_looks_than_there_is_room_for() {
+        let overload = Overload::default();
+        let accepted = || (0..100).take_while(|_| overload.accepts().now_or_never().is_some()).count();
+        assert_eq!(accepted(), 100, "no limit");
+        for _ in 0..2 {
+            overload.set_room(320 << 10);
+            assert_eq!(accepted(), 10);
+        }
     }
 
     #[test]
@@ -207,7 +257,7 @@ mod tests {
         overload.set(used(95));
         let mut waiting = std::pin::pin!(overload.accepts());
         assert!(waiting.as_mut().now_or_never().is_none());
-        overload.set(used(90));
+        overload.set(used(92));
         assert!(waiting.now_or_never().is_some());
     }
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
     time::timeout,
 };
 
@@ -129,6 +130,54 @@ async fn a_body_is_kept_for_no_retry_when_memory_is_short() {
         let lost = if tries == 1 { 1.0 } else { 0.0 };
         proxy.metric("envoy_cluster_retry_or_shadow_abandoned", &[WEB], lost).await;
     }
+}
+
+/// A sidecar, a client that has sent it half of a body, and the connection on which that has reached the origin.
+async fn half_sent(group: &Group) -> (Proxy, TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = listener.local_addr().unwrap();
+    let proxy = Mesh::new().http("web", &[(origin, "v1")]).cgroups(group.cgroups()).start().await;
+    let mut client = connect(proxy.http()).await;
+    client.write_all(b"POST / HTTP/1.1\r\nhost: web\r\ncontent-length: 8\r\n\r\nhalf").await.unwrap();
+    let (mut origin, _) = soon("the request", listener.accept()).await.unwrap();
+    read_until(&mut origin, "half").await;
+    (proxy, client, origin)
+}
+
+async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut read = Vec::new();
+    while !read.ends_with(end.as_bytes()) {
+        assert_ne!(soon(end, stream.read_buf(&mut read)).await.unwrap(), 0, "no {end}");
+    }
+    String::from_utf8(read).unwrap()
+}
+
+#[tokio::test]
+async fn no_body_is_read_while_memory_is_used_up_and_none_is_lost() {
+    let group = Group::new();
+    let (proxy, mut client, mut origin) = half_sent(&group).await;
+    group.used(&proxy, 960).await;
+    client.write_all(b"rest").await.unwrap();
+    let early = timeout(Duration::from_millis(200), origin.readable()).await;
+    assert!(early.is_err(), "the client is held back");
+    group.used(&proxy, 100).await;
+    assert_eq!(read_until(&mut origin, "rest").await, "rest");
+    origin.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone").await.unwrap();
+    let answer = read_until(&mut client, "done").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_that_waits_for_memory_in_vain_is_given_up() {
+    let group = Group::new();
+    let (proxy, mut client, _origin) = half_sent(&group).await;
+    group.used(&proxy, 960).await;
+    client.write_all(b"rest").await.unwrap();
+    // Without an answer, for which the rest of the body would have to be read.
+    assert_eq!(soon("the end", client.read(&mut [0; 1])).await.unwrap_or_default(), 0);
+    let line = proxy.logged_one().await;
+    assert_eq!((&line["response_flags"], &line["response_code_details"]), (&json!("OM"), &json!("overload")));
+    proxy.metric("envoy_http_downstream_rq_overload_close", &[], 1.0).await;
 }
 
 #[tokio::test]
