@@ -14,6 +14,9 @@ from origins import Origin
 from processes import Failed, check, wait_for
 
 
+CLOSED = "envoy_overload_envoy_overload_actions_stop_accepting_connections_active"
+
+
 def descriptors(folder):
     """Fault 14: neither many clients nor a want of descriptors harms who is connected, and accepting goes on after."""
     origin = Origin()
@@ -61,7 +64,7 @@ def memory(folder):
         began, peak = time.monotonic(), 0
         with contextlib.ExitStack() as flood:
             sent = 0
-            while refused(program, group) < 20 and not refuses_connections(program):
+            while refused(program, group) < 20 and not program.metric(CLOSED):
                 check(time.monotonic() - began < 90, f"nothing refused after {sent} uploads with {peak / MIB:.0f} MiB")
                 for _ in range(25):
                     client = flood.enter_context(connected(program.address))
@@ -89,10 +92,6 @@ def refused(program, group):
         return program.metric("envoy_http_downstream_rq_overload_close")
     except OSError as error:
         raise Failed(f"no metrics, {group.oom_kills()} were killed: {error!r}") from error
-
-
-def refuses_connections(program):
-    return program.metric("envoy_overload_envoy_overload_actions_stop_accepting_connections_active") > 0
 
 
 def connected(address):

@@ -163,7 +163,9 @@ impl Process {
                     Some(Command::DrainListeners { graceful, close }) => {
                         let announced = self.announce();
                         let at = if graceful { announced + self.times.announce } else { Instant::now() };
-                        self.close_at = close.then_some(at);
+                        if close {
+                            self.close_at = Some(self.close_at.map_or(at, |before| before.min(at)));
+                        }
                     }
                     Some(Command::End(ending)) => return Err(ending),
                     None => return Err(Ending::Drain),

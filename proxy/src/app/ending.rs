@@ -133,7 +133,8 @@ impl Process {
         }
     }
 
-    /// Waits for `over`. What is asked for meanwhile is done, and who still comes is shown certificates that are valid.
+    /// Waits for `over`. The listeners close if that is asked for meanwhile, a reload is not done any more, and who still
+    /// comes is shown certificates that are valid.
     async fn while_leaving(
         &mut self,
         commands: &mut mpsc::Receiver<Command>,

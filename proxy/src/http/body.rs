@@ -124,8 +124,12 @@ impl Body for ResponseBody {
             let frame = match ready!(source.poll_frame(cx)) {
                 Some(Ok(frame)) => frame,
                 Some(Err(reason)) => {
-                    let details = format!("upstream_reset_after_response_started{{{}}}", reason.as_str());
-                    flow.context.cut(reset_flag(reason), details.into());
+                    if flow.context.is_starved() {
+                        flow.context.cut(Flag::OverloadManager, Details::fixed("overload"));
+                    } else {
+                        let details = format!("upstream_reset_after_response_started{{{}}}", reason.as_str());
+                        flow.context.cut(reset_flag(reason), details.into());
+                    }
                     *exchange = None;
                     return Poll::Ready(Some(Err(Cut::Upstream(reason))));
                 }

@@ -79,12 +79,16 @@ impl ClientBody {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
-        if !ready!(self.poll_room(cx)) {
-            return Poll::Ready(Some(Err(BodyFailure::Starved)));
-        }
+        let has_room = ready!(self.poll_room(cx));
         let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame {
-            self.allowance.spend(frame.data_ref().map_or(0, Bytes::len));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            // What needs no memory is taken all the same: the end, or why there is none.
+            if !has_room && !data.is_empty() {
+                return Poll::Ready(Some(Err(BodyFailure::Starved)));
+            }
+            self.allowance.spend(data.len());
         }
         Poll::Ready(frame.map(|frame| frame.map_err(|error| BodyFailure::of(&error))))
     }

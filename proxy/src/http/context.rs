@@ -4,7 +4,9 @@ use std::{rc::Rc, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Version, request::Parts};
 
-use super::{client::ConnInfo, fault::ActiveFault, headers, reply::Reply, upload::Upload};
+use super::{
+    client::ConnInfo, client_body::BodyFailure, fault::ActiveFault, headers, reply::Reply, upload::Upload,
+};
 use crate::{
     telemetry::{Details, Flag, Record},
     upstream::{ClusterState, Published},
@@ -58,6 +60,11 @@ impl RequestContext {
     /// Counts the request's body from now on.
     pub(crate) fn receive(&mut self, upload: &Rc<Upload>) {
         self.upload = Some(Rc::clone(upload));
+    }
+
+    /// Whether there was no memory for the rest of the request.
+    pub(crate) fn is_starved(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| upload.failure() == Some(BodyFailure::Starved))
     }
 
     /// The cluster that was chosen, if it exists.

@@ -232,7 +232,7 @@ pub(crate) struct RequestBody {
 /// Why a request body broke off.
 #[derive(Debug)]
 pub(crate) enum RequestBodyError {
-    /// The client left or broke the framing.
+    /// The client left or broke the framing, or there was no memory for more.
     Client,
     /// A later try took over.
     Superseded,

@@ -45,13 +45,14 @@ impl Allowance {
         self.left.set(self.left.get().saturating_sub_unsigned(bytes as u64));
     }
 
-    /// Waits until more may be read; `false` if that takes too long.
+    /// Waits until more may be read; `false` if that takes too long. Of those who have waited for so long, one is told so
+    /// by each look that finds no room.
     pub(crate) fn room(self: &Rc<Self>) -> impl Future<Output = bool> + 'static {
         let this = Rc::clone(self);
         async move {
             let began = Instant::now();
             while !this.has_room() {
-                if began.elapsed() >= PATIENCE {
+                if began.elapsed() >= PATIENCE && this.overload.gives_up() {
                     return false;
                 }
                 this.overload.next_look().await;
@@ -124,6 +125,32 @@ mod tests {
         for _ in 0..3 {
             overload.set_room(0);
             assert_eq!(told(), 1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_given_up_when_memory_comes_back_however_long_they_waited() {
+        let overload = Arc::<Overload>::default();
+        let allowance = Rc::new(Allowance::new(Arc::clone(&overload)));
+        overload.set_room(0);
+        let mut rooms = [0, 1, 2].map(|_| Some(Box::pin(allowance.room())));
+        let mut found = || {
+            let go_on = |room: &mut Option<_>| {
+                let found: Option<bool> = Option::as_mut(room).and_then(FutureExt::now_or_never);
+                if found.is_some() {
+                    *room = None;
+                    // Each reads more than there is.
+                    allowance.spend(1 << 20);
+                }
+                found
+            };
+            rooms.iter_mut().filter_map(go_on).collect::<Vec<_>>()
+        };
+        assert!(found().is_empty());
+        tokio::time::advance(PATIENCE).await;
+        for _ in 0..3 {
+            overload.set_room(1);
+            assert_eq!(found(), [true]);
         }
     }
 }

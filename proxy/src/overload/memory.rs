@@ -4,12 +4,11 @@
 //! that were read and not used since, is no pressure (kubelet's "working set").
 
 use std::{
-    cmp::Reverse,
     fs,
     path::{Path, PathBuf},
 };
 
-use super::usage::Usage;
+use super::usage::{Look, Usage};
 
 /// Where the kernel tells about control groups.
 #[derive(Debug, Clone)]
@@ -79,14 +78,9 @@ impl Memory {
         self.0.is_empty()
     }
 
-    /// That of the group for which most is refused, and of such groups the one with the least room. Limits may change
-    /// while the process runs.
-    pub(super) fn usage(&self) -> Usage {
-        self.0
-            .iter()
-            .filter_map(Group::usage)
-            .max_by_key(|usage| (usage.level(), Reverse(usage.room())))
-            .unwrap_or_default()
+    /// Of all groups: a limit of each of them ends the process. Limits may change while it runs.
+    pub(super) fn look(&self) -> Look {
+        self.0.iter().filter_map(Group::usage).map(Usage::look).reduce(Look::and).unwrap_or_default()
     }
 }
 
@@ -116,7 +110,7 @@ fn number(file: &Path) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::Level, *};
 
     struct Kernel(tempfile::TempDir);
 
@@ -140,7 +134,7 @@ mod tests {
         }
 
         fn pressure(&self) -> u32 {
-            self.memory().usage().pressure().0
+            self.memory().look().pressure.0
         }
     }
 
@@ -178,15 +172,14 @@ mod tests {
     }
 
     #[test]
-    fn of_groups_that_refuse_alike_the_one_with_the_least_room_counts() {
+    fn there_is_room_for_what_every_ancestor_has_room_for() {
         let kernel = Kernel::new("0::/pod/web\n");
-        for (folder, limit, current) in [("pod/web", "100", "80"), ("pod", "10000", "9000")] {
+        for (folder, limit, current) in [("pod/web", "100", "80"), ("pod", "10000", "9300")] {
             kernel.write(&format!("mounted/{folder}/memory.max"), limit);
             kernel.write(&format!("mounted/{folder}/memory.current"), current);
         }
-        assert_eq!(kernel.memory().usage(), Usage { used: 80, limit: 100 });
-        kernel.write("mounted/pod/memory.current", "9300");
-        assert_eq!(kernel.memory().usage(), Usage { used: 9300, limit: 10_000 });
+        let Look { pressure, level, room } = kernel.memory().look();
+        assert_eq!((pressure.0, level, room), (930, Level::Shedding, 15));
     }
 
     #[test]

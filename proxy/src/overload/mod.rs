@@ -3,8 +3,9 @@
 //!
 //! From 92 % on new requests are answered with 503 and their connections end (`stop_accepting_requests`,
 //! `disable_http_keepalive`); from 95 % on nothing is accepted (`stop_accepting_connections`), so that clients wait in
-//! the system's queue. The control thread looks; a request reads one atomic. Bodies of requests that were accepted are read as far as there is memory below that, since a flood of them
-//! may fill it before the next look. Descriptors are not the business of this module: `net::listen` bounds the
+//! the system's queue, and bodies of requests that were accepted are not read. A flood may fill what is left before the
+//! next look: connections and bodies claim from what the last one found. The control thread looks; a request reads one
+//! atomic, and each frame of its body another. Descriptors are not the business of this module: `net::listen` bounds the
 //! connections and waits out what fails.
 
 mod allowance;
@@ -25,7 +26,7 @@ pub(crate) use allowance::Allowance;
 pub use memory::Cgroups;
 use memory::Memory;
 pub(crate) use usage::Level;
-use usage::{Pressure, Usage};
+use usage::{Look, Pressure};
 
 /// Between two looks at memory that is plentiful. Envoy's `refresh_interval` is 250 ms or more; a small limit may be
 /// reached within that time.
@@ -48,9 +49,11 @@ pub struct Overload {
     /// Whether requests are, readable for each of them without the lock of the watch channel.
     shedding: AtomicBool,
     pressure: AtomicU32,
-    /// Bytes that bodies may fill, as of the last look, less what was claimed since.
+    /// Bytes that connections and bodies may fill, as of the last look, less what was claimed since.
     room: AtomicI64,
     looks: AtomicU32,
+    /// The last look found no room, and nobody has given up for it yet.
+    gives_up: AtomicBool,
     looked: Notify,
     asked: Notify,
     level: watch::Sender<Level>,
@@ -62,8 +65,9 @@ impl Default for Overload {
         Self {
             shedding: AtomicBool::default(),
             pressure: AtomicU32::default(),
-            room: AtomicI64::new(Usage::default().room()),
+            room: AtomicI64::new(Look::default().room),
             looks: AtomicU32::default(),
+            gives_up: AtomicBool::default(),
             looked: Notify::default(),
             asked: Notify::default(),
             level: watch::Sender::default(),
@@ -77,8 +81,8 @@ impl Overload {
         self.shedding.load(Relaxed)
     }
 
-    /// Bytes that the caller may fill, `wanted` at most. It may do so until the next [look](Self::looks), which finds what
-    /// is filled then and has all the rest to give.
+    /// Bytes that the caller may fill, `wanted` at most. It may do so until the next look, which finds what is filled then
+    /// and has all the rest to give.
     fn claim(&self, wanted: i64) -> i64 {
         self.room.fetch_sub(wanted, Relaxed).clamp(0, wanted)
     }
@@ -88,8 +92,12 @@ impl Overload {
         self.looks.load(Relaxed)
     }
 
-    /// Waits for a look that finds room, which is soon if the last one did. Of those who wait, one wakes with each look
-    /// that finds none.
+    /// Whether who has waited for long is to give up: one for each look that found no room.
+    fn gives_up(&self) -> bool {
+        self.gives_up.swap(false, Relaxed)
+    }
+
+    /// Waits for the next look, which is soon if the last one found room. One that finds none wakes one of those who wait.
     async fn next_look(&self) {
         let looked = self.looked.notified();
         if self.level() < Level::Refusing {
@@ -129,16 +137,14 @@ impl Overload {
     /// As a look would that finds so much room.
     #[cfg(test)]
     fn set_room(&self, bytes: u64) {
-        self.set(Usage::with_room(bytes));
+        self.set(usage::Usage::with_room(bytes).look());
     }
 
-    fn set(&self, usage: Usage) {
-        let pressure = usage.pressure();
-        let room = usage.room();
+    fn set(&self, Look { pressure, level, room }: Look) {
         self.looks.fetch_add(1, Relaxed);
         self.room.store(room, Relaxed);
+        self.gives_up.store(room <= 0, Relaxed);
         self.pressure.store(pressure.0, Relaxed);
-        let level = usage.level();
         self.shedding.store(level >= Level::Shedding, Relaxed);
         let changed = self.level.send_if_modified(|now| std::mem::replace(now, level) != level);
         if changed {
@@ -165,9 +171,9 @@ impl Overload {
         }
         let mut pace = Pace { last: Pressure::default(), close_until: Instant::now() };
         loop {
-            let usage = memory.usage();
-            self.set(usage);
-            let pause = pace.pause(usage.pressure(), Instant::now());
+            let look = memory.look();
+            self.set(look);
+            let pause = pace.pause(look.pressure, Instant::now());
             sleep(AT_ONCE).await;
             let _ = timeout(pause.saturating_sub(AT_ONCE), self.asked.notified()).await;
         }
@@ -198,8 +204,8 @@ mod tests {
 
     use super::*;
 
-    fn used(percent: u64) -> Usage {
-        Usage { used: percent << 20, limit: 100 << 20 }
+    fn used(percent: u64) -> Look {
+        usage::Usage { used: percent << 20, limit: 100 << 20 }.look()
     }
 
     #[tokio::test]
