@@ -19,6 +19,7 @@ from sidecar import Outrigger, cluster_name, rule, service, virtual_service
 from stats import named, stats
 
 GAUGES = [f"circuit_breakers_default_{name}_open" for name in ("cx", "rq", "rq_pending", "rq_retry")]
+LOOKS = 3
 HOLD, FAIL = "hold/{0}", "script/status.503,hold.{0}/{0}"
 
 
@@ -49,9 +50,17 @@ class Script:
             busy = active == now["upstream_cx_active"] * (STREAMS if isinstance(self.origins[0], H2Origin) else 1)
             return held == active and (busy or not waiting) and active + waiting + answered == len(self.flights)
 
+        looks = []
+
+        def steady():
+            """Which breakers are open, as often as it takes to see the same a few times."""
+            now = stats(self.proxy.admin, self.cluster)
+            looks.append([name for name in GAUGES if now[name]])
+            return len(looks) >= LOOKS and all(look == looks[-1] for look in looks[-LOOKS:])
+
         wait_for(f"{self.name} to settle", settled)
-        now = stats(self.proxy.admin, self.cluster)
-        self.open.append([name for name in GAUGES if now[name]])
+        wait_for(f"the breakers of {self.name} to settle", steady)
+        self.open.append(looks[-1])
 
     def let_go(self, *names):
         for name in names:
