@@ -132,15 +132,18 @@ async fn a_body_is_kept_for_no_retry_when_memory_is_short() {
     }
 }
 
+/// Half of a body of a known length.
+const HALF: &str = "content-length: 8\r\n\r\nhalf";
+
 /// A sidecar, a client that has sent it half of a body, and the connection on which that has reached the origin.
-async fn half_sent(group: &Group) -> (Proxy, TcpStream, TcpStream) {
+async fn half_sent(group: &Group, half: &str) -> (Proxy, TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let origin = listener.local_addr().unwrap();
     let proxy = Mesh::new().http("web", &[(origin, "v1")]).cgroups(group.cgroups()).start().await;
     let mut client = connect(proxy.http()).await;
-    client.write_all(b"POST / HTTP/1.1\r\nhost: web\r\ncontent-length: 8\r\n\r\nhalf").await.unwrap();
+    client.write_all(format!("POST / HTTP/1.1\r\nhost: web\r\n{half}").as_bytes()).await.unwrap();
     let (mut origin, _) = soon("the request", listener.accept()).await.unwrap();
-    read_until(&mut origin, "half").await;
+    read_until(&mut origin, half.rsplit("\r\n\r\n").next().unwrap()).await;
     (proxy, client, origin)
 }
 
@@ -155,7 +158,7 @@ async fn read_until(stream: &mut TcpStream, end: &str) -> String {
 #[tokio::test]
 async fn no_body_is_read_while_memory_is_used_up_and_none_is_lost() {
     let group = Group::new();
-    let (proxy, mut client, mut origin) = half_sent(&group).await;
+    let (proxy, mut client, mut origin) = half_sent(&group, HALF).await;
     group.used(&proxy, 960).await;
     client.write_all(b"rest").await.unwrap();
     let early = timeout(Duration::from_millis(200), origin.readable()).await;
@@ -170,7 +173,7 @@ async fn no_body_is_read_while_memory_is_used_up_and_none_is_lost() {
 #[tokio::test]
 async fn a_body_that_waits_for_memory_in_vain_is_given_up() {
     let group = Group::new();
-    let (proxy, mut client, _origin) = half_sent(&group).await;
+    let (proxy, mut client, _origin) = half_sent(&group, HALF).await;
     group.used(&proxy, 960).await;
     client.write_all(b"rest").await.unwrap();
     // Without an answer, for which the rest of the body would have to be read.
@@ -178,6 +181,31 @@ async fn a_body_that_waits_for_memory_in_vain_is_given_up() {
     let line = proxy.logged_one().await;
     assert_eq!((&line["response_flags"], &line["response_code_details"]), (&json!("OM"), &json!("overload")));
     proxy.metric("envoy_http_downstream_rq_overload_close", &[], 1.0).await;
+}
+
+#[tokio::test]
+async fn a_body_of_which_nothing_but_the_end_is_missing_is_not_given_up() {
+    let group = Group::new();
+    let (proxy, mut client, mut origin) =
+        half_sent(&group, "transfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n").await;
+    group.used(&proxy, 960).await;
+    client.write_all(b"0\r\n\r\n").await.unwrap();
+    assert_eq!(read_until(&mut origin, "0\r\n\r\n").await, "0\r\n\r\n");
+    origin.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone").await.unwrap();
+    assert!(read_until(&mut client, "done").await.starts_with("HTTP/1.1 200 OK\r\n"));
+}
+
+#[tokio::test]
+async fn a_body_that_is_given_up_after_the_answer_has_begun_is_told_as_such() {
+    let group = Group::new();
+    let (proxy, mut client, mut origin) = half_sent(&group, HALF).await;
+    origin.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf").await.unwrap();
+    read_until(&mut client, "half").await;
+    group.used(&proxy, 960).await;
+    client.write_all(b"rest").await.unwrap();
+    assert_eq!(soon("the end", client.read(&mut [0; 1])).await.unwrap_or_default(), 0);
+    let line = proxy.logged_one().await;
+    assert_eq!((&line["response_flags"], &line["response_code_details"]), (&json!("OM"), &json!("overload")));
 }
 
 #[tokio::test]
